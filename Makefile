@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` and `make test`. Both set up `.venv` on first use.
+# On a machine without an NVIDIA GPU torch is pinned to its CPU build. Where the default package
+# index has no CPU build, name one that has: make demo TORCH_INDEX_URL=...
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+GPU := $(shell command -v nvidia-smi 2>/dev/null)
+CONSTRAINT := $(if $(GPU),,-c constraints-cpu.txt)
+TORCH_INDEX := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
+
+.PHONY: demo test lint types check clean
+
+demo: .venv/demo.stamp
+	$(BIN)/t2l demo
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest -q -n 2
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/test.stamp
+	$(BIN)/mypy
+
+check: test lint types
+
+.venv/torch.stamp: constraints-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) $(TORCH_INDEX) $(CONSTRAINT) torch
+	touch $@
+
+.venv/demo.stamp: .venv/torch.stamp pyproject.toml packages/text-to-lora-embedded/pyproject.toml
+	$(PIP) $(CONSTRAINT) -e packages/text-to-lora-embedded -e '.[embedded]'
+	touch $@
+
+.venv/test.stamp: .venv/demo.stamp
+	$(PIP) $(CONSTRAINT) -e packages/text-to-lora-embedded -e '.[embedded,train,eval,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,61 @@
+"""The exception tree; every error that a caller can act on is one of these.
+
+T2LError
+├── ConfigError(ValueError)          a field has a value that cannot work
+├── SpecError(ValueError)            an adapter or target does not fit this base model
+├── AdapterFormatError(ValueError)   a folder is not a LoRA adapter that we can read
+├── CheckpointError(RuntimeError)    a hypernetwork folder is incomplete, foreign or from another version
+├── TaskDataError(ValueError)        a task file is wrong; carries path and line
+└── BackendError(RuntimeError)       a text-generation backend failed; carries its output
+
+The command line turns a `T2LError` into one line and exit code 2; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class T2LError(Exception):
+    """Root of the errors that a user of text-to-lora can act on."""
+
+
+class ConfigError(T2LError, ValueError):
+    """A field, argument or option has a value that cannot work."""
+
+
+class SpecError(T2LError, ValueError):
+    """An adapter, a target module or a layer does not fit this base model."""
+
+
+class AdapterFormatError(T2LError, ValueError):
+    """A folder is not a LoRA adapter that we can read."""
+
+
+class CheckpointError(T2LError, RuntimeError):
+    """A hypernetwork folder is incomplete, foreign, corrupt or of another version."""
+
+
+class TaskDataError(T2LError, ValueError):
+    """A task file is wrong.
+
+    path: the file at fault; line: its line or row, counted from 1, None for the whole file
+    """
+
+    def __init__(self, message: str, *, path: Path | str, line: int | None = None) -> None:
+        self.path = Path(path)
+        self.line = line
+        place = f"{path}:{line}" if line is not None else f"{path}"
+        super().__init__(f"{place}: {message}")
+
+
+class BackendError(T2LError, RuntimeError):
+    """A text-generation backend failed; `output` holds what it printed."""
+
+    def __init__(self, message: str, *, output: str = "") -> None:
+        self.output = output
+        super().__init__(message)
+
+
+class T2LWarning(UserWarning):
+    """Something works, but not as the caller may think."""

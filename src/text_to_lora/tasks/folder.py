@@ -1,0 +1,316 @@
+"""Our own task folder: `tasks.json` says what the tasks are, `data.parquet` or `data.jsonl` holds rows.
+
+`tasks.json` is a list with one object a task: `id`, `metric` {"kind", "labels"}, and `definition`,
+`descriptions` [text, ...] or both; optional: `license`, `source`, `group`, `category`, `split`.
+A row is `task_id`, `input`, `outputs` [text, ...] (each counts as right) and, optional in JSON lines,
+`idx` (default: the row's place in its task).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.tasks.task import METRIC_KINDS, Example, Metric, Task
+
+Row = tuple[int, Any, Any, Any, Any]
+"""(line or row from 1, task_id, idx, input, outputs) as a file gives them, not yet checked."""
+
+
+def load_folder(path: Path | str, names: Iterable[str] | None = None) -> list[Task]:
+    """Read the tasks of one folder, in the order of `tasks.json`.
+
+    names: the tasks to read, all by default
+
+    Raises TaskDataError with file and line when something in the folder is wrong, ConfigError when
+    the folder or a named task does not exist.
+    """
+    folder = Path(path)
+    entries = _read_entries(folder)
+    chosen = list(entries) if names is None else _choose(entries, names, folder)
+    return _read_tasks(folder, entries, chosen, split=None)
+
+
+def load_data_dir(path: Path | str, split: str = "train") -> list[Task]:
+    """Read one split of a tree of folders that has a `splits.json` {split: [task id, ...]}.
+
+    Raises ConfigError when the tree or the split does not exist, TaskDataError with file and line
+    when a file is wrong, or when a task of the split is in no folder.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise ConfigError(f"data folder {str(root)!r} does not exist; check the path")
+    splits_file = root / "splits.json"
+    splits = _parse(splits_file, _read_text(splits_file))
+    if not isinstance(splits, dict):
+        raise TaskDataError("expected an object {split: [task id, ...]}", path=splits_file)
+    if split not in splits:
+        raise ConfigError(
+            f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}"
+        )
+    missing = dict.fromkeys(splits[split])
+    tasks: list[Task] = []
+    for file in sorted(root.glob("*/tasks.json")):
+        entries = _read_entries(file.parent)
+        chosen = [name for name in entries if name in missing]
+        for name in chosen:
+            del missing[name]
+        if chosen:
+            tasks += _read_tasks(file.parent, entries, chosen, split=split)
+    if missing:
+        raise TaskDataError(
+            f"split {split!r} names {len(missing)} tasks that no folder has, first "
+            f"{next(iter(missing))!r}; add them or take them out of the split",
+            path=splits_file,
+        )
+    return tasks
+
+
+def _read_tasks(
+    folder: Path, entries: Mapping[str, tuple[int, Any]], chosen: Sequence[str], split: str | None
+) -> list[Task]:
+    file, rows = _open_rows(folder)
+    examples = _collect(file, rows, entries, set(chosen))
+    tasks = []
+    for name in chosen:
+        line, entry = entries[name]
+        tasks.append(
+            _build_task(
+                entry, examples[name], path=folder / "tasks.json", line=line, data=file, split=split
+            )
+        )
+    return tasks
+
+
+def _choose(entries: Mapping[str, Any], names: Iterable[str], folder: Path) -> list[str]:
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in entries:
+            raise ConfigError(
+                f"{str(folder)!r} has no task {name!r}; it has {len(entries)}, "
+                f"first {next(iter(entries), None)!r}"
+            )
+    return wanted
+
+
+def _read_entries(folder: Path) -> dict[str, tuple[int, Any]]:
+    """Give {task id: (line in tasks.json, its object)}."""
+    if not folder.is_dir():
+        raise ConfigError(f"task folder {str(folder)!r} does not exist; check the path")
+    path = folder / "tasks.json"
+    entries: dict[str, tuple[int, Any]] = {}
+    for line, entry in _list_items(path, _read_text(path)):
+        if not isinstance(entry, dict):
+            raise TaskDataError(
+                f"a task is a {type(entry).__name__}; expected an object", path=path, line=line
+            )
+        name = entry.get("id")
+        if not isinstance(name, str) or not name.strip():
+            raise TaskDataError(
+                f"a task has id {name!r}; give it a non-empty text", path=path, line=line
+            )
+        if name in entries:
+            raise TaskDataError(
+                f"task id {name!r} is taken by line {entries[name][0]}; choose another",
+                path=path,
+                line=line,
+            )
+        entries[name] = (line, entry)
+    if not entries:
+        raise TaskDataError("the list of tasks is empty; add one", path=path)
+    return entries
+
+
+def _build_task(
+    entry: Mapping[str, Any],
+    examples: Sequence[Example],
+    *,
+    path: Path,
+    line: int,
+    data: Path,
+    split: str | None,
+) -> Task:
+    def text(field: str, default: str = "") -> str:
+        value = entry.get(field, default)
+        if not isinstance(value, str):
+            raise TaskDataError(
+                f"task {name!r} has {field} {value!r}; give a text", path=path, line=line
+            )
+        return value
+
+    def texts(holder: Mapping[str, Any], field: str) -> tuple[str, ...]:
+        value = holder.get(field, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise TaskDataError(
+                f"task {name!r} has {field} {value!r}; give a list of texts", path=path, line=line
+            )
+        return tuple(value)
+
+    name = entry["id"]
+    metric = entry.get("metric")
+    if not isinstance(metric, dict) or "kind" not in metric:
+        raise TaskDataError(
+            f'task {name!r} has metric {metric!r}; give {{"kind": one of {", ".join(METRIC_KINDS)}}}',
+            path=path,
+            line=line,
+        )
+    if not examples:
+        raise TaskDataError(f"task {name!r} has no rows; add some", path=data)
+    source = entry.get("source", "")
+    if isinstance(source, dict):
+        entry = {**entry, "source": " ".join(str(value) for value in source.values())}
+    try:
+        return Task(
+            name=name,
+            definition=text("definition"),
+            descriptions=texts(entry, "descriptions"),
+            examples=tuple(examples),
+            metric=Metric(metric["kind"], texts(metric, "labels")),
+            license=text("license"),
+            source=text("source"),
+            group=text("group", name),
+            category=text("category"),
+            split=split or text("split", "train"),
+        )
+    except TaskDataError:
+        raise
+    except ConfigError as error:
+        raise TaskDataError(f"task {name!r}: {error}", path=path, line=line) from error
+
+
+def _collect(
+    file: Path, rows: Iterable[Row], known: Mapping[str, Any], chosen: set[str]
+) -> dict[str, list[Example]]:
+    """Check every row and give the examples of the chosen tasks."""
+    examples: dict[str, list[Example]] = {name: [] for name in chosen}
+    seen: set[tuple[str, int]] = set()
+    counts: dict[str, int] = dict.fromkeys(known, 0)
+    for line, name, idx, text, outputs in rows:
+        if name not in known:
+            raise TaskDataError(
+                f"row of task {name!r}, which tasks.json does not have; add the task or fix the id",
+                path=file,
+                line=line,
+            )
+        if idx is None:
+            idx = counts[name]
+        counts[name] += 1
+        if type(idx) is not int or idx < 0:
+            raise TaskDataError(f"idx {idx!r}; give a whole number from 0", path=file, line=line)
+        if (name, idx) in seen:
+            raise TaskDataError(
+                f"idx {idx} of task {name!r} occurs twice; number the rows of a task apart",
+                path=file,
+                line=line,
+            )
+        seen.add((name, idx))
+        if not isinstance(text, str):
+            raise TaskDataError(f"input {text!r}; give a text", path=file, line=line)
+        if not isinstance(outputs, list) or not all(isinstance(item, str) for item in outputs):
+            raise TaskDataError(
+                f'outputs {outputs!r}; give a list of texts, like ["yes"]', path=file, line=line
+            )
+        if name not in chosen:
+            continue
+        try:
+            examples[name].append(Example(text, tuple(outputs), idx))
+        except ConfigError as error:
+            raise TaskDataError(str(error), path=file, line=line) from error
+    return examples
+
+
+def _open_rows(folder: Path) -> tuple[Path, Iterator[Row]]:
+    parquet, lines = folder / "data.parquet", folder / "data.jsonl"
+    if parquet.exists() and lines.exists():
+        raise TaskDataError("both data.parquet and data.jsonl exist; keep one", path=folder)
+    if parquet.exists():
+        return parquet, _parquet_rows(parquet)
+    if lines.exists():
+        return lines, _json_rows(lines)
+    raise TaskDataError("neither data.parquet nor data.jsonl exists; add one", path=folder)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = ["task_id", "idx", "input", "outputs"]
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TaskDataError(f"not a parquet file that can be read: {error}", path=path) from error
+    for column in columns:
+        if column not in table.column_names:
+            raise TaskDataError(
+                f"column {column!r} is missing; expected {', '.join(columns)}", path=path
+            )
+    try:
+        values = [table[column].to_pylist() for column in columns]
+    except UnicodeDecodeError as error:
+        raise TaskDataError(f"a text is not UTF-8: {error.reason}", path=path) from error
+    yield from zip(range(1, len(table) + 1), *values, strict=True)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    for line, text in enumerate(_read_text(path).split("\n"), start=1):
+        if not text.strip():
+            continue
+        row = _parse(path, text, first_line=line)
+        if not isinstance(row, dict):
+            raise TaskDataError(
+                f"a row is a {type(row).__name__}; expected an object", path=path, line=line
+            )
+        for field in ("task_id", "input", "outputs"):
+            if field not in row:
+                raise TaskDataError(
+                    f"field {field!r} is missing; a row has task_id, input, outputs",
+                    path=path,
+                    line=line,
+                )
+        yield line, row["task_id"], row.get("idx"), row["input"], row["outputs"]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise TaskDataError("does not exist; check the path", path=path) from None
+    except OSError as error:
+        raise TaskDataError(f"cannot be read: {error.strerror}", path=path) from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TaskDataError(
+            f"not UTF-8 (byte {error.start}); save it as UTF-8", path=path, line=line
+        ) from None
+
+
+def _parse(path: Path, text: str, first_line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TaskDataError(
+            f"not JSON: {error.msg}", path=path, line=first_line + error.lineno - 1
+        ) from None
+
+
+def _list_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Yield every item of a JSON list with the line where it starts."""
+    items = _parse(path, text)
+    if not isinstance(items, list):
+        raise TaskDataError(
+            f"holds a {type(items).__name__}; a list of tasks is expected", path=path
+        )
+    decoder = json.JSONDecoder()
+    position, line, counted = text.index("[") + 1, 1, 0
+    for item in items:
+        while text[position] in " \t\r\n,":
+            position += 1
+        line += text.count("\n", counted, position)
+        counted = position
+        yield line, item
+        _, position = decoder.raw_decode(text, position)

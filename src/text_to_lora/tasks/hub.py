@@ -1,0 +1,189 @@
+"""Public task collections: Super-NaturalInstructions as a folder, Lots-of-LoRAs on the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.tasks.task import Example, Metric, Task
+
+MAX_LABELS = 20
+"""More different answers than this are not taken for a label set."""
+
+LOTS_OF_LORAS_INPUT = re.compile(
+    r"Definition: (?P<definition>.*?)\n\n(?:Positive Example|Negative Example|Now complete).*"
+    r"Now complete the following example ?-\s*Input: (?P<input>.*?)\s*Output:\s*",
+    re.DOTALL,
+)
+
+
+def load_sni(path: Path | str, names: Iterable[str] | None = None) -> list[Task]:
+    """Read tasks of a copy of the Super-NaturalInstructions repository, or of its `tasks` folder.
+
+    names: the tasks to read as the files are called, without ".json"; all by default
+
+    The metric is guessed from the outputs (`guess_metric`); a task's `idx` follows the file.
+
+    Raises ConfigError when the folder or a named task does not exist, TaskDataError when a file is
+    wrong.
+    """
+    root = Path(path)
+    folder = root / "tasks" if (root / "tasks").is_dir() else root
+    files = {file.stem: file for file in sorted(folder.glob("task*.json"))}
+    if not files:
+        raise ConfigError(
+            f"{str(root)!r} has no task*.json; give the repository or its tasks folder"
+        )
+    wanted = list(files) if names is None else list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in files:
+            raise ConfigError(
+                f"{str(folder)!r} has no {name!r}.json; it has {len(files)} tasks, "
+                f"first {next(iter(files))!r}"
+            )
+    return [_read_sni(files[name]) for name in wanted]
+
+
+def load_lots_of_loras(
+    repo_or_path: str | Path,
+    *,
+    split: str = "train",
+    max_rows: int = 10_000,
+    descriptions: Sequence[str] = (),
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Task:
+    """Read one task of the Lots-of-LoRAs collection, such as "Lots-of-LoRAs/task742_...", or a copy.
+
+    A row's input is the whole prompt: the definition becomes the task's, the example to complete
+    becomes the input; the worked examples are dropped.
+    descriptions: more wordings, which follow the definition
+
+    Raises ConfigError when `datasets` is not installed or the data set cannot be loaded,
+    TaskDataError with the row when a row has another form.
+    Source: Text-to-LoRA uses the first 10,000 rows of `train`.
+    """
+    try:
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        raise ConfigError("datasets is not installed; install text-to-lora[train]") from error
+    name = str(repo_or_path)
+    try:
+        rows = load_dataset(
+            name,
+            split=split,
+            revision=revision,
+            cache_dir=None if cache_dir is None else str(cache_dir),
+        )
+    except (DatasetsError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"cannot load {name!r}, split {split!r}: {reason}") from error
+    for column in ("input", "output"):
+        if column not in rows.column_names:
+            raise TaskDataError(
+                f"column {column!r} is missing; expected id, input, output", path=name
+            )
+    definition, examples = "", []
+    for idx, row in enumerate(rows.select(range(min(len(rows), max_rows)))):
+        text, outputs = row["input"], _outputs(row["output"], name, row=idx + 1)
+        match = LOTS_OF_LORAS_INPUT.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise TaskDataError(
+                'input is not "Definition: ... Now complete the following example - Input: ... '
+                'Output:"',
+                path=name,
+                line=idx + 1,
+            )
+        definition = definition or match["definition"]
+        examples.append(Example(match["input"], outputs, idx))
+    return _task(
+        name.rstrip("/").rpartition("/")[2],
+        (definition, *descriptions),
+        examples,
+        path=name,
+        source=name if revision is None else f"{name} {revision}",
+    )
+
+
+def guess_metric(examples: Sequence[Example]) -> Metric:
+    """Guess how answers are scored.
+
+    "classification" when there are few different one-part answers, each often used; else
+    "exact_match" when answers have at most three words on average; else "rougeL".
+    """
+    answers = [example.outputs[0] for example in examples]
+    labels = sorted(set(answers))
+    single = all(len(example.outputs) == 1 for example in examples)
+    if single and 2 <= len(labels) <= MAX_LABELS and 10 * len(labels) <= len(answers):
+        return Metric("classification", tuple(labels))
+    words = sum(len(answer.split()) for answer in answers) / len(answers)
+    return Metric("exact_match" if words <= 3 else "rougeL")
+
+
+def _read_sni(path: Path) -> Task:
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise TaskDataError(
+            f"not UTF-8 (byte {error.start}); save it as UTF-8", path=path
+        ) from None
+    except json.JSONDecodeError as error:
+        raise TaskDataError(f"not JSON: {error.msg}", path=path, line=error.lineno) from None
+    for field in ("Definition", "Instances"):
+        if not isinstance(payload, dict) or field not in payload:
+            raise TaskDataError(f"field {field!r} is missing; is it a task file?", path=path)
+    examples = []
+    for idx, instance in enumerate(payload["Instances"]):
+        if not isinstance(instance, dict) or not isinstance(instance.get("input"), str):
+            raise TaskDataError(f"instance {idx + 1} has no text 'input'", path=path)
+        outputs = _outputs(instance.get("output"), path, instance=idx + 1)
+        examples.append(Example(instance["input"], outputs, idx))
+    return _task(
+        path.stem,
+        _texts(payload["Definition"]),
+        examples,
+        path=path,
+        license=", ".join(_texts(payload.get("Instance License", []))),
+        source=", ".join(_texts(payload.get("URL", []))),
+        group=", ".join(_texts(payload.get("Source", []))),
+        category=", ".join(_texts(payload.get("Categories", []))),
+    )
+
+
+def _task(
+    name: str,
+    descriptions: Sequence[str],
+    examples: list[Example],
+    *,
+    path: Path | str,
+    **fields: str,
+) -> Task:
+    if not examples:
+        raise TaskDataError("there are no instances; add some", path=path)
+    fields = {"group": name} | {field: value for field, value in fields.items() if value}
+    try:
+        return Task(
+            name, "", tuple(descriptions), tuple(examples), guess_metric(examples), **fields
+        )
+    except ConfigError as error:
+        raise TaskDataError(str(error), path=path) from error
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Give a field that is a text in old files and a list of texts in new ones."""
+    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+
+
+def _outputs(
+    value: Any, path: Path | str, *, row: int | None = None, instance: int | None = None
+) -> tuple[str, ...]:
+    texts = tuple(text for text in _texts(value or ()) if text.strip())
+    if not texts:
+        place = "" if instance is None else f"instance {instance} has "
+        raise TaskDataError(f"{place}output {value!r}; give non-empty texts", path=path, line=row)
+    return texts

@@ -1,0 +1,126 @@
+"""Which rows make up a batch: a pure function of seed and step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from math import ceil
+from random import Random
+from typing import Literal
+
+from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.tasks.task import Example, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training row; the indices are places in the sampler's tasks and a task's descriptions."""
+
+    task_index: int
+    description_index: int
+    input: str
+    output: str
+
+
+class TaskSampler:
+    """Draw batches of tasks × examples, each row with one random description of its task.
+
+    family_share: at least this share of the rows up to any step is of families (tasks whose source
+    begins with "family:"), and at most one task more; None: draw from all tasks alike
+    split: "training" draws rows with idx % 10 != 9, "validation" the others
+    max_input_chars: rows with longer inputs are left out, in characters
+
+    Real tasks and families are each drawn without replacement until all have come, then anew.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        *,
+        tasks_per_batch: int,
+        examples_per_task: int,
+        family_share: float | None = 0.3,
+        seed: int = 0,
+        split: Literal["training", "validation"] = "training",
+        max_input_chars: int | None = None,
+    ) -> None:
+        if tasks_per_batch < 1 or examples_per_task < 1:
+            raise ConfigError(
+                f"a batch of {tasks_per_batch} tasks × {examples_per_task} examples; give 1 or more"
+            )
+        if family_share is not None and not 0 <= family_share <= 1:
+            raise ConfigError(f"family_share is {family_share}; give a share from 0 to 1")
+        if split not in ("training", "validation"):
+            raise ConfigError(f"split is {split!r}; choose 'training' or 'validation'")
+        self.tasks = tuple(tasks)
+        self.tasks_per_batch = tasks_per_batch
+        self.examples_per_task = examples_per_task
+        self.seed = seed
+        self._examples: dict[int, tuple[Example, ...]] = {}
+        for index, task in enumerate(self.tasks):
+            rows = task.training() if split == "training" else task.validation()
+            if max_input_chars is not None:
+                rows = tuple(row for row in rows if len(row.input) <= max_input_chars)
+            if rows:
+                self._examples[index] = rows
+        left_out = len(self.tasks) - len(self._examples)
+        if left_out:
+            warnings.warn(
+                f"{left_out} of {len(self.tasks)} tasks have no {split} rows "
+                f"(max_input_chars {max_input_chars}) and are left out",
+                T2LWarning,
+                stacklevel=2,
+            )
+        families = [i for i in self._examples if self.tasks[i].source.startswith("family:")]
+        self._share = Fraction(0) if family_share is None else Fraction(str(family_share))
+        self._families = [] if family_share is None else families
+        self._others = [i for i in self._examples if i not in frozenset(self._families)]
+        if self._share > 0 and not self._families:
+            raise ConfigError(
+                f"family_share is {family_share}, but no task is of a family; "
+                "add families(...) to the tasks or set it to 0"
+            )
+        if self._share < 1 and not self._others:
+            raise ConfigError(f"no task outside the families has {split} rows; add tasks")
+
+    def batch(self, step: int) -> list[Row]:
+        """Give the rows of a step, counted from 0; the rows of one task stand together."""
+        rng = Random(f"{self.seed}/batch/{step}")
+        first, stop = self._families_before(step), self._families_before(step + 1)
+        start = step * self.tasks_per_batch
+        drawn = [self._draw("families", self._families, place) for place in range(first, stop)]
+        drawn += [
+            self._draw("others", self._others, place)
+            for place in range(start - first, start + self.tasks_per_batch - stop)
+        ]
+        rng.shuffle(drawn)
+        return [row for index in drawn for row in self._rows(index, rng)]
+
+    def _families_before(self, step: int) -> int:
+        """Count the families drawn in all steps before this one."""
+        return ceil(step * self.tasks_per_batch * self._share)
+
+    def _draw(self, name: str, pool: Sequence[int], place: int) -> int:
+        epoch, offset = divmod(place, len(pool))
+        return pool[_order(f"{self.seed}/{name}/{epoch}", len(pool))[offset]]
+
+    def _rows(self, index: int, rng: Random) -> list[Row]:
+        examples, count = self._examples[index], self.examples_per_task
+        drawn = (
+            rng.sample(examples, count)
+            if count <= len(examples)
+            else rng.choices(examples, k=count)
+        )
+        descriptions = len(self.tasks[index].descriptions)
+        return [
+            Row(index, rng.randrange(descriptions), row.input, rng.choice(row.outputs))
+            for row in drawn
+        ]
+
+
+@lru_cache(maxsize=8)
+def _order(seed: str, count: int) -> tuple[int, ...]:
+    return tuple(Random(seed).sample(range(count), count))

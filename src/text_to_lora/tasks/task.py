@@ -1,0 +1,99 @@
+"""A task: descriptions of it in words, examples of it, and the metric that scores an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from text_to_lora.errors import ConfigError
+
+MetricKind = Literal["classification", "exact_match", "rougeL", "final_number", "code_execution"]
+METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input and every answer that counts as right.
+
+    idx: place of the example in its task; its last digit decides what the example is for
+    """
+
+    input: str
+    outputs: tuple[str, ...]
+    idx: int
+
+    def __post_init__(self) -> None:
+        if not self.outputs or not all(map(str.strip, self.outputs)):
+            raise ConfigError(
+                f"example {self.idx} has outputs {self.outputs!r}; give one or more non-empty texts"
+            )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How an answer is scored; `labels` is the label set of a classification task."""
+
+    kind: MetricKind
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in METRIC_KINDS:
+            raise ConfigError(
+                f"unknown metric kind {self.kind!r}; choose one of {', '.join(METRIC_KINDS)}"
+            )
+        if self.kind == "classification" and not self.labels:
+            raise ConfigError("a classification metric has no labels; list them in 'labels'")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: a named set of examples with descriptions and a metric.
+
+    definition: the full wording, always the first of `descriptions`
+    group: the data set that the examples come from; tasks of one group are not independent
+    split: the part of the data that the task belongs to; only "train" is for training
+
+    Raises ConfigError when the task has no description or no example.
+    """
+
+    name: str
+    definition: str
+    descriptions: tuple[str, ...]
+    examples: tuple[Example, ...]
+    metric: Metric
+    license: str = ""
+    source: str = ""
+    group: str = ""
+    category: str = ""
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        texts = distinct_texts((self.definition, *self.descriptions))
+        if not texts:
+            raise ConfigError(f"task {self.name!r} has no description; give at least one sentence")
+        if not self.examples:
+            raise ConfigError(f"task {self.name!r} has no examples; give at least one")
+        object.__setattr__(self, "definition", texts[0])
+        object.__setattr__(self, "descriptions", texts)
+
+    def training(self) -> tuple[Example, ...]:
+        """Give the examples that may be trained on: idx % 10 is not 9."""
+        return tuple(example for example in self.examples if example.idx % 10 != 9)
+
+    def validation(self) -> tuple[Example, ...]:
+        """Give the examples of a training task that are held out: idx % 10 is 9."""
+        return tuple(example for example in self.examples if example.idx % 10 == 9)
+
+    def support(self) -> tuple[Example, ...]:
+        """Give the examples of a held-out task for oracle adapters and shots: idx % 10 < 5."""
+        return tuple(example for example in self.examples if example.idx % 10 < 5)
+
+    def scored(self) -> tuple[Example, ...]:
+        """Give the examples of a held-out task that scores are measured on: idx % 10 >= 5."""
+        return tuple(example for example in self.examples if example.idx % 10 >= 5)
+
+
+def distinct_texts(texts: Iterable[str]) -> tuple[str, ...]:
+    """Strip each text and keep the first of equal ones, in order, without empty ones."""
+    return tuple(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))

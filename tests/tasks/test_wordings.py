@@ -1,0 +1,67 @@
+import re
+from random import Random
+
+import pytest
+
+from text_to_lora.tasks.wordings import (
+    CONDITION_FRAMES,
+    NOUN_FRAMES,
+    SHARED,
+    VERB_FRAMES,
+    wordings,
+)
+
+
+def test_choices_shared_choices_and_slots_are_filled() -> None:
+    texts = wordings(["[a|b] <x> %give"], Random(0), count=200, values={"x": "v"})
+    gives = SHARED["give"].strip("[]").split("|")
+    assert set(texts) == {f"{first} v {give}" for first in "ab" for give in gives}
+
+
+def test_values_are_taken_as_they_are() -> None:
+    value = "[1|2] <x> %give"
+    assert wordings(["<x>!"], Random(0), count=3, values={"x": value}) == (f"{value}!",)
+
+
+def test_a_list_of_values_is_drawn_from() -> None:
+    texts = wordings(["<x>"], Random(0), count=9, values={"x": ["p", "q"]})
+    assert set(texts) == {"p", "q"}
+
+
+def test_a_phrase_is_a_template_and_can_begin_a_sentence() -> None:
+    texts = wordings(
+        ["<Np>. It is <np>."],
+        Random(0),
+        count=9,
+        phrases={"np": ["[one|two] <n>"]},
+        values={"n": "3"},
+    )
+    assert set(texts) <= {f"{a} 3. It is {b} 3." for a in ("One", "Two") for b in ("one", "two")}
+    assert len(texts) > 1
+
+
+def test_all_templates_are_used_before_one_comes_again() -> None:
+    templates = [f"{i} [a|b|c|d]" for i in range(10)]
+    texts = wordings(templates, Random(1), count=10)
+    assert {text[0] for text in texts} == {str(i) for i in range(10)}
+
+
+def test_equal_seeds_give_equal_texts_and_texts_are_distinct() -> None:
+    first = wordings(NOUN_FRAMES, Random(3), count=16, phrases={"np": ["first word"]})
+    assert first == wordings(NOUN_FRAMES, Random(3), count=16, phrases={"np": ["first word"]})
+    assert len(set(first)) == 16
+
+
+@pytest.mark.parametrize(
+    ("frames", "slots"),
+    [(NOUN_FRAMES, ["np"]), (VERB_FRAMES, ["vp"]), (CONDITION_FRAMES, ["cond", "yes", "no"])],
+)
+def test_every_frame_tells_what_it_is_given(frames: tuple[str, ...], slots: list[str]) -> None:
+    assert len(frames) >= 8
+    values: dict[str, str | list[str]] = {slot: f"{slot.upper()}1" for slot in slots}
+    values |= {slot.capitalize(): f"{slot.upper()}1" for slot in slots}
+    for frame in frames:
+        for seed in range(30):
+            (text,) = wordings([frame], Random(seed), count=1, values=values)
+            assert all(f"{slot.upper()}1" in text for slot in slots), text
+            assert not re.search(r"[\[\]|%<>]|  |\.\.", text), text
