@@ -38,6 +38,7 @@ class BasePlan:
 
     text_steps, instruction_steps: optimiser steps of the two phases
     text_rows, instruction_rows: rows a step; window: tokens a text row
+    parts: groups of like length that the rows of an instruction step are run in
     family_share: rows of instruction steps that come from the synthetic families
     description_share: instruction rows with the description in the prompt
     learning_rate: peak; warmup: share of all steps; the rate falls linearly to zero
@@ -48,6 +49,7 @@ class BasePlan:
     text_rows: int = 16
     instruction_rows: int = 16
     window: int = 128
+    parts: int = 4
     family_share: float = 0.4
     description_share: float = 0.75
     learning_rate: float = 5e-4
@@ -198,6 +200,16 @@ def answer_nll(
     return losses.sum(1) / counts
 
 
+def length_parts(
+    prompts: Sequence[list[int]], answers: Sequence[list[int]], parts: int
+) -> list[tuple[list[list[int]], list[list[int]]]]:
+    """Split rows into `parts` of like length, so that little is spent on padding."""
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
+    size = math.ceil(len(order) / parts)
+    chunks = [order[start : start + size] for start in range(0, len(order), size)]
+    return [([prompts[row] for row in rows], [answers[row] for row in rows]) for rows in chunks]
+
+
 def text_nll(model: BertLMHeadModel, ids: Tensor, positions: Tensor) -> Tensor:
     """Mean negative log-likelihood of the tokens after `positions`, in nats.
 
@@ -270,14 +282,19 @@ def train_base(
             ids = torch.stack([text[s : s + plan.window] for s in starts.tolist()])
             chosen = torch.randperm(plan.window - 1, generator=generator)[: plan.window // 2]
             loss = text_nll(model, ids, chosen.sort().values)
+            loss.backward()
             tokens += ids.numel()
         else:
             prompts, answers = rows.batch(step)
-            loss = answer_nll(model, prompts, answers).mean()
+            loss = torch.zeros(())
+            for part in length_parts(prompts, answers, plan.parts):
+                losses = answer_nll(model, *part)
+                share = losses.sum() / len(prompts)
+                share.backward()
+                loss += share.detach()
             tokens += sum(map(len, prompts)) + sum(map(len, answers))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss {loss.item()} at step {step}; lower the learning rate")
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,46 @@
+"""All verbs in one typer application."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import text_to_lora
+from text_to_lora.cli import convert, demo, evaluate, generate, inspect, merge, models, run, train
+
+app = typer.Typer(
+    name="t2l",
+    help="Turn a task description into a LoRA adapter for a frozen language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"t2l {text_to_lora.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("generate")(generate.generate)
+app.command("run")(run.run)
+app.command("inspect")(inspect.inspect)
+app.command("convert")(convert.convert)
+app.command("merge")(merge.merge)
+app.command("models")(models.models)
+app.command("demo")(demo.demo)
+app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="eval")

@@ -1,0 +1,88 @@
+"""Options that several verbs share, and reading of what users hand in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from text_to_lora.errors import ConfigError
+
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Hypernetwork: 'embedded', a folder, or OWNER/NAME."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Device = Annotated[str, typer.Option("--device", help="Torch device, such as cpu or cuda.")]
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that are not blank.
+
+    Raises ConfigError when it is missing, not UTF-8, or holds nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{str(path)!r} is not UTF-8 (byte {error.start}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise ConfigError(f"{str(path)!r} holds no text; write one entry a line")
+    return lines
+
+
+def gather(given: Sequence[str] | None, path: Path | None, what: str, option: str) -> list[str]:
+    """What stands on the command line and what stands in a file, in this order.
+
+    Raises ConfigError when there is neither, or an entry is blank.
+    """
+    texts = [*(given or ()), *(read_lines(path) if path is not None else ())]
+    if not texts:
+        raise ConfigError(f"no {what}; write one, or give a file with {option}")
+    for position, text in enumerate(texts, 1):
+        if not text.strip():
+            raise ConfigError(f"{what} {position} of {len(texts)} is empty ({text!r}); say what")
+    return texts
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that exists, before any work is done.
+
+    Raises ConfigError.
+    """
+    if path.exists() and not (overwrite and path.is_dir()):
+        remedy = "pass --overwrite or choose another" if path.is_dir() else "choose another path"
+        raise ConfigError(f"output {str(path)!r} exists already; {remedy}")
+
+
+def check_device(device: str) -> str:
+    """Give the device back when torch has it.
+
+    Raises ConfigError otherwise.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(f"device {device!r} is not there; use cpu, or see `nvidia-smi`") from None
+    return device
+
+
+def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print JSON."""
+    typer.echo(json.dumps(payload, indent=2, ensure_ascii=False))
+
+
+def note(line: str) -> None:
+    """Print progress to stderr, where it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,41 @@
+"""t2l convert: a checkpoint of the reference implementation becomes a folder of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from text_to_lora.cli.common import Overwrite, check_output
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder with hypermod.pt and args.yaml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model whose configuration gives the shapes; default: as recorded."),
+    ] = None,
+    module_order: Annotated[
+        str | None,
+        typer.Option(help="Target modules in the order of training, with commas; default: sorted."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a hypernetwork of the reference implementation.
+
+    Example:
+
+      t2l convert trained_t2l/mistral_7b_t2l -o mistral-t2l --base mistralai/Mistral-7B-Instruct-v0.2
+    """
+    check_output(output, overwrite=overwrite)
+    from text_to_lora.hypernet.official import convert as convert_official
+    from text_to_lora.serving.base import load_base_config
+
+    order = module_order.split(",") if module_order else None
+    config = load_base_config(base) if base else None
+    convert_official(
+        source, output, base_config=config, base=base, module_order=order, overwrite=overwrite
+    )
+    typer.echo(f"{output}  converted from {source}")

@@ -1,0 +1,92 @@
+"""t2l generate: descriptions in, PEFT folders out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from text_to_lora.cli.common import (
+    AsJson,
+    Device,
+    Model,
+    Overwrite,
+    check_device,
+    check_output,
+    echo_json,
+    gather,
+)
+from text_to_lora.errors import ConfigError
+
+
+def generate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    descriptions: Annotated[
+        list[str] | None, typer.Argument(help="Task descriptions, one adapter each.")
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from-file", help="UTF-8 file, one description a line.")
+    ] = None,
+    model: Model = "embedded",
+    strength: Annotated[float, typer.Option(help="Factor of the adapter's effect.")] = 1.0,
+    blend: Annotated[
+        str | None,
+        typer.Option(help="Blend into one adapter: 'mean', or shares such as 0.7,0.3."),
+    ] = None,
+    raw_scale: Annotated[
+        bool, typer.Option("--raw-scale", help="Keep alpha and rsLoRA instead of folding them in.")
+    ] = False,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate LoRA adapters from task descriptions.
+
+    One description gives one PEFT folder; several give numbered folders below OUTPUT. The base
+    model's weights are never loaded.
+
+    Examples:
+
+      t2l generate "Decide whether a film review is positive or negative" -o review
+
+      t2l generate "Answer in capitals" "Give the last word" -o two --strength 0.8
+
+      t2l generate --from-file tasks.txt -o many --model my-hypernet --json
+    """
+    texts = gather(descriptions, from_file, "description", "--from-file")
+    check_output(output, overwrite=overwrite)
+    if not 0 < abs(strength) < 1e3:
+        raise ConfigError(f"strength is {strength}; a number other than 0 is needed, 1 is usual")
+    shares = _shares(blend, len(texts))
+    from text_to_lora.serving.generator import TextToLora
+
+    adapters = TextToLora.from_pretrained(model, device=check_device(device)).generate(
+        texts, strength=strength
+    )
+    if blend is not None:
+        adapters = adapters.blend(shares)
+    folders = adapters.save(output, scale_safe=not raw_scale, overwrite=overwrite)
+    spec = adapters.weights.spec
+    if as_json:
+        echo_json(
+            [
+                {"path": str(folder), "rank": spec.rank, **entry}
+                for folder, entry in zip(folders, adapters.provenance, strict=True)
+            ]
+        )
+        return
+    for folder, text in zip(folders, adapters.descriptions, strict=True):
+        typer.echo(f"{folder}  rank {spec.rank}, base {spec.base.name}  {text}")
+
+
+def _shares(blend: str | None, count: int) -> list[float] | None:
+    if blend is None or blend == "mean":
+        return None
+    try:
+        shares = [float(share) for share in blend.split(",")]
+    except ValueError:
+        raise ConfigError(f"blend is {blend!r}; 'mean' or numbers with commas are needed") from None
+    if len(shares) != count:
+        raise ConfigError(f"blend has {len(shares)} shares for {count} descriptions; give one each")
+    return shares

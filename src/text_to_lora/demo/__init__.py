@@ -1,0 +1,1 @@
+"""The demonstration: tasks that no training saw, answered before and after one sentence."""

@@ -1,0 +1,216 @@
+"""TextEncoder, the protocol of all encoders, and what they share: preparing, batching, scaling."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from text_to_lora.encoders.config import EncoderConfig, Kind, Pooling, TextSettings
+from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.files import content_hash
+
+
+class TextEncoder(Protocol):
+    """Turns task descriptions into task embeddings."""
+
+    @property
+    def config(self) -> EncoderConfig:
+        """Which encoder this is, and how it reads."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embed descriptions: [texts, embedding_dim], fp32, each of norm `config.norm`."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each prepared description, special tokens included, before any cut."""
+        ...
+
+
+def prepare(text: str, *, add_full_stop: bool = True) -> str:
+    """Strip a description and end it with "." if it ends in a letter.
+
+    Raises ConfigError when nothing is left.
+    Source: Text-to-LoRA (arXiv 2506.06105), released code.
+    """
+    text = text.strip()
+    if not text:
+        raise ConfigError("the description is empty; say in a sentence what the task is")
+    return text + "." if add_full_stop and text[-1].isalpha() else text
+
+
+def prepare_all(texts: Sequence[str], config: EncoderConfig) -> list[str]:
+    """Prepare descriptions and put the encoder's prefix before each.
+
+    Raises ConfigError when one is empty (with its position), or when `texts` is one string.
+    """
+    if isinstance(texts, str):
+        raise ConfigError(f"a list of descriptions is expected, not the one string {texts[:40]!r}")
+    for position, text in enumerate(texts, 1):
+        if not text.strip():
+            raise ConfigError(
+                f"description {position} of {len(texts)} is empty ({text!r}); "
+                "say in a sentence what the task is"
+            )
+    return [config.prefix + prepare(text, add_full_stop=config.add_full_stop) for text in texts]
+
+
+def warn_cut(texts: Sequence[str], counts: Sequence[int], max_tokens: int) -> None:
+    """Warn (T2LWarning) of every description that is longer than the encoder reads."""
+    for text, count in zip(texts, counts, strict=True):
+        if count > max_tokens:
+            warnings.warn(
+                f"the encoder read {max_tokens} of {count} tokens of the description "
+                f"{text.strip()[:40]!r}...; shorten it",
+                T2LWarning,
+                stacklevel=3,
+            )
+
+
+class BatchedEncoder(ABC):
+    """An encoder that embeds prepared texts of like length together.
+
+    batch_size: texts embedded at once
+    """
+
+    batch_size = 32
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self._config = config
+
+    @property
+    def config(self) -> EncoderConfig:
+        """Which encoder this is, and how it reads."""
+        return self._config
+
+    @final
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embed descriptions: [texts, embedding_dim], fp32 on the CPU, each of norm `config.norm`.
+
+        Raises ConfigError when a description is empty; warns (T2LWarning) when one is cut.
+        """
+        prepared = prepare_all(texts, self.config)
+        counts = self._count(prepared)
+        warn_cut(texts, counts, self.config.max_tokens)
+        order = sorted(range(len(texts)), key=counts.__getitem__)
+        embeddings = torch.empty(len(texts), self.config.embedding_dim)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            embeddings[rows] = self._embed([prepared[row] for row in rows]).float().cpu()
+        return functional.normalize(embeddings, dim=-1) * self.config.norm
+
+    @final
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each prepared description, special tokens included, before any cut.
+
+        Raises ConfigError when a description is empty.
+        """
+        return self._count(prepare_all(texts, self.config))
+
+    @abstractmethod
+    def _count(self, prepared: list[str]) -> list[int]:
+        """Tokens of each text before any cut."""
+
+    @abstractmethod
+    def _embed(self, prepared: list[str]) -> Tensor:
+        """Embed texts of like length, cut to `config.max_tokens`: [texts, embedding_dim]."""
+
+
+def make_config(
+    kind: Kind,
+    name: str,
+    *,
+    revision: str | None,
+    embedding_dim: int,
+    model_limit: int,
+    pooling: Pooling,
+    weights: str,
+    settings: TextSettings,
+) -> EncoderConfig:
+    """Fill an EncoderConfig: defaults resolved, fingerprint taken.
+
+    model_limit: tokens that the model can read; weights: SHA-256 that stands for its weights
+
+    Raises ConfigError when `settings` asks for more tokens than the model reads.
+    """
+    max_tokens = model_limit if settings.max_tokens is None else settings.max_tokens
+    if max_tokens > model_limit:
+        raise ConfigError(
+            f"encoder: max_tokens is {max_tokens}; {name!r} reads at most {model_limit}"
+        )
+    norm = float(embedding_dim**0.5 if settings.norm is None else settings.norm)
+    parts = [
+        weights,
+        pooling,
+        embedding_dim,
+        max_tokens,
+        settings.prefix,
+        settings.add_full_stop,
+        norm,
+    ]
+    return EncoderConfig(
+        kind,
+        name,
+        revision,
+        embedding_dim,
+        max_tokens,
+        pooling,
+        settings.prefix,
+        settings.add_full_stop,
+        norm,
+        content_hash(parts),
+    )
+
+
+class FileTokenizer:
+    """A tokenizer.json whose last token of every text is special, and kept by a cut.
+
+    Raises ConfigError when the file is missing or broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises the bare class
+            raise ConfigError(f"{str(path)!r} is no tokenizer: {error}; fetch it anew") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def ids(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
+        """Token ids of each text, cut to `limit` tokens."""
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        if limit is None:
+            return rows
+        return [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in rows]
+
+
+def pad_right(ids: Sequence[Sequence[int]], device: str | torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (True on tokens), both [texts, seq]; padding is id 0, masked."""
+    width = max(map(len, ids))
+    tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids], device=device)
+    lengths = torch.tensor([len(row) for row in ids], device=device)
+    return tokens, torch.arange(width, device=device) < lengths[:, None]
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """One vector per text.
+
+    hidden: hidden states [texts, seq, hidden], padded on the right; mask: [texts, seq]
+    Returns [texts, hidden].
+    """
+    if pooling == "cls":
+        return hidden[:, 0]
+    lengths = mask.sum(1)
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+    return (hidden * mask[..., None]).sum(1) / lengths[:, None]

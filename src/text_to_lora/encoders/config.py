@@ -1,0 +1,109 @@
+"""EncoderConfig: everything that decides which vector a description gets, stored in a hypernetwork."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from text_to_lora.errors import ConfigError
+
+Kind = Literal["sentence-transformers", "minilm", "gte", "language-model", "hash"]
+Pooling = Literal["mean", "cls", "last"]
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "name": (str,),
+    "revision": (str, type(None)),
+    "embedding_dim": (int,),
+    "max_tokens": (int,),
+    "pooling": (str,),
+    "prefix": (str,),
+    "add_full_stop": (bool,),
+    "norm": (int, float),
+    "fingerprint": (str,),
+}
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How a description is read, whichever model reads it.
+
+    prefix: text put before every description
+    add_full_stop: end descriptions that end in a letter with "."
+    norm: L2 norm of every task embedding; None for sqrt(embedding_dim)
+    max_tokens: tokens read, special tokens included; None for the model's own limit
+
+    Source: Text-to-LoRA (arXiv 2506.06105), released code: "." after a letter, norm sqrt(dim).
+    """
+
+    prefix: str = ""
+    add_full_stop: bool = True
+    norm: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which text encoder, and how it reads.
+
+    kind: the class that loads it; name: a model of the hub or a local folder
+    revision: commit of the hub or version of the package; None for a local folder
+    embedding_dim: width of a task embedding; max_tokens: tokens read of one description
+    pooling: which hidden states become the embedding
+    prefix, add_full_stop: as in TextSettings
+    norm: L2 norm of every task embedding
+    fingerprint: SHA-256 over the weights and all of the above that changes an embedding;
+        empty when it is not known yet, then it is not checked
+
+    Raises ConfigError when a field has a value that cannot work.
+    """
+
+    kind: Kind
+    name: str
+    revision: str | None
+    embedding_dim: int
+    max_tokens: int
+    pooling: Pooling
+    prefix: str
+    add_full_stop: bool
+    norm: float
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        for name, types in _TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+                allowed = " or ".join(t.__name__ for t in types)
+                raise ConfigError(f"encoder: {name} is {value!r}; {allowed} is expected")
+        for name, literal in (("kind", Kind), ("pooling", Pooling)):
+            if getattr(self, name) not in get_args(literal):
+                allowed = ", ".join(get_args(literal))
+                raise ConfigError(f"encoder: {name} is {getattr(self, name)!r}; one of {allowed}")
+        for name in ("embedding_dim", "max_tokens", "norm"):
+            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
+                raise ConfigError(
+                    f"encoder: {name} is {getattr(self, name)!r}; a positive number is needed"
+                )
+
+    @property
+    def settings(self) -> TextSettings:
+        """How this encoder reads a description."""
+        return TextSettings(self.prefix, self.add_full_stop, self.norm, self.max_tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> EncoderConfig:
+        """Read what `to_dict` gave.
+
+        Raises ConfigError when a field is missing, unknown or of another type.
+        """
+        names = {field.name for field in fields(cls)}
+        missing, unknown = sorted(names - set(payload)), sorted(set(payload) - names)
+        if missing or unknown:
+            raise ConfigError(f"encoder: missing fields {missing}, unknown fields {unknown}")
+        return cls(**payload)

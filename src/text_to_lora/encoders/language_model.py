@@ -1,0 +1,89 @@
+"""LanguageModelEncoder: a language model's own hidden state at the last token of a description."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from text_to_lora.encoders.base import BatchedEncoder, make_config, pad_right, pool
+from text_to_lora.encoders.config import TextSettings
+from text_to_lora.encoders.model_files import find_folder, load_strictly, module_hash
+from text_to_lora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Tokens of a description that the reference implementation reads at most.
+_MAX_TOKENS = 8192
+
+
+@final
+class LanguageModelEncoder(BatchedEncoder):
+    """The last hidden layer of a decoder (after its final norm) at the last token.
+
+    Batches are padded here, on the right, whatever the tokenizer's padding side.
+
+    model: a decoder in eval mode, with or without its head, used in its dtype and on its device
+    name, revision: what to load later to get the same encoder; None for the model's own
+    Source: Text-to-LoRA (arXiv 2506.06105), ablation of the task encoder (Table 4).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TextSettings | None = None,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self._decoder: Any = model.base_model
+        self._tokenizer: Any = tokenizer
+        text_config = model.config.get_text_config()
+        super().__init__(
+            make_config(
+                "language-model",
+                name or str(model.config.name_or_path),
+                revision=revision,
+                embedding_dim=text_config.hidden_size,
+                model_limit=min(text_config.max_position_embeddings, _MAX_TOKENS),
+                pooling="last",
+                weights=module_hash(self._decoder),
+                settings=settings or TextSettings(),
+            )
+        )
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        settings: TextSettings | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> LanguageModelEncoder:
+        """Load a model of the hub or a local folder in the dtype of its checkpoint.
+
+        Raises ConfigError when there is no such model.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        folder, commit = find_folder(name, revision)
+        model = load_strictly(AutoModel, folder, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return cls(model.to(device), tokenizer, settings, name=name, revision=commit)
+
+    def _count(self, prepared: list[str]) -> list[int]:
+        return [len(ids) for ids in self._tokenizer(prepared)["input_ids"]] if prepared else []
+
+    def _embed(self, prepared: list[str]) -> Tensor:
+        if self._decoder.training:
+            raise ConfigError("the language model is in training mode; call model.eval() first")
+        encoded = self._tokenizer(prepared, truncation=True, max_length=self.config.max_tokens)
+        tokens, mask = pad_right(encoded["input_ids"], self._decoder.device)
+        hidden = self._decoder(
+            input_ids=tokens, attention_mask=mask.long(), use_cache=False
+        ).last_hidden_state
+        return pool(hidden, mask, "last")

@@ -1,0 +1,77 @@
+"""SentenceTransformerEncoder: any model that sentence-transformers loads without remote code."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from text_to_lora.encoders.base import BatchedEncoder, make_config
+from text_to_lora.encoders.config import Pooling, TextSettings
+from text_to_lora.encoders.model_files import find_folder, folder_hash
+from text_to_lora.errors import ConfigError
+
+_POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
+
+
+@final
+class SentenceTransformerEncoder(BatchedEncoder):
+    """A model of sentence-transformers, with its own modules after pooling.
+
+    name: a model of the hub or a local folder
+
+    Raises ConfigError when the package is missing, there is no such model, or its pooling is
+    not one of mean, cls and last.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: TextSettings | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if find_spec("sentence_transformers") is None:
+            raise ConfigError(
+                f"the text encoder {name!r} needs the package sentence-transformers; "
+                'run: pip install "text-to-lora[sentence-transformers]"'
+            )
+        folder, commit = find_folder(name, revision)
+        from sentence_transformers import SentenceTransformer
+
+        model: Any = SentenceTransformer(
+            str(folder), device=str(device), local_files_only=True, trust_remote_code=False
+        )
+        modes = [part.pooling_mode for part in model if hasattr(part, "pooling_mode")]
+        if len(modes) != 1 or modes[0] not in _POOLINGS:
+            raise ConfigError(
+                f"the text encoder {name!r} pools by {modes}; one of {', '.join(_POOLINGS)} is needed"
+            )
+        super().__init__(
+            make_config(
+                "sentence-transformers",
+                name,
+                revision=commit,
+                embedding_dim=model.get_embedding_dimension(),
+                model_limit=model.max_seq_length,
+                pooling=_POOLINGS[modes[0]],
+                weights=folder_hash(folder),
+                settings=settings or TextSettings(),
+            )
+        )
+        self._model = model
+        self._model.max_seq_length = self.config.max_tokens
+
+    def _count(self, prepared: list[str]) -> list[int]:
+        if not prepared:
+            return []
+        return [len(ids) for ids in self._model.tokenizer(prepared)["input_ids"]]
+
+    def _embed(self, prepared: list[str]) -> Tensor:
+        embeddings: Tensor = self._model.encode(
+            prepared, convert_to_tensor=True, show_progress_bar=False
+        )
+        return embeddings

@@ -1,0 +1,382 @@
+"""Scorer: likelihoods and greedy answers of fixed rows, each row with its own adapter."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.evaluation.metrics import in_labels, normalise, score_answer
+from text_to_lora.lora.apply import adapted
+from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.tasks.prompts import PromptFormat
+from text_to_lora.tasks.task import Example, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+ROWS_PER_BATCH = 64
+PROMPT_TOKENS_PER_BATCH = 8192  # rows x longest prompt
+LOGITS_PER_BATCH = 2**26  # rows x longest answer x vocabulary; 256 MiB in float32
+SPARE_TOKENS = 4  # beyond the longest right answer, so that a cut answer is never a right one
+UNLIMITED = 2**31  # tokens
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example of one task."""
+
+    task: Task
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model makes of one row; fields as in Sample."""
+
+    text: str
+    nll: float
+    tokens: int
+    score: float | None
+    in_labels: bool | None
+    label_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A row in tokens.
+
+    limit: most tokens worth generating; 0: none
+    labels: answers of the label set; empty where not asked for
+    """
+
+    prompt: list[int]
+    answer: list[int]
+    limit: int
+    labels: list[list[int]]
+
+
+def choose_rows(
+    tasks: Sequence[Task],
+    *,
+    rows_per_task: int | None,
+    seed: int,
+    examples: Callable[[Task], Sequence[Example]] = Task.scored,
+) -> list[Row]:
+    """Draw up to `rows_per_task` rows of each task, in order of idx; None takes them all.
+
+    A task's draw depends on its name, its rows and the seed alone.
+
+    Raises TaskDataError naming a task without rows.
+    """
+    if rows_per_task is not None and rows_per_task < 1:
+        raise ConfigError(f"rows_per_task is {rows_per_task}; give at least 1, or None for all")
+    rows: list[Row] = []
+    for task in tasks:
+        pool = sorted(examples(task), key=lambda example: example.idx)
+        if not pool:
+            raise TaskDataError(
+                f"task {task.name!r} has no rows to score (held-out tasks are scored on "
+                "idx % 10 >= 5); add such rows or leave the task out",
+                path=task.source or task.name,
+            )
+        if rows_per_task is not None and len(pool) > rows_per_task:
+            rng = Random(f"rows/{seed}/{task.name}")
+            pool = sorted(rng.sample(pool, rows_per_task), key=lambda example: example.idx)
+        rows += [Row(task, example) for example in pool]
+    return rows
+
+
+class Scorer:
+    """Scores rows with one base model.
+
+    max_new_tokens: most tokens of a greedy answer; 0 generates none. A classification or
+        exact-match answer stops earlier, once it is longer than everything that could be right.
+    max_length: most tokens of prompt and answer together; prompts are cut to leave room
+    label_likelihood: find each classification row's likeliest label too (sum over its tokens)
+
+    Prompts are padded on the left and answers on the right, so that logits are computed for answer
+    positions only; the answer's likelihood continues from the cache that generation leaves, where
+    the model's cache can be cropped.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_new_tokens: int = 32,
+        max_length: int = 512,
+        label_likelihood: bool = False,
+    ) -> None:
+        positions = getattr(base.config, "max_position_embeddings", max_length)
+        self._base = base
+        self._tokenizer = tokenizer
+        self._format = PromptFormat.for_tokenizer(tokenizer)
+        self._max_new_tokens = max_new_tokens
+        self._max_length = min(max_length, positions)
+        if 2 * max_new_tokens > self._max_length:
+            raise ConfigError(
+                f"max_new_tokens is {max_new_tokens}; prompt and answer have "
+                f"{self._max_length} tokens together, give at most half of them"
+            )
+        self._label_likelihood = label_likelihood
+        parameters = inspect.signature(base.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+        self._takes_logits_to_keep = "logits_to_keep" in parameters
+        pad = tokenizer.pad_token_id
+        self._pad = int(tokenizer.eos_token_id if pad is None else pad)
+        self._stops = _stops(base, tokenizer, self._format)
+
+    def score(
+        self,
+        rows: Sequence[Row],
+        *,
+        weights: LoraWeights | None = None,
+        adapters: Sequence[int] | None = None,
+        prompt_texts: Sequence[str | None] | None = None,
+    ) -> list[Answer]:
+        """Score every row; the order of the answers is that of the rows.
+
+        adapters: adapter of each row; None gives every row adapter 0
+        prompt_texts: description in each row's prompt; None: in none
+
+        Raises ConfigError for a metric that is not scored here, SpecError for adapters of another
+        base.
+        """
+        encoded = [
+            self._encode(row, prompt_texts[place] if prompt_texts else None)
+            for place, row in enumerate(rows)
+        ]
+        answers: dict[int, Answer] = {}
+        with _evaluating(self._base):
+            for places in self._batches(encoded):
+                block: AbstractContextManager[None] = nullcontext()
+                if weights is not None:
+                    chosen = [adapters[place] if adapters else 0 for place in places]
+                    block = adapted(self._base, weights, chosen)
+                with block:
+                    results = self._score_batch([encoded[place] for place in places])
+                for place, result in zip(places, results, strict=True):
+                    answers[place] = self._finish(rows[place], result)
+        return [answers[place] for place in range(len(rows))]
+
+    def _finish(self, row: Row, result: _Result) -> Answer:
+        metric, outputs = row.task.metric, row.example.outputs
+        label_score = None
+        if result.label is not None:
+            likeliest = normalise(metric.labels[result.label])
+            label_score = float(likeliest in map(normalise, outputs))
+        generated = self._max_new_tokens > 0
+        return Answer(
+            text=result.text,
+            nll=result.nll / result.tokens,
+            tokens=result.tokens,
+            score=score_answer(metric, result.text, outputs) if generated else None,
+            in_labels=in_labels(metric, result.text) if generated else None,
+            label_score=label_score,
+        )
+
+    def _encode(self, row: Row, description: str | None) -> _Encoded:
+        metric, example = row.task.metric, row.example
+        room = self._max_length // 2
+        answers = [self._answer_ids(output)[:room] for output in example.outputs]
+        labels = [self._answer_ids(label)[:room] for label in metric.labels]
+        limit = self._max_new_tokens
+        if metric.kind in ("classification", "exact_match"):
+            limit = min(limit, max(map(len, answers + labels)) + SPARE_TOKENS)
+        if not self._label_likelihood:
+            labels = []
+        reserve = max(self._max_new_tokens, len(answers[0]), *map(len, labels))
+        prompt = self._format.encode(
+            self._tokenizer,
+            example.input,
+            None,
+            description=description,
+            max_length=self._max_length - reserve,
+        )
+        return _Encoded(prompt.prompt_ids, answers[0], limit, labels)
+
+    def _answer_ids(self, answer: str) -> list[int]:
+        return self._format.encode(self._tokenizer, "", answer, max_length=UNLIMITED).answer_ids
+
+    def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[int]]:
+        """Yield places of rows of like limit and length, within the memory limits."""
+        vocabulary = self._base.config.get_text_config().vocab_size
+
+        def key(place: int) -> tuple[int, int, int]:
+            row = encoded[place]
+            return min(row.limit.bit_length(), self._max_new_tokens), len(row.prompt), place
+
+        batch: list[int] = []
+        longest_prompt = longest_answer = 0
+        for place in sorted(range(len(encoded)), key=key):
+            row = encoded[place]
+            longest_prompt = max(longest_prompt, len(row.prompt))
+            longest_answer = max(longest_answer, len(row.answer), *map(len, row.labels), 0)
+            count = len(batch) + 1
+            if batch and (
+                count > ROWS_PER_BATCH
+                or count * longest_prompt > PROMPT_TOKENS_PER_BATCH
+                or count * longest_answer * vocabulary > LOGITS_PER_BATCH
+            ):
+                yield batch
+                batch = []
+                longest_prompt, longest_answer = len(row.prompt), len(row.answer)
+            batch.append(place)
+        if batch:
+            yield batch
+
+    @torch.no_grad()
+    def _score_batch(self, batch: Sequence[_Encoded]) -> list[_Result]:
+        device = self._base.device
+        prompts, mask = self._pad_left([row.prompt for row in batch])
+        prompts, mask = prompts.to(device), mask.to(device)
+        texts = [""] * len(batch)
+        cache: Cache | None = None
+        limit = max(row.limit for row in batch)
+        if limit:
+            texts, cache = self._generate(prompts, mask, limit)
+        nlls = self._nll(prompts, mask, [row.answer for row in batch], cache).tolist()
+        labels = self._likeliest_labels(batch, prompts, mask, cache)
+        return [
+            _Result(text, nll, len(row.answer), label)
+            for text, nll, row, label in zip(texts, nlls, batch, labels, strict=True)
+        ]
+
+    def _generate(
+        self, prompts: Tensor, mask: Tensor, limit: int
+    ) -> tuple[list[str], Cache | None]:
+        """Greedy answers, and the cache of the prompts without their last token, if it crops."""
+        from transformers import GenerationConfig
+
+        make_config = cast("Callable[..., GenerationConfig]", GenerationConfig)
+        config = make_config(
+            max_new_tokens=limit,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            eos_token_id=self._stops,
+            pad_token_id=self._pad,
+            return_dict_in_generate=True,
+            use_cache=True,
+        )
+        generate = cast("Callable[..., Any]", self._base.generate)
+        output = generate(prompts, attention_mask=mask, generation_config=config)
+        new = output.sequences[:, prompts.shape[1] :].tolist()
+        cache: Cache | None = output.past_key_values
+        if cache is not None and _crops(cache):
+            _crop(cache, prompts.shape[1] - 1)
+        else:
+            cache = None
+        return [self._text(ids) for ids in new], cache
+
+    def _text(self, ids: list[int]) -> str:
+        end = next((place for place, token in enumerate(ids) if token in self._stops), len(ids))
+        return str(self._tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+
+    def _nll(
+        self, prompts: Tensor, mask: Tensor, answers: Sequence[list[int]], cache: Cache | None
+    ) -> Tensor:
+        """Negative log likelihood of each answer, nats, summed over its tokens, [batch]."""
+        labels = pad_sequence(
+            [torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORED
+        ).to(prompts.device)
+        length = labels.shape[1]
+        known = labels[:, :-1] != IGNORED
+        ids = torch.cat([prompts, labels[:, :-1].masked_fill(~known, self._pad)], dim=1)
+        mask = torch.cat([mask, known.to(mask.dtype)], dim=1)
+        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
+        options: dict[str, Any] = {"use_cache": cache is not None}
+        if cache is not None:
+            options["past_key_values"] = cache
+            ids, positions = ids[:, -length:], positions[:, -length:]
+        if self._takes_positions:
+            options["position_ids"] = positions
+        if self._takes_logits_to_keep:
+            options["logits_to_keep"] = length
+        logits = self._base(input_ids=ids, attention_mask=mask, **options).logits[:, -length:]
+        if cache is not None:
+            _crop(cache, prompts.shape[1] - 1)
+        losses = cross_entropy(
+            logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+        )
+        return losses.sum(dim=1)
+
+    def _likeliest_labels(
+        self, batch: Sequence[_Encoded], prompts: Tensor, mask: Tensor, cache: Cache | None
+    ) -> list[int | None]:
+        """Place of each row's likeliest label; None for rows without labels."""
+        count = max(len(row.labels) for row in batch)
+        if not count:
+            return [None] * len(batch)
+        nlls = torch.full((len(batch), count), torch.inf)
+        for place in range(count):
+            has = [place < len(row.labels) for row in batch]
+            answers = [r.labels[place] if h else r.answer for r, h in zip(batch, has, strict=True)]
+            nll = self._nll(prompts, mask, answers, cache).cpu()
+            nlls[:, place] = nll.where(torch.tensor(has), torch.inf)
+        best = nlls.argmin(dim=1).tolist()
+        return [label if row.labels else None for row, label in zip(batch, best, strict=True)]
+
+    def _pad_left(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        width = max(map(len, prompts))
+        ids = torch.full((len(prompts), width), self._pad)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        return ids, mask
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    text: str
+    nll: float
+    tokens: int
+    label: int | None
+
+
+@contextmanager
+def _evaluating(base: PreTrainedModel) -> Iterator[None]:
+    training = base.training
+    base.train(False)
+    try:
+        yield
+    finally:
+        base.train(training)
+
+
+def _stops(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, format: PromptFormat
+) -> list[int]:
+    """Tokens that end an answer: the model's own, and the first special one of the turn's end."""
+    config = base.generation_config
+    own = config.eos_token_id if config is not None else None
+    stops = [] if own is None else own if isinstance(own, list) else [own]
+    end = tokenizer(format.untold.end, add_special_tokens=False).input_ids
+    special = [token for token in end if token in tokenizer.all_special_ids]
+    return sorted({*stops, *special[:1], tokenizer.eos_token_id} - {None})
+
+
+def _crops(cache: Cache) -> bool:
+    """Tell whether every layer keeps all keys, so that the last ones can be taken back."""
+    from transformers.cache_utils import DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _crop(cache: Cache, length: int) -> None:
+    cache.crop(length - cache.get_seq_length())

@@ -1,0 +1,246 @@
+"""A hypernetwork as a folder: config.json and model.safetensors, read strictly, written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from text_to_lora.encoders.config import EncoderConfig
+from text_to_lora.errors import CheckpointError, ConfigError, SpecError
+from text_to_lora.files import (
+    check_format,
+    content_hash,
+    file_hash,
+    read_json,
+    write_folder,
+    write_json,
+)
+from text_to_lora.hypernet.config import HypernetConfig
+from text_to_lora.hypernet.model import Hypernetwork
+from text_to_lora.lora.spec import LoraSpec
+
+CONFIG_FILE: Final = "config.json"
+WEIGHTS_FILE: Final = "model.safetensors"
+FORMAT: Final = "text-to-lora hypernetwork"
+VERSION: Final = 1
+
+# dtypes of a file, by the name that config.json gives them
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_FIELDS: Final = ("dtype", "encoder", "format", "hypernet", "spec", "training", "version")
+_PICKLES: Final = ("*.pt", "*.pth", "*.bin", "*.pkl")
+_NUM_LISTED: Final = 4  # names spelled out in an error
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a hypernetwork folder holds.
+
+    hypernet: in eval mode; encoder: that it was trained with; training: how it was made
+    fingerprint: SHA-256 over the contents of both files
+    """
+
+    hypernet: Hypernetwork
+    encoder: EncoderConfig
+    training: dict[str, Any]
+    fingerprint: str
+
+
+def save_hypernet(
+    path: Path | str,
+    hypernet: Hypernetwork,
+    encoder: EncoderConfig,
+    *,
+    training: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a hypernetwork folder, whole or not at all.
+
+    training: how it was made, as JSON values (the resolved RunConfig)
+    dtype: of the file, float32 or bfloat16; None keeps that of the network
+
+    Raises ConfigError when `path` exists without `overwrite` or cannot be written, when dtype,
+    encoder or `training` cannot work, or when the weights are not finite.
+    """
+    dtype = dtype or hypernet.dtype
+    name = next((name for name, value in _DTYPES.items() if value == dtype), None)
+    if name is None:
+        raise ConfigError(f"dtype of the file is {dtype}; one of {', '.join(_DTYPES)}")
+    if encoder.embedding_dim != hypernet.config.embedding_dim:
+        raise ConfigError(
+            f"encoder {encoder.name!r} gives {encoder.embedding_dim} numbers, the hypernetwork "
+            f"reads {hypernet.config.embedding_dim}; save it with the encoder it was trained with"
+        )
+    tensors = {
+        key: value.detach().to("cpu", dtype).contiguous()
+        for key, value in hypernet.state_dict().items()
+    }
+    if broken := _not_finite(tensors):
+        raise ConfigError(f"NaN or infinity in {list_some(broken)}; train again from a good checkpoint")
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": name,
+        "hypernet": hypernet.config.to_dict(),
+        "spec": hypernet.spec.to_dict(),
+        "encoder": encoder.to_dict(),
+        "training": dict(training),
+    }
+    with write_folder(path, overwrite=overwrite) as folder:
+        try:
+            write_json(folder / CONFIG_FILE, config)
+        except TypeError as error:
+            raise ConfigError(f"training: {error}; give JSON values only") from None
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    return Path(path)
+
+
+def load_hypernet(
+    path: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+) -> Loaded:
+    """Read a hypernetwork folder.
+
+    dtype: of the network, whatever that of the file; None keeps that of the file
+
+    Raises CheckpointError when the folder is not one of ours, incomplete, corrupt or of another
+    version; tensors that are missing, left over, of another shape or dtype, or not finite, are
+    named.
+    """
+    folder = Path(path)
+    config, hypernet_config, spec, encoder = _read_config(folder)
+    hypernet = Hypernetwork.empty(hypernet_config, spec)
+    tensors = _read_tensors(folder)
+    _check_tensors(folder, hypernet.state_dict(), tensors, config["dtype"])
+    hypernet.load_state_dict(tensors, assign=True)
+    return Loaded(
+        hypernet=hypernet.to(device=device, dtype=dtype).eval(),
+        encoder=encoder,
+        training=config["training"],
+        fingerprint=fingerprint(folder),
+    )
+
+
+def fingerprint(folder: Path | str) -> str:
+    """SHA-256 over the contents of a hypernetwork folder's two files."""
+    return content_hash(
+        {name: file_hash(Path(folder) / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    )
+
+
+def _read_config(
+    folder: Path,
+) -> tuple[dict[str, Any], HypernetConfig, LoraSpec, EncoderConfig]:
+    if not folder.is_dir():
+        raise CheckpointError(f"{str(folder)!r} is not a folder; give the hypernetwork's folder")
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        hint = (
+            "it looks like a checkpoint of the reference implementation: run t2l convert"
+            if (folder / "hypermod.pt").exists()
+            else "give the folder that save_hypernet wrote"
+        )
+        raise CheckpointError(f"{str(folder)!r} holds no {CONFIG_FILE}; {hint}")
+    config = read_json(file, CheckpointError)
+    check_format(config, file, name=FORMAT, version=VERSION, error=CheckpointError)
+    if wrong := sorted(set(config) ^ set(_FIELDS)):
+        state = [f"{'missing' if name in _FIELDS else 'unknown'} {name}" for name in wrong]
+        raise CheckpointError(f"{str(file)!r} has wrong fields: {', '.join(state)}; copy it again")
+    if config["dtype"] not in _DTYPES:
+        raise CheckpointError(
+            f"{str(file)!r} has dtype {config['dtype']!r}; one of {', '.join(_DTYPES)}"
+        )
+    if not isinstance(config["training"], dict):
+        raise CheckpointError(f"{str(file)!r}: training is not an object; copy it again")
+    try:
+        hypernet_config = HypernetConfig.from_dict(config["hypernet"])
+        spec = LoraSpec.from_dict(config["spec"])
+        encoder = EncoderConfig.from_dict(config["encoder"])
+    except (ConfigError, SpecError) as error:
+        raise CheckpointError(f"{str(file)!r}: {error}") from error
+    if encoder.embedding_dim != hypernet_config.embedding_dim:
+        raise CheckpointError(
+            f"{str(file)!r}: the encoder gives {encoder.embedding_dim} numbers, the network reads "
+            f"{hypernet_config.embedding_dim}; copy the folder again"
+        )
+    return config, hypernet_config, spec, encoder
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        pickles = sorted(found.name for pattern in _PICKLES for found in folder.glob(pattern))
+        if pickles:
+            raise CheckpointError(
+                f"{str(folder)!r} holds {pickles[0]}, a pickle, which can run code and is not "
+                f"read; save it again as {WEIGHTS_FILE}"
+            )
+        raise CheckpointError(f"{str(folder)!r} holds no {WEIGHTS_FILE}; copy it again")
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    if start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
+        raise CheckpointError(
+            f"{str(file)!r} is a pickle named safetensors, which can run code and is not read; "
+            "save it again with safetensors"
+        )
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{str(file)!r} is truncated or corrupt ({error}); copy or download it again"
+        ) from error
+    return tensors
+
+
+def _check_tensors(
+    folder: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtype: str
+) -> None:
+    """Check names, shapes, dtypes and values; list all that differs."""
+    problems = differences(expected, tensors)
+    common = sorted(set(expected) & set(tensors))
+    if wrong := [key for key in common if tensors[key].dtype != _DTYPES[dtype]]:
+        listed = list_some(f"{key} {str(tensors[key].dtype).removeprefix('torch.')}" for key in wrong)
+        problems.append(f"wrong dtype, not {dtype}: {listed}")
+    elif broken := _not_finite(tensors):
+        problems.append(f"NaN or infinity in {list_some(broken)}")
+    if problems:
+        raise CheckpointError(
+            f"{str(folder / WEIGHTS_FILE)!r} does not fit its {CONFIG_FILE}: "
+            f"{'; '.join(problems)}; copy or download the folder again"
+        )
+
+
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """Names that are missing, left over, or of another shape, in words."""
+    problems = []
+    if missing := sorted(set(expected) - set(found)):
+        problems.append(f"missing {list_some(missing)}")
+    if extra := sorted(set(found) - set(expected)):
+        problems.append(f"unexpected {list_some(extra)}")
+    if reshaped := [
+        f"{key} {tuple(found[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in sorted(set(expected) & set(found))
+        if found[key].shape != expected[key].shape
+    ]:
+        problems.append(f"wrong shape of {list_some(reshaped)}")
+    return problems
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in sorted(tensors) if not tensors[key].isfinite().all()]
+
+
+def list_some(names: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
+    return ", ".join(listed[:_NUM_LISTED]) + more

@@ -1,0 +1,91 @@
+"""HypernetConfig: the sizes and the variant of a hypernetwork, stored in its checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal, Self, get_args
+
+from text_to_lora.errors import ConfigError
+
+HeadKind = Literal["joint", "shared", "rank"]
+OutputKind = Literal["direct", "zscore", "delta"]
+
+_CHOICES: Final = {"head": get_args(HeadKind), "output": get_args(OutputKind)}
+_SIZES: Final = ("embedding_dim", "latent_size", "head_in_size")
+
+
+@dataclass(frozen=True)
+class HypernetConfig:
+    """Sizes and variant of a hypernetwork.
+
+    head: "joint" (L: A and B at once), "shared" (M: one head for A and B) or "rank" (S: one head
+        for every rank row of A and B)
+    embedding_dim: width of a task embedding
+    latent_size: width of the mixed task, depth and type codes; a multiple of 4
+    head_in_size: width of the heads' input
+    dropout: share of activations dropped in training
+    output: "direct" (the factors themselves), "zscore" (factors in standard deviations from the
+        mean of a library of adapters) or "delta" (factors whose product was scaled in training)
+    delta_scaling: of "delta": factor of ΔW in training; A and B are divided by its square root
+
+    Raises ConfigError when a field has a value that cannot work.
+    Source: Text-to-LoRA (arXiv 2506.06105); defaults are those of its Mistral-7B models.
+    """
+
+    head: HeadKind
+    embedding_dim: int
+    latent_size: int = 128
+    head_in_size: int = 512
+    dropout: float = 0.05
+    output: OutputKind = "direct"
+    delta_scaling: float = 1e4
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise _error(name, getattr(self, name), f"one of {', '.join(allowed)}")
+        for name in _SIZES:
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise _error(name, size, "a whole number of 1 or more is needed")
+        if self.latent_size % 4:
+            raise _error("latent_size", self.latent_size, "a multiple of 4 is needed")
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise _error("dropout", self.dropout, "a number from 0 to below 1 is needed")
+        if not _is_number(self.delta_scaling) or self.delta_scaling <= 0:
+            raise _error("delta_scaling", self.delta_scaling, "a number above 0 is needed")
+
+    @property
+    def head_bias(self) -> bool:
+        """Whether the heads have a bias; under z-scores the mean of the library stands for it."""
+        return self.output != "zscore"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave.
+
+        Raises ConfigError when a field is missing, unknown or cannot work.
+        """
+        if not isinstance(payload, Mapping):
+            raise ConfigError(f"hypernet is {payload!r}; an object is needed")
+        names = {field.name for field in fields(cls)}
+        missing, unknown = sorted(names - set(payload)), sorted(set(payload) - names)
+        if missing or unknown:
+            raise ConfigError(f"hypernet: missing fields {missing}, unknown fields {unknown}")
+        return cls(**payload)
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )
+
+
+def _error(name: str, value: object, allowed: str) -> ConfigError:
+    return ConfigError(f"hypernet: {name} is {value!r}; {allowed}")

@@ -1,0 +1,124 @@
+"""Hypernetwork: task embeddings to LoraWeights, all slots and all tasks in one pass."""
+
+from __future__ import annotations
+
+from typing import Final, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from text_to_lora.errors import SpecError
+from text_to_lora.hypernet.backbone import Backbone
+from text_to_lora.hypernet.config import HypernetConfig
+from text_to_lora.hypernet.heads import HEADS, Head
+from text_to_lora.hypernet.initialisation import draw
+from text_to_lora.hypernet.outputs import Delta, Direct, Output, ZScore
+from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.lora.weights import LoraWeights
+
+
+@final
+class Hypernetwork(nn.Module):
+    """Predicts the LoRA weights of a task from its task embedding.
+
+    config: sizes and variant; spec: of the adapters that it predicts
+    Weights in bfloat16 give adapters in bfloat16. The backbone computes in fp32 whatever their
+    dtype, and so do the heads on a device without fast bfloat16 products (see layers.HeadLinear).
+    Source: Text-to-LoRA (arXiv 2506.06105), equations 3 and 4.
+    """
+
+    def __init__(
+        self,
+        config: HypernetConfig,
+        spec: LoraSpec,
+        *,
+        backbone: Backbone,
+        head: Head,
+        output: Output,
+    ) -> None:
+        super().__init__()
+        self.config: Final = config
+        self.spec: Final = spec
+        self.backbone = backbone
+        self.head = head
+        self.output = output
+
+    @classmethod
+    def from_config(
+        cls, config: HypernetConfig, spec: LoraSpec, generator: torch.Generator | None = None
+    ) -> Self:
+        """Build with fresh weights, on the CPU and in fp32.
+
+        Direct output starts as one fresh LoRA for all tasks (Bias-HyperInit), the others with
+        torch's default, as in the reference. generator: of all draws; None for torch's own
+        """
+        network = cls.empty(config, spec)
+        blank = {name: torch.empty(t.shape) for name, t in network.state_dict().items()}
+        network.load_state_dict(blank, assign=True)
+        draw(network, generator)
+        if config.output == "direct":
+            network.head.start_as_lora(generator)
+        return network
+
+    @classmethod
+    def empty(cls, config: HypernetConfig, spec: LoraSpec) -> Self:
+        """Build on the meta device, without numbers; `load_state_dict(..., assign=True)` fills it."""
+        layers = sorted({slot.layer for slot in spec.slots})
+        with torch.device("meta"):
+            return cls(
+                config,
+                spec,
+                backbone=Backbone(
+                    embedding_dim=config.embedding_dim,
+                    depth_index=[layers.index(n) for g in spec.groups for n in g.layers],
+                    type_index=[i for i, group in enumerate(spec.groups) for _ in group.layers],
+                    latent_size=config.latent_size,
+                    head_in_size=config.head_in_size,
+                    dropout=config.dropout,
+                ),
+                head=HEADS[config.head](
+                    groups=spec.groups,
+                    rank=spec.rank,
+                    latent_size=config.latent_size,
+                    head_in_size=config.head_in_size,
+                    bias=config.head_bias,
+                ),
+                output=_make_output(config, spec),
+            )
+
+    def forward(self, embeddings: Tensor) -> LoraWeights:
+        """Predict one adapter for each task embedding, [tasks, embedding_dim].
+
+        Gradients flow; autocast is ignored, since the factors need fp32.
+
+        Raises SpecError when the embeddings are not of the width that the network was built for.
+        """
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.config.embedding_dim:
+            raise SpecError(
+                f"task embeddings are {tuple(embeddings.shape)}; "
+                f"[tasks, {self.config.embedding_dim}] is needed; use the encoder of this network"
+            )
+        with torch.autocast(embeddings.device.type, enabled=False):
+            latent = self.backbone(embeddings.to(self._compute_dtype))
+            a, b = self.output(*self.head(latent, self.backbone))
+        return LoraWeights(self.spec, a, b)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of the adapters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def _compute_dtype(self) -> torch.dtype:
+        return torch.promote_types(self.dtype, torch.float32)
+
+
+def _make_output(config: HypernetConfig, spec: LoraSpec) -> Output:
+    if config.output == "zscore":
+        return ZScore(spec.groups, spec.rank)
+    return Delta(config.delta_scaling) if config.output == "delta" else Direct()

@@ -1,0 +1,319 @@
+"""PEFT folder <-> LoraWeights; what is written is minimal, sorted and equal byte for byte."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError
+from text_to_lora.files import read_json, write_folder, write_json
+from text_to_lora.lora.spec import (
+    LoraSpec,
+    ModelOutline,
+    Slot,
+    base_model_ref,
+    peft_selection,
+    peft_selects,
+)
+from text_to_lora.lora.weights import LoraWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+CONFIG_FILE: Final = "adapter_config.json"
+WEIGHTS_FILE: Final = "adapter_model.safetensors"
+PROVENANCE_FILE: Final = "provenance.json"
+
+_TENSOR_NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+# PEFT options that change what the tensors mean; a true value is refused by name.
+_REFUSED: Final = (
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "monteclora_config",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "velora_config",
+)
+# Initialisations that leave the base weights, and with them the file's meaning, as they were.
+_PLAIN_INITIALISATIONS: Final = frozenset({"gaussian", "eva", "orthogonal"})
+
+_NUM_LISTED: Final = 4  # names spelled out in an error
+
+
+def save_adapter(
+    weights: LoraWeights,
+    path: Path | str,
+    *,
+    scale_safe: bool = True,
+    dtype: torch.dtype | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write one adapter as a PEFT folder, whole or not at all.
+
+    scale_safe: fold the scaling into B and write alpha = rank without rsLoRA, so that readers that
+        ignore alpha or rsLoRA get the same ΔW; False keeps A, B, alpha and rsLoRA as they are
+    dtype: of the file; None keeps that of the weights
+    provenance: written beside as provenance.json
+
+    Raises SpecError for several adapters or numbers that are not finite, ConfigError when `path`
+    exists without `overwrite` or cannot be written.
+    """
+    if weights.num_adapters != 1:
+        raise SpecError(
+            f"{weights.num_adapters} adapters for one folder; save each of weights.unbind()"
+        )
+    dtype = dtype or weights.dtype
+    spec = weights.spec
+    factor = spec.scaling if scale_safe else 1.0
+    tensors: dict[str, Tensor] = {}
+    for group in spec.groups:
+        for index, layer in enumerate(group.layers):
+            prefix = spec.peft_name(layer, group.module)
+            a = weights.a[group.key][0, index].detach()
+            b = weights.b[group.key][0, index].detach().float() * factor
+            tensors[f"{prefix}.lora_A.weight"] = a.to("cpu", dtype, copy=True).contiguous()
+            tensors[f"{prefix}.lora_B.weight"] = b.to("cpu", dtype).contiguous()
+    if broken := [name for name in sorted(tensors) if not tensors[name].isfinite().all()]:
+        raise SpecError(f"NaN or infinity in {_some(broken)} as {dtype}; make the adapter again")
+    with write_folder(path, overwrite=overwrite) as folder:
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_json(folder / CONFIG_FILE, _adapter_config(spec, scale_safe=scale_safe))
+        if provenance is not None:
+            write_json(folder / PROVENANCE_FILE, provenance)
+    return Path(path)
+
+
+def load_adapter(
+    path: Path | str,
+    *,
+    spec: LoraSpec | None = None,
+    base_config: PreTrainedConfig | None = None,
+) -> LoraWeights:
+    """Read a PEFT folder into one adapter, in the dtype of its file.
+
+    spec: of the result; the folder must have its slots and rank, and B is rescaled where the
+        folder's scaling is another, so that ΔW stays that of the folder
+    base_config: configuration of the base model, from which the spec is built when none is given
+
+    Raises AdapterFormatError when the folder is not a LoRA adapter that fits exactly; tensors that
+    are missing, left over or of another shape are named. Raises ConfigError without `spec` and
+    `base_config`.
+    """
+    folder = Path(path)
+    config = read_adapter_config(folder)
+    tensors = _read_tensors(folder)
+    if spec is None:
+        if base_config is None:
+            raise ConfigError(
+                f"{str(folder)!r} does not hold the shapes of its base; give spec or base_config"
+            )
+        spec = _spec_of_folder(folder, config, tensors, base_config)
+    else:
+        _check_selection(folder, config, spec)
+    if config["r"] != spec.rank:
+        raise AdapterFormatError(
+            f"{str(folder)!r} has rank {config['r']}; rank {spec.rank} is expected"
+        )
+    _check_tensors(folder, spec, tensors)
+    ratio = _scaling(config) / spec.scaling
+    a, b = {}, {}
+    for group in spec.groups:
+        names = [spec.peft_name(layer, group.module) for layer in group.layers]
+        a[group.key] = torch.stack([tensors[f"{name}.lora_A.weight"] for name in names])[None]
+        stacked = torch.stack([tensors[f"{name}.lora_B.weight"] for name in names])[None]
+        b[group.key] = stacked if math.isclose(ratio, 1.0, rel_tol=1e-12) else stacked * ratio
+    return LoraWeights(spec, a, b)
+
+
+def read_adapter_config(path: Path | str) -> dict[str, Any]:
+    """Read adapter_config.json of a PEFT folder and check that we can represent it.
+
+    Raises AdapterFormatError when it is missing, broken, no LoRA, or uses an option (DoRA, biases,
+    patterns of rank or alpha, saved modules, ...) that is named in the message.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise AdapterFormatError(f"{str(folder)!r} is not a folder; give the adapter's folder")
+    config = read_json(folder / CONFIG_FILE, AdapterFormatError)
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterFormatError(f"{str(folder)!r} has peft_type {kind!r}; only 'LORA' is read")
+    used = [option for option in _REFUSED if config.get(option)]
+    if config.get("bias", "none") != "none":
+        used.append("bias")
+    initialisation = config.get("init_lora_weights", True)
+    if isinstance(initialisation, str) and initialisation not in _PLAIN_INITIALISATIONS:
+        used.append("init_lora_weights")
+    if used:
+        values = ", ".join(f"{option}={config[option]!r}" for option in used)
+        raise AdapterFormatError(
+            f"{str(folder)!r} uses {values}, which plain LoRA cannot represent; "
+            "export it as plain LoRA or merge it into its base"
+        )
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise AdapterFormatError(f"{str(folder)!r} has r={rank!r}; an integer above 0 is needed")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise AdapterFormatError(
+            f"{str(folder)!r} has lora_alpha={alpha!r}; a finite number above 0 is needed"
+        )
+    targets = config.get("target_modules")
+    if not targets or not (
+        isinstance(targets, str)
+        or (isinstance(targets, list) and all(isinstance(target, str) for target in targets))
+    ):
+        raise AdapterFormatError(
+            f"{str(folder)!r} has target_modules={targets!r}; names or a pattern are needed"
+        )
+    return config
+
+
+def _adapter_config(spec: LoraSpec, *, scale_safe: bool) -> dict[str, Any]:
+    # PEFT types alpha as an integer; whole numbers are written as such.
+    alpha = int(spec.alpha) if spec.alpha.is_integer() else spec.alpha
+    config: dict[str, Any] = {
+        "base_model_name_or_path": spec.base.name or None,
+        "bias": "none",
+        "fan_in_fan_out": bool(spec.transposed),
+        "inference_mode": True,
+        "lora_alpha": spec.rank if scale_safe else alpha,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": spec.rank,
+        "task_type": "CAUSAL_LM",
+        "use_rslora": spec.rslora and not scale_safe,
+    } | peft_selection(spec, spec.peft_targets)
+    if spec.base.revision is not None:
+        config["revision"] = spec.base.revision
+    return config
+
+
+def _scaling(config: Mapping[str, Any]) -> float:
+    rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        pickles = sorted(found.name for found in folder.glob("adapter_model*.bin"))
+        if pickles:
+            raise AdapterFormatError(
+                f"{str(folder)!r} holds {pickles[0]}, a pickle, which can run code and is not "
+                f"read; save it again as {WEIGHTS_FILE}"
+            )
+        raise AdapterFormatError(f"{str(folder)!r} holds no {WEIGHTS_FILE}; copy it again")
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    if (start[:1] == b"\x80" and start[1:2] <= b"\x05") or start == b"PK\x03\x04":
+        raise AdapterFormatError(
+            f"{str(file)!r} is a pickle named safetensors, which can run code and is not read; "
+            "save it again with safetensors"
+        )
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise AdapterFormatError(
+            f"{str(file)!r} is truncated or corrupt ({error}); copy or make it again"
+        ) from error
+    return tensors
+
+
+def _spec_of_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    base_config: PreTrainedConfig,
+) -> LoraSpec:
+    """The spec of the slots that a folder selects in a base model."""
+    outline = ModelOutline.from_config(base_config)
+    slots = {f"{outline.layers_path}.{slot.layer}.{slot.module}": slot for slot in outline.slots}
+    chosen: list[Slot] = [slot for name, slot in slots.items() if peft_selects(config, name)]
+    found = {match["module"] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))}
+    if foreign := sorted(found - set(slots)):
+        raise AdapterFormatError(
+            f"{str(folder)!r} adapts {_some(foreign)}, no linear module of the decoder layers of "
+            f"this {base_config.model_type} base; load it with the base that it was made for"
+        )
+    if not chosen:
+        raise AdapterFormatError(
+            f"{str(folder)!r} has target_modules={config['target_modules']!r}, which selects "
+            f"nothing in this {base_config.model_type} base; load it with the base it was made for"
+        )
+    name = config.get("base_model_name_or_path")
+    return LoraSpec.from_outline(
+        outline,
+        chosen,
+        base=base_model_ref(base_config, name=name or None, revision=config.get("revision")),
+        rank=config["r"],
+        alpha=float(config["lora_alpha"]),
+        rslora=bool(config.get("use_rslora")),
+    )
+
+
+def _check_selection(folder: Path, config: Mapping[str, Any], spec: LoraSpec) -> None:
+    """Check that PEFT would adapt every slot of the spec under the folder's configuration."""
+    names = [spec.module_name(slot.layer, slot.module) for slot in spec.slots]
+    if missed := [name for name in names if not peft_selects(config, name)]:
+        raise AdapterFormatError(
+            f"{str(folder)!r} does not select {_some(missed)} by its target_modules; "
+            "load it with the spec that it was made for"
+        )
+
+
+def _check_tensors(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Check names, shapes, dtypes and values against the spec; list all that differs."""
+    shapes = {}
+    for slot in spec.slots:
+        prefix = spec.peft_name(slot.layer, slot.module)
+        shapes[f"{prefix}.lora_A.weight"] = (spec.rank, slot.in_features)
+        shapes[f"{prefix}.lora_B.weight"] = (slot.out_features, spec.rank)
+    problems = []
+    if missing := sorted(set(shapes) - set(tensors)):
+        problems.append(f"missing {_some(missing)}")
+    if extra := sorted(set(tensors) - set(shapes)):
+        problems.append(f"unexpected {_some(extra)}")
+    common = sorted(set(shapes) & set(tensors))
+    if reshaped := [
+        f"{name} {tuple(tensors[name].shape)}, not {shapes[name]}"
+        for name in common
+        if tuple(tensors[name].shape) != shapes[name]
+    ]:
+        problems.append(f"wrong shape of {_some(reshaped)}")
+    if len(dtypes := sorted({str(tensors[name].dtype) for name in common})) > 1:
+        problems.append(f"several dtypes {', '.join(dtypes)}")
+    elif common and not tensors[common[0]].is_floating_point():
+        problems.append(f"dtype {dtypes[0]} is not floating")
+    elif broken := [name for name in common if not tensors[name].isfinite().all()]:
+        problems.append(f"NaN or infinity in {_some(broken)}")
+    if problems:
+        raise AdapterFormatError(
+            f"{str(folder)!r} does not fit: {'; '.join(problems)}; "
+            "copy it again or load it with the base that it was made for"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
+    return ", ".join(listed[:_NUM_LISTED]) + more

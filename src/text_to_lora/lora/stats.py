@@ -1,0 +1,37 @@
+"""Norms of adapters and the angles between them, without forming ΔW."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from text_to_lora.lora.weights import LoraWeights
+
+
+def delta_norms(weights: LoraWeights) -> dict[str, Tensor]:
+    """Frobenius norm of every slot's ΔW, scaling included, per group [adapters, slots]."""
+    norms = {}
+    for key in weights.a:
+        a, b = weights.a[key].double(), weights.b[key].double()
+        squares = ((b.mT @ b) * (a @ a.mT)).sum(dim=(2, 3))  # |BA|² = <BᵀB, AAᵀ>
+        norms[key] = weights.spec.scaling * squares.clamp_min(0).sqrt()
+    return norms
+
+
+def delta_cosines(weights: LoraWeights) -> Tensor:
+    """Cosine between the whole ΔW of each pair of adapters, [adapters, adapters].
+
+    An adapter of zeros has cosine 0 with every other.
+    """
+    adapters = weights.num_adapters
+    products = torch.zeros(adapters, adapters, dtype=torch.float64, device=weights.device)
+    for key in weights.a:
+        for a, b in zip(
+            weights.a[key].double().unbind(1), weights.b[key].double().unbind(1), strict=True
+        ):
+            a_products = torch.einsum("iru,jsu->ijrs", a, a)
+            b_products = torch.einsum("iur,jus->ijrs", b, b)
+            products += (a_products * b_products).sum(dim=(2, 3))
+    lengths = products.diagonal().clamp_min(0).sqrt()
+    scale = torch.outer(lengths, lengths)
+    return torch.where(scale > 0, products / scale.clamp_min(torch.finfo(scale.dtype).tiny), 0.0)

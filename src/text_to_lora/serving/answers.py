@@ -1,0 +1,132 @@
+"""Answers of a base model with and without adapters, and how far an adapter moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from text_to_lora.lora.apply import adapted
+from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.tasks.prompts import PromptFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Nats per answer token under which an adapter "hardly changes" its base: by Pinsker's inequality
+# no token's probability then moves by more than 5 points on average.
+SMALL_EFFECT: Final = 0.005
+
+_LONGEST = 4096  # tokens of a prompt with its answer, where the model would read more
+
+
+@torch.inference_mode()
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Sequence[str],
+    *,
+    weights: LoraWeights | None = None,
+    rows: Sequence[int] | None = None,
+    description: str | None = None,
+    max_new_tokens: int = 32,
+) -> list[str]:
+    """Greedy answers to inputs, all in one batch.
+
+    weights: adapters to answer with; rows: adapter of each input, None for adapter 0
+    description: put into the prompt; left out by default
+    max_new_tokens: most tokens of an answer
+
+    Raises SpecError when the adapters are for another base, ConfigError when nothing of the
+    inputs fits beside the answer.
+    """
+    frame = PromptFormat.for_tokenizer(tokenizer)
+    room = _context(model) - max_new_tokens
+    prompts = [
+        frame.encode(tokenizer, text, description=description, max_length=room).prompt_ids
+        for text in inputs
+    ]
+    ids, mask = _pad_left(prompts, tokenizer, model.device)
+    generate = cast("Any", model).generate
+    with _block(model, weights, rows, len(inputs)):
+        output: Tensor = generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+@torch.inference_mode()
+def effect(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Sequence[str],
+    answers: Sequence[str],
+    weights: LoraWeights,
+    *,
+    rows: Sequence[int] | None = None,
+) -> Tensor:
+    """How far adapters move the base on these answers, [inputs].
+
+    Mean over the positions that predict an answer's tokens of KL(adapted, base), in nats. Take the
+    adapted model's own answers, since the positions of other answers may never be reached.
+    rows: adapter of each input, None for adapter 0
+    """
+    frame = PromptFormat.for_tokenizer(tokenizer)
+    encoded = [
+        frame.encode(tokenizer, text, reply, max_length=_context(model))
+        for text, reply in zip(inputs, answers, strict=True)
+    ]
+    lengths = torch.tensor([len(row.answer_ids) for row in encoded], device=model.device)
+    ids, mask = _pad_left(
+        [row.prompt_ids + row.answer_ids for row in encoded], tokenizer, model.device
+    )
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    longest = int(lengths.max())
+
+    def scores() -> Tensor:
+        logits: Tensor = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).logits[:, -longest - 1 : -1]
+        return log_softmax(logits.float(), dim=-1)
+
+    plain = scores()
+    with _block(model, weights, rows, len(inputs)):
+        moved = scores()
+    divergence = (moved.exp() * (moved - plain)).sum(-1)  # [inputs, longest]
+    counted = torch.arange(longest, device=model.device) >= longest - lengths[:, None]
+    return (divergence * counted).sum(1) / lengths
+
+
+def _block(
+    model: PreTrainedModel, weights: LoraWeights | None, rows: Sequence[int] | None, count: int
+) -> AbstractContextManager[None]:
+    if weights is None:
+        return nullcontext()
+    return adapted(model, weights, list(rows) if rows is not None else [0] * count)
+
+
+def _context(model: PreTrainedModel) -> int:
+    """Tokens that a prompt and its answer may have together."""
+    text_config = model.config.get_text_config(decoder=True)
+    return min(int(getattr(text_config, "max_position_embeddings", _LONGEST)), _LONGEST)
+
+
+def _pad_left(
+    rows: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and their mask, each [rows, seq]."""
+    width = max(map(len, rows))
+    pad = tokenizer.pad_token_id or 0
+    ids = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

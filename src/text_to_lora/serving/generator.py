@@ -1,0 +1,246 @@
+"""TextToLora, the facade: a sentence in, a working adapter out; the base's weights stay on disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+import text_to_lora
+from text_to_lora.encoders import TextEncoder, load_encoder
+from text_to_lora.errors import ConfigError
+from text_to_lora.files import write_folder
+from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
+from text_to_lora.lora.apply import adapted, merge
+from text_to_lora.lora.peft_format import save_adapter
+from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.serving.sources import find_hypernet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Generated adapters with where each came from.
+
+    weights: one adapter a description; provenance: JSON of each, written beside it
+    """
+
+    weights: LoraWeights
+    descriptions: tuple[str, ...]
+    provenance: tuple[Mapping[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.descriptions)
+
+    def on(
+        self, model: PreTrainedModel, rows: Sequence[int] | Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        """Put the adapters on a live model for a `with` block: row i uses adapter rows[i]."""
+        return adapted(model, self.weights, rows)
+
+    def merge_into(self, model: PreTrainedModel) -> None:
+        """Add the one adapter to a model's weights for good.
+
+        Raises SpecError for several adapters or another base.
+        """
+        merge(model, self.weights)
+
+    def scale(self, strength: float) -> Adapters:
+        """The same adapters with ΔW times `strength`."""
+        noted = tuple(
+            {**entry, "strength": entry["strength"] * strength} for entry in self.provenance
+        )
+        return Adapters(self.weights.scale(strength), self.descriptions, noted)
+
+    def blend(self, coefficients: Sequence[float] | None = None) -> Adapters:
+        """One adapter whose ΔW is the weighted sum of these; None for their mean.
+
+        Exact in ΔW; its rank is theirs added up.
+
+        Raises ConfigError when there is not one coefficient an adapter.
+        """
+        number = len(self)
+        shares = list(coefficients) if coefficients is not None else [1 / number] * number
+        if len(shares) != number:
+            raise ConfigError(f"{len(shares)} coefficients for {number} adapters; give one each")
+        entry = {
+            **self.provenance[0],
+            "description": " + ".join(self.descriptions),
+            "blend": [
+                {"coefficient": share, "description": text}
+                for share, text in zip(shares, self.descriptions, strict=True)
+            ],
+        }
+        weights = self.weights.blend(torch.tensor([shares]))
+        return Adapters(weights, (entry["description"],), (entry,))
+
+    def save(
+        self,
+        path: Path | str,
+        *,
+        scale_safe: bool = True,
+        dtype: torch.dtype | None = None,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write PEFT folders: one adapter into `path`, several into numbered folders below it.
+
+        Whole or not at all. Returns the adapters' folders.
+
+        Raises ConfigError when `path` exists without `overwrite` or cannot be written.
+        """
+        target = Path(path)
+        options: dict[str, Any] = {"scale_safe": scale_safe, "dtype": dtype}
+        if len(self) == 1:
+            entry = self.provenance[0]
+            save_adapter(self.weights, target, provenance=entry, overwrite=overwrite, **options)
+            return [target]
+        width = len(str(len(self)))
+        names = [
+            f"{number:0{width}}-{_slug(text)}" for number, text in enumerate(self.descriptions, 1)
+        ]
+        with write_folder(target, overwrite=overwrite) as temporary:
+            for name, weights, entry in zip(
+                names, self.weights.unbind(), self.provenance, strict=True
+            ):
+                save_adapter(weights, temporary / name, provenance=entry, **options)
+        return [target / name for name in names]
+
+
+class TextToLora:
+    """A trained hypernetwork with its text encoder.
+
+    >>> t2l = TextToLora.from_pretrained("embedded")
+    >>> adapters = t2l.generate(["Decide whether a film review is positive or negative"])
+    >>> adapters.save("review-adapter")
+    """
+
+    def __init__(self, loaded: Loaded, *, name: str, encoder: TextEncoder | None = None) -> None:
+        self._loaded = loaded
+        self._given_encoder = encoder
+        self.name = name
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "embedded",
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        encoder: TextEncoder | None = None,
+    ) -> Self:
+        """Load a hypernetwork: "embedded", a folder, or a repository of the hub.
+
+        dtype: of the hypernetwork and what it generates
+        encoder: instead of the one that the hypernetwork names
+
+        Raises ConfigError when there is no such thing, CheckpointError when it is broken.
+        """
+        folder = find_hypernet(name_or_path, revision=revision)
+        loaded = load_hypernet(folder, device=str(device), dtype=dtype)
+        if encoder is not None and encoder.config.embedding_dim != loaded.encoder.embedding_dim:
+            raise ConfigError(
+                f"the encoder is {encoder.config.embedding_dim} wide; "
+                f"the hypernetwork needs {loaded.encoder.embedding_dim}"
+            )
+        return cls(loaded, name=str(name_or_path), encoder=encoder)
+
+    @property
+    def spec(self) -> LoraSpec:
+        """What the generated adapters are for."""
+        return self._loaded.hypernet.spec
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """How the hypernetwork was trained, as written beside it."""
+        return self._loaded.training
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the hypernetwork's folder."""
+        return self._loaded.fingerprint
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The text encoder, loaded on first use."""
+        return self._given_encoder or load_encoder(self._loaded.encoder)
+
+    @torch.inference_mode()
+    def generate(self, descriptions: Sequence[str], *, strength: float = 1.0) -> Adapters:
+        """Generate one adapter a description, all in one batch.
+
+        strength: factor of ΔW
+
+        Raises ConfigError when a description is empty; warns when one is longer than the encoder
+        reads.
+        """
+        texts = [text.strip() for text in descriptions] if descriptions else []
+        if not texts:
+            raise ConfigError("no description; say in a sentence what the task is")
+        weights = self._loaded.hypernet(self.encode(descriptions))
+        provenance = tuple(
+            {
+                "description": text,
+                "hypernet": self.name,
+                "hypernet_fingerprint": self._loaded.fingerprint,
+                "encoder": self._loaded.encoder.name,
+                "encoder_fingerprint": self._loaded.encoder.fingerprint,
+                "base": self.spec.base.name,
+                "strength": 1.0,
+                "version": text_to_lora.__version__,
+            }
+            for text in texts
+        )
+        adapters = Adapters(weights, tuple(texts), provenance)
+        adapters.weights.check_finite()
+        return adapters if strength == 1.0 else adapters.scale(strength)
+
+    def encode(self, descriptions: Sequence[str]) -> Tensor:
+        """Task embeddings of descriptions, on the hypernetwork's device, [tasks, embedding_dim]."""
+        parameter = next(self._loaded.hypernet.parameters())
+        return self.encoder.encode(descriptions).to(parameter.device, parameter.dtype)
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write the hypernetwork's folder, whole or not at all."""
+        loaded = self._loaded
+        save_hypernet(
+            path,
+            loaded.hypernet,
+            loaded.encoder,
+            training=dict(loaded.training),
+            overwrite=overwrite,
+        )
+        return Path(path)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the hypernetwork to the hub; gives the address of the commit.
+
+        repo_id: OWNER/NAME; made when it does not exist
+        """
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as scratch:
+            folder = self.save(Path(scratch) / "hypernet")
+            message = "Upload hypernetwork"
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+        return str(commit)
+
+
+def _slug(text: str) -> str:
+    """A folder name from the first words of a description."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-").split("-")
+    return "-".join(words[:6])[:40] or "adapter"

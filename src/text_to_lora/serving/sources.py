@@ -1,0 +1,117 @@
+"""Where weights come from: the embedded package, a local folder, or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal
+
+from text_to_lora.errors import ConfigError
+
+EMBEDDED: Final = "embedded"
+EMBEDDED_BASE: Final = "text-to-lora-embedded"  # the base's name inside specs and adapters
+
+# Checkpoints that the paper's authors published in one repository, by the folder inside it, with
+# the base model of each. Source: its README; `t2l convert` reads them.
+REFERENCE_REPOSITORY: Final = "SakanaAI/text-to-lora"
+REFERENCE_CHECKPOINTS: Final = {
+    "trained_t2l/mistral_7b_t2l": "mistralai/Mistral-7B-Instruct-v0.2",
+    "trained_t2l/llama_8b_t2l": "meta-llama/Llama-3.1-8B-Instruct",
+    "trained_t2l/gemma_2b_t2l": "google/gemma-2-2b-it",
+}
+
+
+def embedded_folder(part: Literal["base", "hypernet", "multitask"]) -> Path:
+    """Folder of one part of the embedded default.
+
+    Raises ConfigError when the package with the weights is not installed or holds none.
+    """
+    try:
+        import text_to_lora_embedded as package
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "the embedded weights are not installed; "
+            "pip install 'text-to-lora[embedded]', or name a model folder"
+        ) from None
+    folder = Path(package.ROOT) / part
+    if not folder.is_dir():
+        raise ConfigError(
+            f"the package {EMBEDDED_BASE!r} holds no {part!r}; reinstall it, or name a model folder"
+        )
+    return folder
+
+
+def find_hypernet(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """Folder of a hypernetwork: "embedded", a local folder, or a repository of the hub.
+
+    Raises ConfigError when there is no such thing.
+    """
+    if str(name_or_path) == EMBEDDED:
+        return embedded_folder("hypernet")
+    return _find(name_or_path, revision, "hypernetwork")
+
+
+def find_base(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """Folder of a base model: "embedded", a local folder, or a repository of the hub.
+
+    Raises ConfigError when there is no such thing.
+    """
+    if str(name_or_path) in (EMBEDDED, EMBEDDED_BASE):
+        return embedded_folder("base")
+    return _find(name_or_path, revision, "base model")
+
+
+def find_adapter(name_or_path: str | Path, *, revision: str | None = None) -> Path:
+    """Folder of an adapter: "embedded" for the multi-task adapter, a local folder, or the hub's.
+
+    Raises ConfigError when there is no such thing.
+    """
+    if str(name_or_path) == EMBEDDED:
+        return embedded_folder("multitask")
+    return _find(name_or_path, revision, "adapter")
+
+
+def local_hypernets(folder: Path | str) -> list[Path]:
+    """Folders with a hypernetwork in them, up to two levels below `folder`, sorted."""
+    from text_to_lora.files import read_json
+    from text_to_lora.hypernet.checkpoint import FORMAT
+
+    def is_hypernet(file: Path) -> bool:
+        try:
+            return read_json(file).get("format") == FORMAT
+        except ConfigError:
+            return False
+
+    root = Path(folder)
+    files = {file for pattern in ("", "*/", "*/*/") for file in root.glob(f"{pattern}config.json")}
+    return [file.parent for file in sorted(files) if is_hypernet(file)]
+
+
+def _find(name_or_path: str | Path, revision: str | None, what: str) -> Path:
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    name = str(name_or_path)
+    if path.exists():
+        raise ConfigError(f"{name!r} is a file; give the folder of a {what}")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or " " in name:
+        raise ConfigError(
+            f"unknown {what} {name!r}; give {EMBEDDED!r}, a folder that exists, or OWNER/NAME "
+            "of the hub (`t2l models` lists what is here)"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        # Weights in other forms, which a repository may hold beside safetensors, stay there.
+        ignored = ["*.bin", "*.pth", "*.pt", "*.gguf", "*.msgpack", "*.h5", "*.onnx"]
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=ignored))
+    except (HFValidationError, OSError) as error:  # the hub's own errors are OSErrors
+        raise ConfigError(
+            f"cannot get {what} {name!r} from the hub: {first_line(error)}; check the name and the "
+            "network, or give a folder"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return next((line for line in str(error).splitlines() if line), type(error).__name__)

@@ -1,0 +1,78 @@
+"""load_encoder: names, stored configs, and what is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import text_to_lora
+from text_to_lora.encoders import CachedEncoder, HashEncoder, TextSettings, load_encoder
+from text_to_lora.errors import ConfigError
+
+SOURCES = Path(text_to_lora.__path__[0])
+
+
+def test_a_stored_config_gives_the_same_vectors() -> None:
+    settings = TextSettings(prefix="Query: ", add_full_stop=False, norm=2.0, max_tokens=40)
+    stored = HashEncoder(48, settings).config
+    loaded = load_encoder(stored)
+    assert loaded.config == stored
+    assert torch.equal(loaded.encode(["a b"]), HashEncoder(48, settings).encode(["a b"]))
+
+
+def test_a_name_takes_settings_and_a_cache(tmp_path: Path) -> None:
+    encoder = load_encoder("hash", settings=TextSettings(norm=1.0), cache_dir=tmp_path)
+    assert isinstance(encoder, CachedEncoder) and encoder.config.norm == 1.0
+    assert encoder.config.embedding_dim == 32
+
+
+def test_another_fingerprint_is_refused_with_both() -> None:
+    config = HashEncoder().config
+    with pytest.raises(
+        ConfigError, match=f"'hash' has fingerprint {config.fingerprint}.*trained with abc; load"
+    ):
+        load_encoder(replace(config, fingerprint="abc"))
+
+
+def test_an_unknown_fingerprint_is_not_checked() -> None:
+    config = replace(HashEncoder().config, fingerprint="")
+    assert load_encoder(config).config.embedding_dim == 32
+
+
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [
+        ("", "name is ''; 'minilm' or a model is expected"),
+        ("language-model", "'language-model' needs a name; write language-model:NAME"),
+        ("sentence-transformers", "needs a name; write sentence-transformers:NAME"),
+    ],
+)
+def test_a_name_that_names_nothing_is_refused(which: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_encoder(which)
+
+
+def test_settings_do_not_override_a_stored_config() -> None:
+    with pytest.raises(ConfigError, match="belong to the stored config"):
+        load_encoder(HashEncoder().config, settings=TextSettings())
+
+
+def test_importing_the_package_imports_no_model_library() -> None:
+    code = (
+        "import sys, text_to_lora.encoders;"
+        "print([n for n in ('transformers', 'sentence_transformers', 'tokenizers') "
+        "if n in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_remote_code_is_off_in_every_source_file() -> None:
+    for file in SOURCES.rglob("*.py"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            assert "trust_remote_code" not in line or "trust_remote_code=False" in line, file

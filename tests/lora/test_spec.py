@@ -1,0 +1,222 @@
+"""Specs of every family, targets, refusals, hash and JSON form."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from text_to_lora.errors import SpecError, T2LWarning
+from text_to_lora.lora import LoraSpec, config_hash
+from text_to_lora.lora.spec import peft_selection, peft_selects
+
+
+def test_shapes_of_every_family_are_those_of_the_live_modules(kit: Any, family: str) -> None:
+    config = kit.config(family)
+    spec = LoraSpec.from_config(config, targets="all-linear")
+    modules = dict(kit.model(config).named_modules())
+    for slot in spec.slots:
+        weight = modules[spec.module_name(slot.layer, slot.module)].weight
+        shape = (slot.in_features, slot.out_features)
+        assert tuple(weight.shape) == (shape if slot.module in spec.transposed else shape[::-1])
+    assert not any("vision" in spec.module_name(s.layer, s.module) for s in spec.slots)
+
+
+def test_slots_are_layer_major_and_groups_sorted(llama_spec: LoraSpec) -> None:
+    assert [(slot.layer, slot.module) for slot in llama_spec.slots] == [
+        (0, "self_attn.q_proj"),
+        (0, "self_attn.v_proj"),
+        (1, "self_attn.q_proj"),
+        (1, "self_attn.v_proj"),
+    ]
+    assert llama_spec.peft_name(1, "self_attn.q_proj") == (
+        "base_model.model.model.layers.1.self_attn.q_proj"
+    )
+    # q: 32 -> 32, v: 32 -> 2 heads of 8; two layers
+    assert llama_spec.num_parameters == 2 * 4 * ((32 + 32) + (32 + 16))
+
+
+def test_unlike_shapes_under_one_name_become_two_groups(kit: Any) -> None:
+    spec = LoraSpec.from_config(kit.config("gemma4"), targets="q_proj")
+    assert [(g.key, g.module, g.layers) for g in spec.groups] == [
+        ("self_attn.q_proj:32x64", "self_attn.q_proj", (0,)),
+        ("self_attn.q_proj:32x96", "self_attn.q_proj", (1,)),
+    ]
+    one_layer = LoraSpec.from_config(kit.config("gemma4"), targets="q_proj", layers=[1])
+    assert [group.key for group in one_layer.groups] == ["self_attn.q_proj"]
+
+
+def test_leaf_path_and_order_of_targets_give_one_spec(kit: Any) -> None:
+    config = kit.config("llama")
+    by_leaf = LoraSpec.from_config(config, targets=["v_proj", "q_proj"])
+    by_path = LoraSpec.from_config(config, targets=["self_attn.q_proj", "self_attn.v_proj"])
+    assert by_leaf == by_path
+
+
+def test_v_proj_is_not_found_inside_qkv_proj(kit: Any) -> None:
+    with pytest.raises(SpecError, match=r"no target module 'v_proj' \(did you mean 'qkv_proj'"):
+        LoraSpec.from_config(kit.config("phi3"), targets=["v_proj"])
+
+
+def test_unknown_target_lists_what_exists(kit: Any) -> None:
+    with pytest.raises(SpecError, match=r"'q_prj' .*mean 'q_proj'.*has mlp.down_proj, .*v_proj"):
+        LoraSpec.from_config(kit.config("llama"), targets=["q_prj"])
+
+
+def test_target_outside_the_decoder_layers_is_unknown(kit: Any) -> None:
+    with pytest.raises(SpecError, match="no target module 'lm_head'"):
+        LoraSpec.from_config(kit.config("llama"), targets=["lm_head"])
+    with pytest.raises(SpecError, match="no target module 'fc1'"):
+        LoraSpec.from_config(kit.config("gemma3"), targets=["fc1"])
+
+
+def test_target_of_other_layers_says_which(kit: Any) -> None:
+    config = transformers.Qwen2MoeConfig(
+        **kit.config("qwen2_moe").to_diff_dict() | {"mlp_only_layers": [0]}
+    )
+    with pytest.raises(SpecError, match=r"'shared_expert.up_proj' is not .* in layers \[1\]"):
+        LoraSpec.from_config(config, targets=["shared_expert.up_proj"], layers=[0])
+
+
+@pytest.mark.parametrize("target", ["gate_up_proj", "mlp.experts", "experts.down_proj"])
+def test_fused_experts_are_refused_in_one_line(kit: Any, target: str) -> None:
+    with pytest.raises(SpecError, match=f"'{target}' means expert parameters") as caught:
+        LoraSpec.from_config(kit.config("qwen2_moe"), targets=[target])
+    assert "\n" not in str(caught.value)
+
+
+def test_name_shared_by_experts_and_a_module_warns(kit: Any) -> None:
+    with pytest.warns(T2LWarning, match=r"'down_proj' adapts mlp.shared_expert.down_proj but not"):
+        spec = LoraSpec.from_config(kit.config("qwen2_moe"), targets=["down_proj"])
+    assert [group.module for group in spec.groups] == ["mlp.shared_expert.down_proj"]
+
+
+def test_all_linear_on_experts_is_attention_and_shared_expert(kit: Any) -> None:
+    spec = LoraSpec.from_config(kit.config("qwen2_moe"), targets="all-linear")
+    assert [group.module for group in spec.groups] == [
+        *(f"mlp.shared_expert.{name}_proj" for name in ("down", "gate", "up")),
+        *(f"self_attn.{name}_proj" for name in "koqv"),
+    ]
+    named = LoraSpec.from_config(kit.config("qwen2_moe"), targets=["shared_expert_gate"])  # router
+    assert named.groups[0].out_features == 1
+
+
+@pytest.mark.parametrize("layers", [[2], [-1], [0, 0], []])
+def test_layers_out_of_range_are_refused(kit: Any, layers: list[int]) -> None:
+    with pytest.raises(SpecError, match="distinct numbers from 0 to 1"):
+        LoraSpec.from_config(kit.config("llama"), targets="q_proj", layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("rank", 0), ("rank", 2.0), ("alpha", 0.0), ("alpha", math.inf)]
+)
+def test_rank_and_alpha_are_checked(kit: Any, field: str, value: Any) -> None:
+    with pytest.raises(SpecError, match=f"{field} is {value}"):
+        LoraSpec.from_config(kit.config("llama"), targets="q_proj", **{field: value})
+
+
+def test_model_without_causal_head_is_refused() -> None:
+    with pytest.raises(SpecError, match="no causal language model for configuration 'vit'"):
+        LoraSpec.from_config(transformers.ViTConfig(), targets="all-linear")
+
+
+def test_scaling_is_alpha_over_rank_or_its_root(llama_spec: LoraSpec) -> None:
+    assert llama_spec.scaling == 6.0 / 4
+    assert llama_spec.with_(rslora=True).scaling == 6.0 / 2
+    for rslora in (False, True):
+        spec = llama_spec.with_(rslora=rslora)
+        assert spec.with_rank(9).scaling == pytest.approx(spec.scaling)
+        assert spec.with_(alpha=12.0).scaling == 2 * spec.scaling
+
+
+def test_json_form_comes_back_equal(kit: Any, family: str) -> None:
+    spec = LoraSpec.from_config(kit.config(family), targets="all-linear", name="x", revision="r")
+    assert LoraSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "unknown extra"),
+        ({"rank": "8"}, "spec.rank is '8'"),
+        ({"rank": True}, "spec.rank is True"),
+        ({"alpha": None}, "spec.alpha is None"),
+        ({"base": {"name": "x"}}, "missing config_hash, missing model_type"),
+        ({"groups": [{"key": "q"}]}, "spec.groups has wrong fields"),
+        ({"transposed": [1]}, r"spec.transposed is \[1\]"),
+        ({"num_layers": 1}, r"has layers \(0, 1\); the base has 1"),
+        ({"groups": []}, "without target modules"),
+    ],
+)
+def test_broken_json_form_is_refused(
+    llama_spec: LoraSpec, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        LoraSpec.from_dict(llama_spec.to_dict() | change)
+
+
+def test_json_form_without_a_field_or_in_another_order_is_refused(llama_spec: LoraSpec) -> None:
+    payload = llama_spec.to_dict()
+    payload["groups"] = payload["groups"][::-1]
+    with pytest.raises(SpecError, match="not the sorted groups"):
+        LoraSpec.from_dict(payload)
+    del payload["rank"]
+    with pytest.raises(SpecError, match="missing rank"):
+        LoraSpec.from_dict(payload)
+
+
+def test_unknown_group_is_named(llama_spec: LoraSpec) -> None:
+    assert llama_spec.group("self_attn.q_proj").out_features == 32
+    with pytest.raises(SpecError, match=r"no group 'k'; groups are self_attn.q_proj"):
+        llama_spec.group("k")
+
+
+def test_hash_follows_shapes_only(kit: Any) -> None:
+    base = kit.config("llama")
+    same = kit.config("llama")
+    same.update({"use_cache": False, "eos_token_id": 5, "rms_norm_eps": 1e-3, "dtype": "bfloat16"})
+    same._attn_implementation = "eager"
+    assert config_hash(base) == config_hash(same)
+    for change in ({"hidden_size": 64}, {"num_key_value_heads": 4}, {"vocab_size": 62}):
+        other = kit.config("llama")
+        other.update(change)
+        assert config_hash(other) != config_hash(base)
+
+
+def test_hash_of_a_live_model_is_that_of_its_configuration(kit: Any, family: str) -> None:
+    config = kit.config(family)
+    expected = config_hash(kit.config(family))
+    assert config_hash(kit.model(config).config) == expected
+    hashes = {config_hash(kit.config(other)) for other in kit.families}
+    assert len(hashes) == len(kit.families)
+
+
+def test_hash_survives_saving_and_loading(kit: Any, family: str, tmp_path: Path) -> None:
+    kit.config(family).save_pretrained(tmp_path)
+    loaded = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert config_hash(loaded) == config_hash(kit.config(family))
+
+
+def test_another_base_is_refused(kit: Any, llama_spec: LoraSpec) -> None:
+    llama_spec.check_base(kit.config("llama"))
+    with pytest.raises(SpecError, match=r"for base .*\(llama, config .*\(mistral, config"):
+        llama_spec.check_base(kit.config("mistral"))
+
+
+@pytest.mark.parametrize("layers", [None, [1]])
+def test_peft_selection_hits_the_slots_and_nothing_else(
+    kit: Any, family: str, layers: list[int] | None
+) -> None:
+    config = kit.config(family)
+    names = [name for name, _ in kit.model(config).named_modules()]
+    everything = LoraSpec.from_config(config, targets="all-linear", layers=layers)
+    for path in {group.module for group in everything.groups}:
+        spec = LoraSpec.from_config(config, targets=[path], layers=layers)
+        wanted = {spec.module_name(slot.layer, slot.module) for slot in spec.slots}
+        for targets in {spec.peft_targets, ()}:
+            selection = peft_selection(spec, targets)
+            assert {name for name in names if peft_selects(selection, name)} == wanted
