@@ -1,33 +1,28 @@
-"""What all tests share: markers that are off unless asked for, one thread, seeded randomness."""
+"""What all tests share: one thread, seeded randomness, a look at what a process imports."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 
-MARKERS = {
-    "gpu": "needs an accelerator",
-    "network": "reaches a model hub or a package index",
-    "slow": "takes more than a few seconds",
-}
+# What generating an adapter never imports; each costs seconds.
+TRAINING_MODULES = (
+    "transformers.trainer",
+    "datasets",
+    "peft",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "sentence_transformers",
+)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    for name, reason in MARKERS.items():
-        parser.addoption(f"--run-{name}", action="store_true", help=f"run tests that: {reason}")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    for name, reason in MARKERS.items():
-        config.addinivalue_line("markers", f"{name}: {reason}; runs with --run-{name}")
+def pytest_configure() -> None:
     torch.set_num_threads(1)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        for name in MARKERS:
-            if item.get_closest_marker(name) and not config.getoption(f"--run-{name}"):
-                item.add_marker(pytest.mark.skip(reason=f"runs with --run-{name}"))
 
 
 @pytest.fixture
@@ -40,3 +35,17 @@ def generator() -> torch.Generator:
 def _seeded() -> None:
     """Seed the global generator, which the random models of transformers draw from."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def assert_light() -> Callable[..., None]:
+    """Run Python code in a fresh process; fail if it imports training libraries or `also`."""
+
+    def check(code: str, also: tuple[str, ...] = ()) -> None:
+        names = TRAINING_MODULES + also
+        code += f"\nimport sys; print([name for name in {names} if name in sys.modules])"
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
+
+    return check

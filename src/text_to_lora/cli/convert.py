@@ -36,6 +36,6 @@ def convert(
     order = module_order.split(",") if module_order else None
     config = load_base_config(base) if base else None
     convert_official(
-        source, output, base_config=config, base=base, module_order=order, overwrite=overwrite
+        source, output, base_config=config, module_order=order, overwrite=overwrite
     )
     typer.echo(f"{output}  converted from {source}")

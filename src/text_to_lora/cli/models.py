@@ -1,49 +1,49 @@
-"""t2l models: which hypernetworks are here."""
+"""t2l models: which hypernetworks are here, and which others are known."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from text_to_lora.cli.common import AsJson, echo_json
-from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.errors import T2LError
 
 
 def models(
     folder: Annotated[
-        Path, typer.Argument(help="Look for hypernetwork folders below this one too.")
+        Path, typer.Argument(help="Look for hypernetwork folders up to two levels below.")
     ] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """List the embedded hypernetwork and those in folders below FOLDER.
+    """List the embedded hypernetwork, those in FOLDER, and published ones that can be converted.
 
     Example:
 
       t2l models runs
     """
-    from text_to_lora.cli.inspect import describe
-    from text_to_lora.serving.sources import find_hypernet
+    from text_to_lora.serving import sources
+    from text_to_lora.serving.describe import describe
 
-    found: list[dict[str, object]] = []
-    try:
-        found.append({**describe(find_hypernet("embedded")), "name": "embedded"})
-    except ConfigError as error:
-        found.append({"name": "embedded", "missing": str(error)})
-    for file in sorted({*folder.glob("*/config.json"), *folder.glob("*/*/config.json")}):
+    found: list[dict[str, Any]] = []
+    for name in (sources.EMBEDDED, *map(str, sources.local_hypernets(folder))):
         try:
-            entry = describe(file.parent)
-        except T2LError:
-            continue
-        if entry["kind"] == "hypernetwork":
-            found.append({**entry, "name": str(file.parent)})
+            found.append({"name": name, **describe(sources.find_hypernet(name))})
+        except T2LError as error:
+            found.append({"name": name, "kind": "unusable", "reason": str(error)})
+    found += [
+        {"name": f"{sources.REFERENCE_REPOSITORY}/{path}", "kind": "reference", "base": base}
+        for path, base in sources.REFERENCE_CHECKPOINTS.items()
+    ]
     if as_json:
         echo_json(found)
         return
     for item in found:
-        if "missing" in item:
-            typer.echo(f"{item['name']}  not installed: {item['missing']}")
+        if item["kind"] == "unusable":
+            typer.echo(f"{item['name']}  cannot be used: {item['reason']}")
+        elif item["kind"] == "reference":
+            typer.echo(f"{item['name']}  for {item['base']}; download it, then t2l convert")
         else:
             typer.echo(
                 f"{item['name']}  for {item['base']}, head {item['head']}, rank {item['rank']}, "

@@ -50,10 +50,10 @@ def run(
     limit = max_new_tokens
     plain = answer(language_model, tokenizer, texts, max_new_tokens=limit)
     moved = answer(language_model, tokenizer, texts, weights=weights, max_new_tokens=limit)
-    change = float(effect(language_model, tokenizer, texts, weights).mean())
+    change = float(effect(language_model, tokenizer, texts, moved, weights).mean())
     if change < SMALL_EFFECT:
         warnings.warn(
-            f"the adapter hardly changes the base ({change:.4f} nats at the first answer token, "
+            f"the adapter hardly changes the base ({change:.4f} nats per answer token, "
             f"under {SMALL_EFFECT}); say the task in other words, or raise --strength",
             T2LWarning,
             stacklevel=1,
@@ -67,4 +67,4 @@ def run(
         return
     for row in rows:
         typer.echo(f"input    {row['input']}\nbase     {row['base']}\nadapted  {row['adapted']}\n")
-    typer.echo(f"effect   {change:.3f} nats at the first answer token")
+    typer.echo(f"effect   {change:.3f} nats per answer token")

@@ -1,4 +1,4 @@
-"""EncoderConfig: everything that decides which vector a description gets, stored in a hypernetwork."""
+"""EncoderConfig: all that decides which vector a description gets; kept with a hypernetwork."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ def load_strictly(model_class: Any, folder: Path, **options: Any) -> Any:
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(
-            f"the text encoder in {str(folder)!r} lacks {len(missing)} weights, {missing[0]!r} first; "
-            "fetch it anew"
+            f"the text encoder in {str(folder)!r} lacks {len(missing)} weights, "
+            f"{missing[0]!r} first; fetch it anew"
         )
     return model.eval()
 

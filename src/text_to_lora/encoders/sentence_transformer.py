@@ -37,7 +37,7 @@ class SentenceTransformerEncoder(BatchedEncoder):
         if find_spec("sentence_transformers") is None:
             raise ConfigError(
                 f"the text encoder {name!r} needs the package sentence-transformers; "
-                'run: pip install "text-to-lora[sentence-transformers]"'
+                'run: pip install "text-to-lora[train]"'
             )
         folder, commit = find_folder(name, revision)
         from sentence_transformers import SentenceTransformer
@@ -48,7 +48,8 @@ class SentenceTransformerEncoder(BatchedEncoder):
         modes = [part.pooling_mode for part in model if hasattr(part, "pooling_mode")]
         if len(modes) != 1 or modes[0] not in _POOLINGS:
             raise ConfigError(
-                f"the text encoder {name!r} pools by {modes}; one of {', '.join(_POOLINGS)} is needed"
+                f"the text encoder {name!r} pools by {modes}; "
+                f"one of {', '.join(_POOLINGS)} is needed"
             )
         super().__init__(
             make_config(

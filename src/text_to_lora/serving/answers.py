@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -90,13 +91,16 @@ def effect(
     ids, mask = _pad_left(
         [row.prompt_ids + row.answer_ids for row in encoded], tokenizer, model.device
     )
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
     longest = int(lengths.max())
+    options: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
+    taken = inspect.signature(model.forward).parameters
+    if "position_ids" in taken:
+        options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    if "logits_to_keep" in taken:
+        options["logits_to_keep"] = longest + 1
 
     def scores() -> Tensor:
-        logits: Tensor = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-        ).logits[:, -longest - 1 : -1]
+        logits: Tensor = model(input_ids=ids, **options).logits[:, -longest - 1 : -1]
         return log_softmax(logits.float(), dim=-1)
 
     plain = scores()

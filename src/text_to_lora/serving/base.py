@@ -9,7 +9,7 @@ import torch
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.lora.spec import LoraSpec
-from text_to_lora.serving.sources import find_base
+from text_to_lora.serving.sources import find_base, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -40,11 +40,13 @@ def load_base(
     on_cpu = torch.device(device).type == "cpu"
     chosen: Any = dtype or (torch.float32 if on_cpu else "auto")
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=chosen)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=chosen, use_safetensors=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # whatever transformers and safetensors raise for broken files
         raise ConfigError(
-            f"cannot load base model {str(name_or_path)!r}: {_first_line(error)}"
+            f"cannot load base model {str(name_or_path)!r}: {first_line(error)}"
         ) from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -65,10 +67,6 @@ def load_base_config(name_or_path: str | Path, *, revision: str | None = None) -
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"cannot read the configuration of base model {str(name_or_path)!r}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     return config
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

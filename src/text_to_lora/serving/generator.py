@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.serving.sources import find_hypernet
+from text_to_lora.serving.sources import find_hypernet, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,6 +115,17 @@ class Adapters:
                 save_adapter(weights, temporary / name, provenance=entry, **options)
         return [target / name for name in names]
 
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the adapters to the hub as `save` writes them; gives the address of the commit.
+
+        repo_id: OWNER/NAME; made when it does not exist
+
+        Raises ConfigError when the hub refuses.
+        """
+        return _upload(
+            self.save, repo_id, "adapter", private=private, token=token
+        )
+
 
 class TextToLora:
     """A trained hypernetwork with its text encoder.
@@ -142,16 +153,16 @@ class TextToLora:
         """Load a hypernetwork: "embedded", a folder, or a repository of the hub.
 
         dtype: of the hypernetwork and what it generates
-        encoder: instead of the one that the hypernetwork names
+        encoder: the one that the hypernetwork names, loaded already
 
         Raises ConfigError when there is no such thing, CheckpointError when it is broken.
         """
         folder = find_hypernet(name_or_path, revision=revision)
         loaded = load_hypernet(folder, device=str(device), dtype=dtype)
-        if encoder is not None and encoder.config.embedding_dim != loaded.encoder.embedding_dim:
+        if encoder is not None and encoder.config.fingerprint != loaded.encoder.fingerprint:
             raise ConfigError(
-                f"the encoder is {encoder.config.embedding_dim} wide; "
-                f"the hypernetwork needs {loaded.encoder.embedding_dim}"
+                f"the encoder {encoder.config.name!r} is not {loaded.encoder.name!r} as the "
+                "hypernetwork was trained with it; leave `encoder` out to load that one"
             )
         return cls(loaded, name=str(name_or_path), encoder=encoder)
 
@@ -173,9 +184,16 @@ class TextToLora:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder, loaded on first use."""
-        return self._given_encoder or load_encoder(self._loaded.encoder)
+        if self._given_encoder is not None:
+            return self._given_encoder
+        return load_encoder(self._loaded.encoder, device=self.device)
 
-    @torch.inference_mode()
+    @property
+    def device(self) -> torch.device:
+        """Where the hypernetwork is, and what it generates."""
+        return next(self._loaded.hypernet.parameters()).device
+
+    @torch.no_grad()  # inference_mode would bar the adapters from later training
     def generate(self, descriptions: Sequence[str], *, strength: float = 1.0) -> Adapters:
         """Generate one adapter a description, all in one batch.
 
@@ -184,10 +202,11 @@ class TextToLora:
         Raises ConfigError when a description is empty; warns when one is longer than the encoder
         reads.
         """
-        texts = [text.strip() for text in descriptions] if descriptions else []
-        if not texts:
+        if not descriptions:
             raise ConfigError("no description; say in a sentence what the task is")
-        weights = self._loaded.hypernet(self.encode(descriptions))
+        weights: LoraWeights = self._loaded.hypernet(self.encode(descriptions))
+        weights.check_finite()
+        texts = tuple(text.strip() for text in descriptions)
         provenance = tuple(
             {
                 "description": text,
@@ -201,8 +220,7 @@ class TextToLora:
             }
             for text in texts
         )
-        adapters = Adapters(weights, tuple(texts), provenance)
-        adapters.weights.check_finite()
+        adapters = Adapters(weights, texts, provenance)
         return adapters if strength == 1.0 else adapters.scale(strength)
 
     def encode(self, descriptions: Sequence[str]) -> Tensor:
@@ -226,21 +244,41 @@ class TextToLora:
         """Upload the hypernetwork to the hub; gives the address of the commit.
 
         repo_id: OWNER/NAME; made when it does not exist
+
+        Raises ConfigError when the hub refuses.
         """
-        from tempfile import TemporaryDirectory
-
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with TemporaryDirectory() as scratch:
-            folder = self.save(Path(scratch) / "hypernet")
-            message = "Upload hypernetwork"
-            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-        return str(commit)
+        return _upload(
+            self.save, repo_id, "hypernetwork", private=private, token=token
+        )
 
 
 def _slug(text: str) -> str:
     """A folder name from the first words of a description."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-").split("-")
     return "-".join(words[:6])[:40] or "adapter"
+
+
+def _upload(
+    write: Callable[[Path], object], repo_id: str, what: str, *, private: bool, token: str | None
+) -> str:
+    """Write a folder and upload it as one commit of a repository."""
+    from tempfile import TemporaryDirectory
+
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    api = HfApi(token=token)
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "folder"
+        write(folder)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=f"Upload {what}"
+            )
+        except (HFValidationError, OSError) as error:
+            raise ConfigError(
+                f"cannot upload to {repo_id!r}: {first_line(error)}; check the name, the token and "
+                "the network"
+            ) from error
+    return str(commit)

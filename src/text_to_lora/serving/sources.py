@@ -19,6 +19,9 @@ REFERENCE_CHECKPOINTS: Final = {
     "trained_t2l/gemma_2b_t2l": "google/gemma-2-2b-it",
 }
 
+# The same weights in other forms, which many repositories hold beside the one that is read.
+_NOT_FETCHED: Final = ["*.bin", "*.pth", "*.pt", "*.gguf", "*.h5", "*.onnx", "consolidated*"]
+
 
 def embedded_folder(part: Literal["base", "hypernet", "multitask"]) -> Path:
     """Folder of one part of the embedded default.
@@ -102,9 +105,7 @@ def _find(name_or_path: str | Path, revision: str | None, what: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        # Weights in other forms, which a repository may hold beside safetensors, stay there.
-        ignored = ["*.bin", "*.pth", "*.pt", "*.gguf", "*.msgpack", "*.h5", "*.onnx"]
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=ignored))
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=_NOT_FETCHED))
     except (HFValidationError, OSError) as error:  # the hub's own errors are OSErrors
         raise ConfigError(
             f"cannot get {what} {name!r} from the hub: {first_line(error)}; check the name and the "

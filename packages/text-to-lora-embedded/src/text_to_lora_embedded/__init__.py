@@ -1,11 +1,16 @@
-"""Where the default weights of text-to-lora lie: a small base model and its hypernetwork."""
+"""Where the default weights of text-to-lora lie: a small base model and what was trained for it.
+
+BASE: the base model, as `AutoModelForCausalLM` loads it; HYPERNET: its hypernetwork
+MULTITASK: one PEFT adapter trained on all training tasks, the baseline of the reports
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-_ROOT = Path(__file__).parent
+__version__ = "0.1.0"
 
-BASE: Path = _ROOT / "base"
-HYPERNET: Path = _ROOT / "hypernet"
-MULTITASK: Path = _ROOT / "multitask"
+ROOT: Path = Path(__file__).parent
+BASE: Path = ROOT / "base"
+HYPERNET: Path = ROOT / "hypernet"
+MULTITASK: Path = ROOT / "multitask"

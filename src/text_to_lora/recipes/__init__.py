@@ -1,0 +1,1 @@
+"""Runs as data: each YAML file here is a RunConfig; `extends` names the recipe that it changes."""

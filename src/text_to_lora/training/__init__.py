@@ -1,0 +1,1 @@
+"""Tasks to trained weights: run configuration, data, losses and supervised training."""

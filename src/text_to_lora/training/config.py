@@ -1,0 +1,346 @@
+"""RunConfig: everything that decides a training run, read from a recipe and overrides."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from text_to_lora.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A frozen part of a RunConfig; unknown fields are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", coerce_numbers_to_str=True, use_attribute_docstrings=True
+    )
+
+
+class BaseSection(Section):
+    """The frozen base model."""
+
+    name: str
+    """"embedded", a folder, or a repository of the hub"""
+    revision: str | None = None
+    """commit or tag of the hub; null for the newest"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """of the base's weights and activations; the hypernetwork is float32 always"""
+    attention: str | None = None
+    """attention implementation of transformers, such as "flash_attention_2"; null for its choice"""
+    gradient_checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, about a third more time"""
+
+
+class AdapterSection(Section):
+    """The adapters that are generated."""
+
+    targets: str | tuple[str, ...] = ("q_proj", "v_proj")
+    """names of linear modules, paths below a layer, or "all-linear\""""
+    rank: Count = 8
+    """rows of A"""
+    alpha: Positive = 16.0
+    """LoRA numerator"""
+    rslora: bool = True
+    """scaling alpha / sqrt(rank), else alpha / rank"""
+    layers: tuple[Natural, ...] | None = None
+    """layers to adapt, counted from 0; null for all"""
+
+
+class EncoderSection(Section):
+    """The frozen text encoder."""
+
+    name: str = "gte"
+    """as for `load_encoder`: "minilm", "gte", "hash", a model, or KIND:NAME"""
+    revision: str | None = None
+    """commit or tag of the hub; null for the newest"""
+
+
+class HypernetSection(Section):
+    """What is trained."""
+
+    kind: Literal["text", "static"] = "text"
+    """"text": the hypernetwork; "static": one adapter for all tasks, the multi-task baseline"""
+    head: Literal["joint", "shared", "rank"] = "joint"
+    """L, M or S"""
+    latent_size: Count = 128
+    """width of the latent codes, in numbers; a multiple of 4"""
+    head_in_size: Count = 512
+    """width of the heads' input, in numbers"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """share of the hypernetwork's activations dropped in training"""
+
+
+class DataSection(Section):
+    """Tasks and batches. Sources (`data_dir` to `hub`) add up."""
+
+    data_dir: Path | None = None
+    """folder of task collections with a splits.json"""
+    split: str = "train"
+    """split of `data_dir` to train on"""
+    folders: tuple[Path, ...] = ()
+    """task folders of our own form"""
+    sni: Path | None = None
+    """copy of the Super-NaturalInstructions repository"""
+    hub: tuple[str, ...] = ()
+    """data sets of the Lots-of-LoRAs collection on the hub, or copies of them"""
+    descriptions_per_task: Count | None = None
+    """descriptions used of each task, from the first; null for all"""
+    validation_one_in: Natural = 16
+    """one source group in this many is set aside whole, by hash of its name; 0 sets none aside"""
+    family_tasks: Natural = 800
+    """synthetic tasks whose input does not tell the task"""
+    validation_family_tasks: Natural = 64
+    """synthetic tasks of families that are never trained on"""
+    family_share: Share = 0.3
+    """share of training rows that are of synthetic tasks"""
+    family_seed: int = 0
+    """seed of the synthetic tasks; apart from run.seed, so that seeds compare on the same tasks"""
+    tasks_per_batch: Count = 8
+    """tasks of one optimiser step, over all processes"""
+    examples_per_task: Count = 1
+    """rows of each of these tasks"""
+    max_prompt_tokens: Annotated[int, Field(ge=8)] = 256
+    """tokens of format and input; longer inputs lose their left"""
+    max_description_tokens: Count = 128
+    """tokens of a description where one is in a prompt, on top; longer ones lose their right"""
+    max_answer_tokens: Count = 64
+    """tokens of the answer; longer ones lose their right"""
+    in_prompt: bool = False
+    """put the task's definition in the prompt as well, as the paper does"""
+    eval_rows: Natural = 256
+    """rows of each validation set; 0 turns validation off"""
+
+    @model_validator(mode="after")
+    def _check_families(self) -> Self:
+        if self.family_share > 0 and self.family_tasks == 0:
+            raise ValueError(
+                f"family_share is {self.family_share} but family_tasks is 0; "
+                "set family_share to 0 or family_tasks above 0"
+            )
+        return self
+
+
+class OptimizerSection(Section):
+    """AdamW on every parameter, biases included, as the reference does."""
+
+    lr: Positive = 2.5e-5
+    """peak learning rate"""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """after warm-up: to zero along a line or a half cosine, or flat"""
+    warmup: Share = 0.2
+    """share of the steps in which the rate rises to its peak"""
+    weight_decay: NotNegative = 0.01
+    """decoupled, per step and unit of learning rate"""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """decay of the running moments, per step"""
+    eps: Positive = 1e-8
+    """added to the root of the second moment"""
+    max_grad_norm: NotNegative = 1.0
+    """gradients are cut to this norm; 0 does not cut"""
+    accumulation: Count = 1
+    """parts that a process runs its rows of a step in, to save memory; the result is the same"""
+
+
+class ObjectiveSection(Section):
+    """The loss."""
+
+    ce_weight: NotNegative = 1.0
+    """factor of the cross-entropy on answer tokens"""
+    distill_weight: NotNegative = 0.0
+    """factor of KL from the same base with the description in its prompt"""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """share of the target spread over the vocabulary, in training"""
+    neftune_alpha: NotNegative = 5.0
+    """noise on input embeddings in training: uniform to ± alpha / sqrt(tokens · hidden)"""
+    weight_penalty: NotNegative = 1e-3
+    """factor of mean(A²) + mean(B²), summed over groups"""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.ce_weight == 0 and self.distill_weight == 0:
+            raise ValueError("ce_weight and distill_weight are both 0; set one above 0")
+        return self
+
+
+class RunSection(Section):
+    """Length, cadence and place of the run."""
+
+    steps: Count = 10_000
+    """optimiser steps"""
+    seed: int = 42
+    """of weights, batches, noise and dropout"""
+    log_every: Count = 50
+    """steps between lines of the history"""
+    eval_every: Count = 500
+    """steps between validations"""
+    save_every: Count = 500
+    """steps between checkpoints to resume from"""
+    keep_checkpoints: Count = 2
+    """checkpoints kept to resume from; the best weights are kept beside them"""
+    select_by: Literal["seen_tasks", "unseen_tasks", "unseen_families", "mean"] = "unseen_tasks"
+    """validation set whose loss picks the best weights: held-out rows of training tasks, tasks set
+    aside, families set aside, or the mean over those that there are"""
+    patience: Count | None = None
+    """validations without a better loss after which the run stops; null never stops early"""
+    device: Literal["auto", "cpu"] = "auto"
+    """an accelerator where there is one, or the CPU"""
+    report_to: tuple[str, ...] = ()
+    """loggers of transformers, such as "tensorboard" or "wandb\""""
+
+
+class RunConfig(Section):
+    """A whole training run; stored beside the weights that it made."""
+
+    base: BaseSection
+    adapter: AdapterSection = AdapterSection()
+    encoder: EncoderSection = EncoderSection()
+    hypernet: HypernetSection = HypernetSection()
+    data: DataSection = DataSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    run: RunSection = RunSection()
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> Self:
+        """Build from plain values, as YAML or JSON give them.
+
+        Raises ConfigError in one line for each unknown key, with the nearest known one, and for a
+        value that cannot work, with what is allowed.
+        """
+        try:
+            return cls.model_validate(payload)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(item) for item in _distinct(error))) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return self.model_dump(mode="json")
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("text_to_lora.recipes")
+    return sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe of the package by name, or a YAML file, and set single keys.
+
+    overrides: "section.field=value" each, the value written as in YAML; later ones win
+
+    Raises ConfigError when there is no such recipe, and for unknown keys and bad values.
+    """
+    payload = _read(str(name_or_path), seen=())
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or len(parts) != 2 or not all(parts):
+            raise ConfigError(f"override {override!r}; write it as section.field=value")
+        section = payload.setdefault(parts[0], {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{parts[0]} is {section!r}; a section with fields is needed")
+        section[parts[1]] = _parse(text, override)
+    return RunConfig.from_dict(payload)
+
+
+def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The values of a recipe over those of the recipe that it extends."""
+    if name_or_path in recipes():
+        file = resources.files("text_to_lora.recipes") / f"{name_or_path}.yaml"
+        text = file.read_text(encoding="utf-8")
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            near = difflib.get_close_matches(name_or_path, recipes(), n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(
+                f"no recipe {name_or_path!r}{hint}; give a YAML file or one of "
+                f"{', '.join(recipes())}"
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{name_or_path!r} is not UTF-8 (byte {error.start}); save it as UTF-8"
+            ) from None
+    try:
+        payload = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name_or_path!r} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(payload, dict):
+        raise ConfigError(f"{name_or_path!r} holds {payload!r}; sections with fields are needed")
+    parent = payload.pop("extends", None)
+    if parent is None:
+        return payload
+    if not isinstance(parent, str) or parent in seen or parent == name_or_path:
+        raise ConfigError(f"{name_or_path!r} extends {parent!r}; name another recipe")
+    merged = _read(parent, (*seen, name_or_path))
+    for section, values in payload.items():
+        old = merged.get(section)
+        both = isinstance(values, dict) and isinstance(old, dict)
+        merged[section] = {**old, **values} if both and old is not None else values
+    return merged
+
+
+def _parse(text: str, override: str) -> Any:
+    """The value of an override; numbers stay text, which the field's type reads (1e-4, 007)."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is not YAML; quote it") from None
+    return value if isinstance(value, str | bool | list | dict | None) else text.strip()
+
+
+def _distinct(error: ValidationError) -> list[Any]:
+    """One entry a key: a value that fits no member of a union is reported once for each."""
+    found: dict[str, Any] = {}
+    for item in error.errors():
+        found.setdefault(".".join(_key(item["loc"])), item)
+    return list(found.values())
+
+
+def _key(location: tuple[int | str, ...]) -> list[str]:
+    """The section and field of an error; what follows is the place inside a list or union."""
+    return [str(part) for part in location[:2]]
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    parts = _key(item["loc"])
+    key = ".".join(parts)
+    if item["type"] == "extra_forbidden":
+        return _unknown(key, parts)
+    if item["type"] == "missing":
+        return f"{key} is missing or too short; set it"
+    message = str(item["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
+    return f"{key}: {message}" if item["type"] == "value_error" else (
+        f"{key} is {item['input']!r}; {message}"
+    )
+
+
+def _unknown(key: str, parts: list[str]) -> str:
+    sections: dict[str, list[str]] = {
+        name: list(field.annotation.model_fields)
+        for name, field in RunConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    keys = [f"{name}.{field}" for name, names in sections.items() for field in names]
+    if len(parts) == 1:
+        near = difflib.get_close_matches(key, sections, n=1, cutoff=0)
+        return f"unknown section {key!r}, nearest {near[0]!r}; known: {', '.join(sections)}"
+    same_field = [known for known in keys if known.rpartition(".")[2] == parts[1]]
+    near = same_field or difflib.get_close_matches(key, keys, n=1, cutoff=0)
+    return (
+        f"unknown key {key!r}, nearest {near[0]!r}; {parts[0]} has {', '.join(sections[parts[0]])}"
+    )

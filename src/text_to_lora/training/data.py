@@ -1,0 +1,460 @@
+"""Tasks as a run uses them: sources, parts set aside, rows as tokens, batches by step."""
+
+from __future__ import annotations
+
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.tasks.families import families
+from text_to_lora.tasks.folder import load_data_dir, load_folder
+from text_to_lora.tasks.hub import load_lots_of_loras, load_sni
+from text_to_lora.tasks.prompts import PromptFormat
+from text_to_lora.tasks.sampling import Row, TaskSampler
+from text_to_lora.tasks.task import Task
+from text_to_lora.training.config import DataSection
+from text_to_lora.training.losses import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def split_by_group(tasks: Sequence[Task], one_in: int = 16) -> tuple[list[Task], list[Task]]:
+    """Split tasks into (trained on, set aside) by whole source groups.
+
+    one_in: about one group in this many is set aside, by hash of its name, so that it does not
+        depend on which other tasks there are; 0 sets none aside
+    """
+
+    def aside(task: Task) -> bool:
+        return one_in > 0 and int(sha256(task.group.encode()).hexdigest(), 16) % one_in == 0
+
+    return [task for task in tasks if not aside(task)], [task for task in tasks if aside(task)]
+
+
+def load_tasks(data: DataSection) -> list[Task]:
+    """Read the tasks of all sources of a configuration.
+
+    Raises ConfigError when it names none or two tasks share a name, and what the loaders raise.
+    """
+    tasks: list[Task] = []
+    if data.data_dir is not None:
+        tasks += load_data_dir(data.data_dir, data.split)
+    for folder in data.folders:
+        tasks += load_folder(folder)
+    if data.sni is not None:
+        tasks += load_sni(data.sni)
+    tasks += [load_lots_of_loras(name) for name in data.hub]
+    if not tasks:
+        raise ConfigError("no tasks; set data.data_dir, data.folders, data.sni or data.hub")
+    seen: set[str] = set()
+    for task in tasks:
+        if task.name in seen:
+            raise ConfigError(f"two tasks are named {task.name!r}; leave one out of the sources")
+        seen.add(task.name)
+    return tasks
+
+
+@dataclass(frozen=True)
+class TaskSplit:
+    """The tasks of a run.
+
+    training: tasks and families to train on; evaluation: tasks of each validation set, by name
+    """
+
+    training: tuple[Task, ...]
+    evaluation: dict[str, tuple[Task, ...]]
+
+    @classmethod
+    def make(cls, tasks: Sequence[Task], data: DataSection) -> TaskSplit:
+        """Set source groups aside, make the families, and keep the asked number of descriptions.
+
+        Validation sets are "seen_tasks" (held-out rows of training tasks), "unseen_tasks" (groups
+        set aside) and "unseen_families" (families set aside, over held-out rows); empty ones are
+        left out.
+
+        Raises ConfigError when nothing is left to train on.
+        """
+        kept, aside = split_by_group(tasks, data.validation_one_in)
+        if not kept:
+            raise ConfigError(
+                f"all {len(tasks)} tasks are set aside by data.validation_one_in="
+                f"{data.validation_one_in}; set it to 0 or add tasks"
+            )
+        made: list[Task] = []
+        made_aside: list[Task] = []
+        if data.family_tasks:
+            made = families(kept, seed=data.family_seed, num_tasks=data.family_tasks)
+            if data.eval_rows and data.validation_family_tasks:
+                made_aside = families(
+                    kept,
+                    seed=data.family_seed,
+                    split="validation",
+                    num_tasks=data.validation_family_tasks,
+                )
+        evaluation = {"seen_tasks": kept, "unseen_tasks": aside, "unseen_families": made_aside}
+        return cls(
+            training=_shortened([*kept, *made], data.descriptions_per_task),
+            evaluation={
+                name: _shortened(part, data.descriptions_per_task)
+                for name, part in evaluation.items()
+                if part and data.eval_rows
+            },
+        )
+
+
+def _shortened(tasks: Iterable[Task], count: int | None) -> tuple[Task, ...]:
+    return tuple(replace(task, descriptions=task.descriptions[:count]) for task in tasks)
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Rows padded so that all prompts end in one column, just before the answers.
+
+    input_ids, attention_mask, position_ids: [batch, seq]
+    labels: answer ids, -100 after the end, [batch, answer]; the answer is the last columns
+    spans: first column and end of each row's tokens
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens without padding."""
+        return sum(end - start for start, end in self.spans)
+
+    def to(self, device: torch.device) -> Aligned:
+        """The same rows on another device."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            position_ids=self.position_ids.to(device),
+            labels=self.labels.to(device),
+        )
+
+
+def align(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int
+) -> Aligned:
+    """Pad prompts on the left and answers on the right, to the longest of each."""
+    left, right = max(map(len, prompts)), max(map(len, answers))
+    input_ids = torch.full((len(prompts), left + right), pad_id)
+    mask = torch.zeros_like(input_ids)
+    labels = torch.full((len(prompts), right), IGNORED)
+    spans = []
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        start, end = left - len(prompt), left + len(answer)
+        answer_ids = torch.tensor(answer)
+        input_ids[row, start:left] = torch.tensor(prompt)
+        input_ids[row, left:end] = answer_ids
+        labels[row, : len(answer)] = answer_ids
+        mask[row, start:end] = 1
+        spans.append((start, end))
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    return Aligned(input_ids, mask, positions, labels, tuple(spans))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step, or the part of them that one process runs at once.
+
+    student: prompts as the adapted base sees them; teacher: the same rows with their description
+        in the prompt, None without distillation
+    embeddings: task embeddings of the distinct descriptions of the whole step, [adapters,
+        embedding_dim]; rows: which of them each row uses
+    total_rows: rows of the whole step, over all parts and processes
+    task_names: task of each row
+    noise_seeds: of each row's noise; generator_seed: of the dropout of the whole step
+    """
+
+    student: Aligned
+    teacher: Aligned | None
+    embeddings: Tensor
+    rows: tuple[int, ...]
+    total_rows: int
+    task_names: tuple[str, ...]
+    noise_seeds: tuple[int, ...]
+    generator_seed: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            student=self.student.to(device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
+            embeddings=self.embeddings.to(device),
+        )
+
+
+class RowEncoder:
+    """Turns rows into token ids; each is tokenised when it first comes, and kept.
+
+    max_prompt_tokens, max_description_tokens, max_answer_tokens: as in DataSection
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_prompt_tokens: int,
+        max_description_tokens: int,
+        max_answer_tokens: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._format = PromptFormat.for_tokenizer(tokenizer)
+        self._max_prompt = max_prompt_tokens
+        self._max_description = max_description_tokens
+        self._max_answer = max_answer_tokens
+        self._rows: dict[tuple[str, str, str | None], tuple[array[int], array[int]]] = {}
+        self._descriptions: dict[str, str] = {}
+        pad_id = tokenizer.pad_token_id
+        self.pad_id = int(tokenizer.eos_token_id if pad_id is None else pad_id)
+
+    def encode(
+        self, input: str, answer: str, description: str | None = None
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Token ids of prompt and answer, cut to their limits."""
+        key = (input, answer, description)
+        if key not in self._rows:
+            limit = self._max_prompt
+            if description is not None:
+                limit += self._max_description
+                description = self._cut(description)
+            room = limit + self._max_answer
+            encode = self._format.encode
+            prompt = encode(self._tokenizer, input, None, description, max_length=limit).prompt_ids
+            row = encode(self._tokenizer, input, answer, description, max_length=10**9)
+            answer_ids = row.answer_ids[: room - limit]
+            self._rows[key] = array("l", prompt), array("l", answer_ids)
+        return self._rows[key]
+
+    def align(self, rows: Iterable[tuple[str, str, str | None]]) -> Aligned:
+        """Encode and pad (input, answer, description in the prompt or None)."""
+        encoded = [self.encode(*row) for row in rows]
+        return align([prompt for prompt, _ in encoded], [a for _, a in encoded], self.pad_id)
+
+    def _cut(self, description: str) -> str:
+        if description not in self._descriptions:
+            ids = self._tokenizer(description, add_special_tokens=False, verbose=False).input_ids
+            text = description
+            if len(ids) > self._max_description:
+                text = str(self._tokenizer.decode(ids[: self._max_description]))
+            self._descriptions[description] = text
+        return self._descriptions[description]
+
+
+class Descriptions:
+    """Task embeddings of descriptions, by text.
+
+    texts: each description once; embeddings: [texts, embedding_dim]
+    """
+
+    def __init__(self, texts: Sequence[str], embeddings: Tensor) -> None:
+        self._places = {text: place for place, text in enumerate(texts)}
+        self._embeddings = embeddings
+
+    @classmethod
+    def of(cls, tasks: Iterable[Task], encode: Callable[[Sequence[str]], Tensor]) -> Descriptions:
+        """Embed every description of the tasks once; `encode` gives [texts, embedding_dim]."""
+        texts = list(dict.fromkeys(text for task in tasks for text in task.descriptions))
+        return cls(texts, encode(texts))
+
+    def batch(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
+        """Embeddings of the distinct texts, and for each text which of them is its own."""
+        distinct = list(dict.fromkeys(texts))
+        order = {text: place for place, text in enumerate(distinct)}
+        rows = tuple(order[text] for text in texts)
+        return self._embeddings[[self._places[text] for text in distinct]], rows
+
+
+class TrainingBatches(Dataset[Batch]):
+    """The batches of a process, in order; each depends on (seed, step) and its place alone.
+
+    steps: optimiser steps; parts: batches that this process runs of each
+    process, processes: this process and how many there are
+    in_prompt: put the task's definition in the prompt; distill: give the teacher's prompts as well
+
+    Raises ConfigError when a step has fewer rows than parts of all processes.
+    """
+
+    def __init__(
+        self,
+        sampler: TaskSampler,
+        encoder: RowEncoder,
+        descriptions: Descriptions,
+        *,
+        steps: int,
+        parts: int = 1,
+        process: int = 0,
+        processes: int = 1,
+        in_prompt: bool = False,
+        distill: bool = False,
+    ) -> None:
+        total = sampler.tasks_per_batch * sampler.examples_per_task
+        if total < parts * processes:
+            raise ConfigError(
+                f"a step has {total} rows, too few for {processes} processes with "
+                f"optimizer.accumulation={parts}; raise data.tasks_per_batch"
+            )
+        self._sampler = sampler
+        self._encoder = encoder
+        self._descriptions = descriptions
+        self._steps = steps
+        self._parts = parts
+        self._process = process
+        self._processes = processes
+        self._in_prompt = in_prompt
+        self._distill = distill
+
+    def __len__(self) -> int:
+        return self._steps * self._parts
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Batch:
+        step, part = divmod(index, self._parts)
+        rows = self._sampler.batch(step)
+        texts = [self._description(row) for row in rows]
+        embeddings, adapters = self._descriptions.batch(texts)
+        share = self._process * self._parts + part
+        shares = self._processes * self._parts
+        mine = range(len(rows) * share // shares, len(rows) * (share + 1) // shares)
+        tasks = [self._sampler.tasks[rows[i].task_index] for i in mine]
+        seed = self._sampler.seed
+        return Batch(
+            student=self._encoder.align(
+                (rows[i].input, rows[i].output, task.definition if self._in_prompt else None)
+                for i, task in zip(mine, tasks, strict=True)
+            ),
+            teacher=self._encoder.align((rows[i].input, rows[i].output, texts[i]) for i in mine)
+            if self._distill
+            else None,
+            embeddings=embeddings,
+            rows=tuple(adapters[i] for i in mine),
+            total_rows=len(rows),
+            task_names=tuple(task.name for task in tasks),
+            noise_seeds=tuple(_hash(f"{seed}/noise/{step}/{i}") for i in mine),
+            generator_seed=_hash(f"{seed}/dropout/{step}"),
+        )
+
+    def _description(self, row: Row) -> str:
+        return self._sampler.tasks[row.task_index].descriptions[row.description_index]
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """A validation row.
+
+    task: where it is from; description: of its task; shuffled: of a task of another source group
+        and other labels, None where there is no such task
+    """
+
+    task: Task
+    input: str
+    output: str
+    description: str
+    shuffled: str | None
+
+
+def pick_eval_rows(
+    tasks: Sequence[Task], count: int, *, seed: int, held_out: bool = True
+) -> list[EvalRow]:
+    """Draw about equally many rows of every task, `count` in all or as many as there are.
+
+    held_out: take rows with idx % 10 == 9 only, as tasks that are trained on need
+    """
+    rng = Random(f"{seed}/evaluation")
+    shuffled_tasks = _other_tasks(tasks)
+    pools = []
+    for task, other in zip(tasks, shuffled_tasks, strict=True):
+        examples = list(task.validation() if held_out else task.examples)
+        rng.shuffle(examples)
+        pools.append((task, other, examples))
+    rng.shuffle(pools)
+    rows: list[EvalRow] = []
+    place = 0
+    while len(rows) < count and any(place < len(examples) for *_, examples in pools):
+        for task, other, examples in pools:
+            if place < len(examples) and len(rows) < count:
+                example = examples[place]
+                rows.append(
+                    EvalRow(
+                        task,
+                        example.input,
+                        example.outputs[0],
+                        rng.choice(task.descriptions),
+                        None if other is None else rng.choice(other.descriptions),
+                    )
+                )
+        place += 1
+    return rows
+
+
+def _other_tasks(tasks: Sequence[Task]) -> list[Task | None]:
+    """For each task one of another source group and other labels, about half the list away."""
+    others: list[Task | None] = []
+    for place, task in enumerate(tasks):
+        start = place + len(tasks) // 2
+        candidates = (tasks[(start + shift) % len(tasks)] for shift in range(len(tasks)))
+        others.append(
+            next(
+                (
+                    other
+                    for other in candidates
+                    if other is not task
+                    and (other.group != task.group or not task.group)
+                    and (other.metric.labels != task.metric.labels or not task.metric.labels)
+                ),
+                None,
+            )
+        )
+    return others
+
+
+def check_context(data: DataSection, config: Any, *, described: bool) -> None:
+    """Check that the longest row fits the positions that a base model has.
+
+    described: some prompts hold a description
+
+    Raises ConfigError when it does not.
+    """
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    parts = [data.max_prompt_tokens, data.max_answer_tokens]
+    if described:
+        parts.append(data.max_description_tokens)
+    if limit is not None and sum(parts) > limit:
+        raise ConfigError(
+            f"rows of up to {sum(parts)} tokens ({' + '.join(map(str, parts))}) do not fit the "
+            f"base's {limit} positions; lower data.max_prompt_tokens"
+        )
+
+
+def warn_long(texts: Sequence[str], counts: Sequence[int], limit: int) -> None:
+    """Warn once of how many descriptions the encoder cuts."""
+    cut = sum(count > limit for count in counts)
+    if cut:
+        warnings.warn(
+            f"the encoder reads {limit} tokens of a description; {cut} of {len(texts)} are longer",
+            T2LWarning,
+            stacklevel=2,
+        )
+
+
+def _hash(text: str) -> int:
+    """A seed that torch's generators take, from 0 to 2**63 - 1."""
+    return int.from_bytes(sha256(text.encode()).digest()[:8]) >> 1

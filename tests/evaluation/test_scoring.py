@@ -1,0 +1,162 @@
+"""Batched, cached scoring with unlike adapters equals one row at a time on merged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.evaluation import scoring
+from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
+from text_to_lora.lora.apply import merge
+from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.tasks.task import Example, Metric, Task
+
+END = 5
+
+
+def prompt_of(tokenizer: PreTrainedTokenizerFast, row: Row, description: str | None) -> list[int]:
+    told = f"[TASK] {description} " if description else ""
+    text = f"{told}[INPUT] {row.example.input} [ANSWER]"
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def naive_nll(model: PreTrainedModel, prompt: list[int], answer: list[int]) -> float:
+    """Sum of -log p of each answer token, from one pass over one row."""
+    with torch.no_grad():
+        logs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    return -sum(
+        float(logs[len(prompt) + place - 1, token]) for place, token in enumerate(answer)
+    )
+
+
+def naive_greedy(model: PreTrainedModel, prompt: list[int], limit: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(limit):
+        with torch.no_grad():
+            token = int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        if token == END:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+@pytest.fixture(params=["base", "sliding_base"])
+def any_base(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_scores_equal_one_row_at_a_time_on_merged_weights(
+    any_base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    tasks: list[Task],
+    adapters: Callable[..., LoraWeights],
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scoring, "ROWS_PER_BATCH", 7)
+    rows = choose_rows(tasks, rows_per_task=3, seed=0)
+    weights = adapters(any_base, 3)
+    chosen = [place % 3 for place in range(len(rows))]
+    texts = [row.task.definition if told else None for row in rows]
+    merged = [deepcopy(any_base) for _ in range(3)]
+    for model, adapter in zip(merged, weights.unbind(), strict=True):
+        merge(model, adapter)
+    scorer = Scorer(any_base, tokenizer, max_new_tokens=8, max_length=48, label_likelihood=True)
+    answers = scorer.score(rows, weights=weights, adapters=chosen, prompt_texts=texts)
+    assert len({answer.text for answer in answers}) > 3
+    for row, adapter, text, answer in zip(rows, chosen, texts, answers, strict=True):
+        prompt = prompt_of(tokenizer, row, text)
+        reference = [*tokenizer(row.example.outputs[0]).input_ids, END]
+        nll = naive_nll(merged[adapter], prompt, reference)
+        # float32 over padded and unpadded sums
+        assert answer.nll * answer.tokens == pytest.approx(nll, rel=1e-4, abs=1e-4)
+        assert answer.tokens == len(reference)
+        right = [*row.example.outputs, *row.task.metric.labels]
+        limit = 8
+        if row.task.metric.kind != "rougeL":
+            limit = min(8, max(len(r.split()) + 1 for r in right) + 4)
+        generated = tokenizer.decode(naive_greedy(merged[adapter], prompt, limit))
+        # rows of one batch share the longest limit
+        assert answer.text.startswith(generated)
+        if row.task.metric.labels:
+            labels = [
+                naive_nll(merged[adapter], prompt, [*tokenizer(label).input_ids, END])
+                for label in row.task.metric.labels
+            ]
+            likeliest = row.task.metric.labels[labels.index(min(labels))]
+            assert answer.label_score == float(likeliest in row.example.outputs)
+        else:
+            assert answer.label_score is None
+
+
+def test_base_is_scored_without_adapters_and_left_in_its_mode(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tasks: list[Task]
+) -> None:
+    rows = choose_rows(tasks[:2], rows_per_task=2, seed=0)
+    scorer = Scorer(base, tokenizer, max_new_tokens=4, max_length=48)
+    base.train()
+    first = scorer.score(rows)
+    assert base.training
+    assert first == scorer.score(rows)  # no dropout
+
+
+def test_without_generation_there_are_likelihoods_alone(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tasks: list[Task]
+) -> None:
+    rows = choose_rows(tasks, rows_per_task=2, seed=0)
+    without = Scorer(base, tokenizer, max_new_tokens=0, max_length=48).score(rows)
+    with_text = Scorer(base, tokenizer, max_new_tokens=4, max_length=48).score(rows)
+    assert [a.nll for a in without] == pytest.approx([a.nll for a in with_text], rel=1e-4)
+    assert {(a.text, a.score, a.in_labels) for a in without} == {("", None, None)}
+
+
+def test_long_prompts_are_cut_to_leave_room(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    metric = Metric("rougeL")
+    task = Task("t", "d", (), (Example("a " * 100, ("b " * 100,), 5),), metric)
+    (answer,) = Scorer(base, tokenizer, max_new_tokens=16).score([Row(task, task.examples[0])])
+    assert answer.tokens == 32  # half of the model's 64 positions
+
+
+def test_wrong_budget_of_new_tokens_is_named(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(ConfigError, match="max_new_tokens is 33; prompt and answer have 64 tokens"):
+        Scorer(base, tokenizer, max_new_tokens=33)
+
+
+def test_rows_are_drawn_alike_whatever_the_order_of_tasks(tasks: list[Task]) -> None:
+    rows = choose_rows(tasks, rows_per_task=4, seed=1)
+    again = choose_rows(list(reversed(tasks)), rows_per_task=4, seed=1)
+    assert {(r.task.name, r.example.idx) for r in rows} == {
+        (r.task.name, r.example.idx) for r in again
+    }
+    assert rows != choose_rows(tasks, rows_per_task=4, seed=2)
+    for task in tasks:
+        drawn = [row.example.idx for row in rows if row.task is task]
+        assert len(drawn) == 4 and drawn == sorted(drawn)
+        assert all(idx % 10 >= 5 for idx in drawn)
+
+
+def test_all_rows_are_taken_without_a_cap(tasks: list[Task]) -> None:
+    assert len(choose_rows(tasks[:1], rows_per_task=None, seed=0)) == 10
+    rows = choose_rows(tasks[:1], rows_per_task=50, seed=0, examples=Task.validation)
+    assert [row.example.idx for row in rows] == [9, 19]
+
+
+def test_task_without_rows_is_named() -> None:
+    task = Task("lonely", "d", (), (Example("x", ("y",), 3),), Metric("exact_match"), source="f")
+    with pytest.raises(TaskDataError, match="task 'lonely' has no rows to score"):
+        choose_rows([task], rows_per_task=4, seed=0)
+
+
+def test_cap_below_one_row_is_refused(tasks: list[Task]) -> None:
+    with pytest.raises(ConfigError, match="rows_per_task is 0; give at least 1"):
+        choose_rows(tasks, rows_per_task=0, seed=0)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from text_to_lora.errors import ConfigError
+from text_to_lora.serving.sources import (
+    embedded_folder,
+    find_adapter,
+    find_base,
+    find_hypernet,
+    local_hypernets,
+)
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An installed package of embedded weights that holds a base only."""
+    module = ModuleType("text_to_lora_embedded")
+    module.ROOT = tmp_path  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "text_to_lora_embedded", module)
+    (tmp_path / "base").mkdir()
+    return tmp_path
+
+
+def test_the_embedded_base_has_two_names(package: Path) -> None:
+    assert find_base("embedded") == find_base("text-to-lora-embedded") == package / "base"
+
+
+def test_a_missing_part_of_the_package_is_named(package: Path) -> None:
+    for find, part in ((find_hypernet, "hypernet"), (find_adapter, "multitask")):
+        with pytest.raises(ConfigError, match=f"'text-to-lora-embedded' holds no {part!r}"):
+            find("embedded")
+
+
+def test_the_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "text_to_lora_embedded", None)
+    with pytest.raises(ConfigError, match=r"pip install 'text-to-lora\[embedded\]'"):
+        embedded_folder("hypernet")
+
+
+@pytest.mark.parametrize("name", ["gpt9", "./nowhere", "a/b/c", "two words/x", "/no/such"])
+def test_an_unknown_name_is_quoted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _unreachable)
+    with pytest.raises(ConfigError, match="unknown hypernetwork") as caught:
+        find_hypernet(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(ConfigError, match="is a file; give the folder of a hypernetwork"):
+        find_hypernet(tmp_path / "x")
+
+
+def _unreachable(name: str, **options: Any) -> str:
+    raise OSError(f"no route to the repository {name}\nlong traceback")
+
+
+def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _unreachable)
+    with pytest.raises(ConfigError, match="cannot get adapter 'me/net' from the hub: no route"):
+        find_adapter("me/net")
+
+
+def test_hypernetworks_are_found_two_levels_deep(hypernet_folder: Path, tmp_path: Path) -> None:
+    config = (hypernet_folder / "config.json").read_bytes()
+    for name in ("a", "b/c", "b/c/too-deep"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_bytes(config)
+    for name, content in (("other", b'{"format": "x"}'), ("broken", b"{"), ("list", b"[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes(content)
+    assert local_hypernets(tmp_path) == [tmp_path / "a", tmp_path / "b" / "c"]
