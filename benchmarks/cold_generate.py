@@ -90,7 +90,7 @@ def main() -> None:
     if options.model:
         generate += ["--model", options.model]
     encode = [sys.executable, "-c", ENCODE_ONCE, options.encoder, DESCRIPTION]
-    before = machine()
+    before, started = machine(), time.perf_counter()
     times: dict[str, list[float]] = {"t2l_generate": [], "encode_once": []}
     with tempfile.TemporaryDirectory() as folder:
         for run in range(options.runs + 1):
@@ -105,6 +105,7 @@ def main() -> None:
         "command": shlex.join(["python", "benchmarks/cold_generate.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": before,
+        "seconds": round(time.perf_counter() - started, 1),
         "median_s": {name: round(value, 3) for name, value in medians.items()},
         "ratio": round(ratio, 3),
         "target_ratio": TARGET,

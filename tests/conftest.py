@@ -21,8 +21,26 @@ TRAINING_MODULES = (
 )
 
 
-def pytest_configure() -> None:
+# Marks of tests that run only when asked for by name, as in `pytest -m network`.
+MARKS = {
+    "gpu": "needs a GPU",
+    "network": "reaches the model hub",
+    "slow": "takes more than half a minute",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    for name, meaning in MARKS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}; off unless asked for by -m")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = config.getoption("-m")
+    for item in items:
+        for name in MARKS.keys() & {mark.name for mark in item.iter_markers()}:
+            if name not in asked:
+                item.add_marker(pytest.mark.skip(reason=f"asked for by -m {name}"))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,7 @@ def write_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]
         yield temporary
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
+                file.chmod(0o644)  # safetensors makes its files for their owner alone
                 _sync(file)
         temporary.chmod(0o755)
         if target.exists():
@@ -48,8 +50,10 @@ def write_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]
         else:
             temporary.rename(target)
         _sync(target.parent)
-    except OSError as error:
-        raise _write_error(target, error) from error
+    except Exception as error:
+        if (cause := _system_error(error)) is None:
+            raise
+        raise _write_error(target, cause) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -66,8 +70,10 @@ def write_file(path: Path | str, write: Callable[[Path], None]) -> None:
         write(temporary)
         _sync(temporary)
         temporary.replace(target)
-    except OSError as error:
-        raise _write_error(target, error) from error
+    except Exception as error:
+        if (cause := _system_error(error)) is None:
+            raise
+        raise _write_error(target, cause) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -135,6 +141,16 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The system's error behind one of writing; safetensors gives its number in words only."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if type(error).__name__ != "SafetensorError" or number is None:
+        return None
+    return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _write_error(path: Path, error: OSError) -> ConfigError:

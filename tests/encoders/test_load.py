@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import text_to_lora
 from text_to_lora.encoders import CachedEncoder, HashEncoder, TextSettings, load_encoder
@@ -66,6 +69,28 @@ def test_importing_the_package_imports_no_model_library(assert_light: Callable[.
 
 
 def test_remote_code_is_off_in_every_source_file() -> None:
+    """Said to every Auto class: without a word transformers asks whoever sits at the terminal."""
     for file in SOURCES.rglob("*.py"):
-        for line in file.read_text(encoding="utf-8").splitlines():
+        source = file.read_text(encoding="utf-8")
+        for line in source.splitlines():
             assert "trust_remote_code" not in line or "trust_remote_code=False" in line, file
+        loads = re.findall(r"\bAuto\w+\.from_(?:pretrained|config)\b", source)
+        assert source.count("trust_remote_code=False") >= len(loads), file
+
+
+@pytest.mark.parametrize("kind", ["language-model", "sentence-transformers", "gte"])
+def test_code_in_a_models_folder_does_not_run_even_when_the_user_would_say_yes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    names = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    config = {"model_type": "own", "auto_map": names, "architectures": ["OwnModel"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr("builtins.input", lambda question="": "y")
+    with pytest.raises(ConfigError) as caught:
+        load_encoder(f"{kind}:{folder}")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()

@@ -29,9 +29,7 @@ def naive_nll(model: PreTrainedModel, prompt: list[int], answer: list[int]) -> f
     """Sum of -log p of each answer token, from one pass over one row."""
     with torch.no_grad():
         logs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
-    return -sum(
-        float(logs[len(prompt) + place - 1, token]) for place, token in enumerate(answer)
-    )
+    return -sum(float(logs[len(prompt) + place - 1, token]) for place, token in enumerate(answer))
 
 
 def naive_greedy(model: PreTrainedModel, prompt: list[int], limit: int) -> list[int]:
@@ -81,7 +79,8 @@ def test_scores_equal_one_row_at_a_time_on_merged_weights(
         limit = 8
         if row.task.metric.kind != "rougeL":
             limit = min(8, max(len(r.split()) + 1 for r in right) + 4)
-        generated = tokenizer.decode(naive_greedy(merged[adapter], prompt, limit))
+        greedy = naive_greedy(merged[adapter], prompt, limit)
+        generated = tokenizer.decode(greedy, skip_special_tokens=True)
         # rows of one batch share the longest limit
         assert answer.text.startswith(generated)
         if row.task.metric.labels:

@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -73,6 +74,23 @@ def test_unlike_rows_give_pefts_logits(kit: Any, family: str, tmp_path: Path) ->
             )
         assert (ours - model(**batch).logits)[real].abs().max() > 0.05
     assert is_clean(model)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@torch.no_grad()
+def test_query_and_value_of_the_bert_decoder_give_pefts_logits(
+    kit: Any, tmp_path: Path, rslora: bool
+) -> None:
+    model = kit.model(kit.config("bert"))
+    spec = LoraSpec.from_config(model.config, targets=["query", "value"], rank=3, rslora=rslora)
+    weights = kit.weights(spec, adapters=3)
+    batch = kit.batch(4)
+    expected = peft_logits(model, weights, batch, tmp_path)
+    with adapted(model, weights, ROWS):
+        ours = model(**batch).logits
+    real = batch["attention_mask"].bool()
+    for row, adapter in enumerate(ROWS):
+        torch.testing.assert_close(ours[row][real[row]], expected[adapter][row][real[row]], **CLOSE)
 
 
 @torch.no_grad()
@@ -159,6 +177,41 @@ def test_without_rows_row_i_uses_adapter_i(
     with adapted(llama, weights, [0, 1, 2]):
         explicit = llama(**batch).logits
     assert torch.equal(implicit, explicit)
+
+
+class Allocations(TorchDispatchMode):
+    """Sizes of all tensors that are made, in elements; views are none."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not result._is_view():
+            self.sizes.append(result.numel())
+        return result
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [0, 1, 2, 1]])
+def test_adapters_are_not_repeated_per_token_and_the_base_is_not_copied(
+    kit: Any, llama: PreTrainedModel, llama_spec: LoraSpec, rows: list[int]
+) -> None:
+    rank, seq = 64, 9
+    weights = kit.weights(llama_spec.with_rank(rank), adapters=3)
+    batch = kit.batch(len(rows), seq)
+    places = {name: parameter.data_ptr() for name, parameter in llama.named_parameters()}
+    modules = list(map(id, llama.modules()))
+    with torch.no_grad(), Allocations() as bare:
+        llama(**batch)
+    with torch.no_grad(), Allocations() as entry, adapted(llama, weights, rows):
+        entered = len(entry.sizes)
+        llama(**batch)
+        assert {name: p.data_ptr() for name, p in llama.named_parameters()} == places
+        assert list(map(id, llama.modules())) == modules
+    # On entry no more than A and B of each row; then nothing of the size of one factor per token
+    # (rank · 32 for each token), only rank numbers for each token and what the base makes itself.
+    assert max(entry.sizes[:entered], default=0) <= len(rows) * 2 * rank * 32
+    assert max(entry.sizes[entered:]) <= max(*bare.sizes, len(rows) * seq * rank)
 
 
 def loss_and_gradients(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,25 @@ def test_scaling_is_alpha_over_rank_or_its_root(llama_spec: LoraSpec) -> None:
 def test_json_form_comes_back_equal(kit: Any, family: str) -> None:
     spec = LoraSpec.from_config(kit.config(family), targets="all-linear", name="x", revision="r")
     assert LoraSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_a_stored_spec_needs_no_model_class(llama_spec: LoraSpec, tmp_path: Path) -> None:
+    payload = llama_spec.to_dict()
+    payload["base"]["model_type"] = "of no transformers yet"
+    (tmp_path / "spec.json").write_text(json.dumps(payload))
+    code = (
+        "import json, sys, torch\n"
+        "from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter\n"
+        f"spec = LoraSpec.from_dict(json.load(open({str(tmp_path / 'spec.json')!r})))\n"
+        "size = lambda g: (1, len(g.layers))\n"
+        "a = {g.key: torch.ones(*size(g), spec.rank, g.in_features) for g in spec.groups}\n"
+        "b = {g.key: torch.ones(*size(g), g.out_features, spec.rank) for g in spec.groups}\n"
+        f"save_adapter(LoraWeights(spec, a, b), {str(tmp_path / 'adapter')!r})\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from text_to_lora.errors import ConfigError
 from text_to_lora.lora import LoraWeights, adapted
 from text_to_lora.serving.answers import answer, effect
 from text_to_lora.serving.base import load_base
@@ -34,6 +35,28 @@ def test_a_batch_answers_as_single_inputs_do(base: Any, weights: LoraWeights) ->
     ]
     assert together == alone
     assert together != answer(*base, INPUTS, max_new_tokens=6)
+
+
+def test_parts_answer_and_move_as_the_whole_does(
+    base: Any, weights: LoraWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, rows = INPUTS + INPUTS[:2], [0, 1, 1, 0, 1]
+
+    def run() -> tuple[list[str], torch.Tensor]:
+        texts = answer(*base, inputs, weights=weights, rows=rows, max_new_tokens=4)
+        return texts, effect(*base, inputs, texts, weights, rows=rows)
+
+    whole, moved = run()
+    monkeypatch.setattr("text_to_lora.serving.answers._BATCH", 2)
+    parts, moved_in_parts = run()
+    assert parts == whole
+    # other padding rounds otherwise
+    torch.testing.assert_close(moved_in_parts, moved, rtol=1e-3, atol=1e-5)
+
+
+def test_more_tokens_than_the_context_are_refused(base: Any) -> None:
+    with pytest.raises(ConfigError, match="max_new_tokens is 256; this base reads 256 tokens"):
+        answer(*base, INPUTS, max_new_tokens=256)
 
 
 def test_the_description_stands_in_the_prompt_only_when_given(

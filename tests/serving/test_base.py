@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_config, make_tokenizer, save_base
+from safetensors.torch import load_file, save_file
 
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.lora import LoraSpec
 from text_to_lora.serving.base import load_base, load_base_config
+from tiny_models import make_config, make_tokenizer, save_base
 
 
 @pytest.fixture
@@ -53,10 +54,45 @@ def test_truncated_weights_are_one_line(copy: Path) -> None:
 def test_a_pickle_is_not_opened(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     torch.save({}, copy / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="cannot load base model.*safetensors"):
+    with pytest.raises(ConfigError, match=r"cannot load base model.*safetensors"):
         load_base(copy)
 
 
 def test_a_folder_without_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the configuration of base model"):
         load_base_config(tmp_path)
+
+
+def test_the_revision_that_a_spec_records_is_loaded(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = LoraSpec.from_config(make_config(), targets=["q_proj"], name="me/base", revision="v2")
+    asked: list[str | None] = []
+
+    def download(name: str, *, revision: str | None, ignore_patterns: list[str]) -> str:
+        asked.append(revision)
+        return str(base_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    load_base("me/base", spec=spec)
+    load_base("me/base", spec=spec, revision="main")
+    load_base("me/other", spec=spec)
+    assert asked == ["v2", "main", None]
+
+
+def test_weights_that_are_missing_are_not_made_up(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["model.layers.0.self_attn.k_proj.weight"], tensors["model.norm.weight"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ConfigError, match=r"lacks model\.layers\.0\.self_attn\.k_proj.* and 1 more"
+    ):
+        load_base(copy)
+
+
+def test_nan_in_the_weights_is_named(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.norm.weight"][3] = torch.nan
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"has NaN or infinity in model\.norm\.weight; copy"):
+        load_base(copy)

@@ -250,11 +250,19 @@ def test_adapters_go_to_the_hub_as_they_are_saved(adapters: Adapters, hub: type[
     assert "1-answer-in-capitals/adapter_model.safetensors" in hub.uploads["me/three"]
 
 
+class Unreachable(Exception):
+    """As an HTTP client raises it, which knows no OSError."""
+
+
+@pytest.mark.parametrize("failure", [OSError, Unreachable])
 def test_a_refusal_of_the_hub_is_one_line(
-    t2l: TextToLora, hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch
+    failure: type[Exception],
+    t2l: TextToLora,
+    hub: type[FakeHub],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
-        raise OSError("401 unauthorized\nmore")
+        raise failure("401 unauthorized\nmore")
 
     monkeypatch.setattr(hub, "create_repo", refuse)
     with pytest.raises(ConfigError, match="cannot upload to 'me/net': 401 unauthorized; check"):

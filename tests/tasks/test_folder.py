@@ -82,6 +82,53 @@ def test_a_data_folder_gives_one_split_of_all_collections(tmp_path: Path) -> Non
         load_data_dir(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"train": "copy"}', r"splits\.json: split 'train' is not a list of task ids"),
+        (b'{"train": [1]}', r"splits\.json: split 'train' is not a list of task ids"),
+        (b'["copy"]', r"splits\.json: expected an object"),
+        (b'{"train":\n [}', r"splits\.json:2: not JSON"),
+        (b'{"train": ["\xff"]}', r"splits\.json:1: not UTF-8"),
+    ],
+)
+def test_a_wrong_list_of_splits_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    write_folder(tmp_path / "one")
+    (tmp_path / "splits.json").write_bytes(content)
+    with pytest.raises(TaskDataError, match=message):
+        load_data_dir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("input", 3, "input 3; give a text"),
+        ("outputs", "green", "outputs 'green'; give a list of texts"),
+        ("outputs", [1], r"outputs \[1\]; give a list of texts"),
+        ("idx", "0", "idx '0'; give a whole number"),
+    ],
+)
+def test_a_parquet_column_of_another_type_is_named_with_the_row(
+    tmp_path: Path, column: str, value: Any, message: str
+) -> None:
+    rows = [{**row, column: value} for row in ROWS]
+    with pytest.raises(TaskDataError, match=rf"data\.parquet:1: {message}"):
+        load_folder(write_folder(tmp_path, rows=rows, parquet=True))
+
+
+def test_empty_files_are_named(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "lines", rows=[])
+    with pytest.raises(TaskDataError, match=r"data\.jsonl: task 'colour' has no rows"):
+        load_folder(folder)
+    (folder / "tasks.json").write_bytes(b"")
+    with pytest.raises(TaskDataError, match=r"tasks\.json:1: not JSON"):
+        load_folder(folder)
+    folder = write_folder(tmp_path / "parquet", parquet=True)
+    pq.write_table(pq.read_table(folder / "data.parquet").slice(0, 0), folder / "data.parquet")
+    with pytest.raises(TaskDataError, match=r"data\.parquet: task 'colour' has no rows"):
+        load_folder(folder)
+
+
 def changed(entry: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {key: value for key, value in {**entry, **fields}.items() if value is not ...}
 
@@ -163,7 +210,7 @@ def test_files_that_are_missing_or_wrong_are_named(tmp_path: Path) -> None:
         load_folder(tmp_path)
     folder = write_folder(tmp_path)
     (folder / "data.parquet").write_bytes(b"no parquet")
-    with pytest.raises(TaskDataError, match="both data.parquet and data.jsonl"):
+    with pytest.raises(TaskDataError, match=r"both data\.parquet and data\.jsonl"):
         load_folder(folder)
     (folder / "data.jsonl").unlink()
     with pytest.raises(TaskDataError, match=r"data\.parquet: not a parquet file"):
@@ -172,7 +219,7 @@ def test_files_that_are_missing_or_wrong_are_named(tmp_path: Path) -> None:
     with pytest.raises(TaskDataError, match="column 'idx' is missing"):
         load_folder(folder)
     (folder / "data.parquet").unlink()
-    with pytest.raises(TaskDataError, match="neither data.parquet nor data.jsonl"):
+    with pytest.raises(TaskDataError, match=r"neither data\.parquet nor data\.jsonl"):
         load_folder(folder)
 
 

@@ -77,7 +77,9 @@ def test_folders_and_names_that_do_not_exist_are_refused(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"has no task\*\.json; give"):
         load_sni(tmp_path)
     write_sni(tmp_path, task001_a=SNI)
-    with pytest.raises(ConfigError, match="has no 'task9'.json; it has 1 tasks, first 'task001_a'"):
+    with pytest.raises(
+        ConfigError, match=r"has no 'task9'\.json; it has 1 tasks, first 'task001_a'"
+    ):
         load_sni(tmp_path, ["task9"])
 
 
@@ -141,7 +143,7 @@ def test_a_lots_of_loras_row_of_another_form_is_named(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_is_missing_or_has_other_columns_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot load '.*nowhere', split 'train'"):
+    with pytest.raises(ConfigError, match=r"cannot load '.*nowhere', split 'train'"):
         load_lots_of_loras(tmp_path / "nowhere", cache_dir=tmp_path / "cache")
     folder = tmp_path / "c" / "data"
     folder.mkdir(parents=True)

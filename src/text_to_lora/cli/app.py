@@ -11,7 +11,13 @@ from text_to_lora.cli import convert, demo, evaluate, generate, inspect, merge, 
 
 app = typer.Typer(
     name="t2l",
-    help="Turn a task description into a LoRA adapter for a frozen language model.",
+    help=(
+        "Turn a task description into a LoRA adapter for a frozen language model.\n\n"
+        "\b\n"
+        "Example:\n"
+        '  t2l run "Answer in capitals" --input "the sun is warm"\n'
+        '  t2l generate "Answer in capitals" -o capitals'
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from text_to_lora.errors import ConfigError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="Hypernetwork: 'embedded', a folder, or OWNER/NAME."),
 ]
+Strength = Annotated[float, typer.Option(help="Factor of the adapter's effect.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Device = Annotated[str, typer.Option("--device", help="Torch device, such as cpu or cuda.")]
@@ -43,7 +48,7 @@ def read_lines(path: Path) -> list[str]:
 def gather(given: Sequence[str] | None, path: Path | None, what: str, option: str) -> list[str]:
     """What stands on the command line and what stands in a file, in this order.
 
-    Raises ConfigError when there is neither, or an entry is blank.
+    Raises ConfigError when there is neither, or an entry is blank or not UTF-8.
     """
     texts = [*(given or ()), *(read_lines(path) if path is not None else ())]
     if not texts:
@@ -51,7 +56,19 @@ def gather(given: Sequence[str] | None, path: Path | None, what: str, option: st
     for position, text in enumerate(texts, 1):
         if not text.strip():
             raise ConfigError(f"{what} {position} of {len(texts)} is empty ({text!r}); say what")
+        if any("\ud800" <= character <= "\udfff" for character in text):  # undecodable bytes
+            raise ConfigError(f"{what} {position} of {len(texts)} is not UTF-8 ({text!r})")
     return texts
+
+
+def check_strength(strength: float) -> float:
+    """Give the strength back when an adapter can have it.
+
+    Raises ConfigError otherwise.
+    """
+    if not 0 < abs(strength) < 1e3:
+        raise ConfigError(f"strength is {strength}; a number other than 0 is needed, 1 is usual")
+    return strength
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -76,6 +93,33 @@ def check_device(device: str) -> str:
     except (RuntimeError, AssertionError):
         raise ConfigError(f"device {device!r} is not there; use cpu, or see `nvidia-smi`") from None
     return device
+
+
+@contextmanager
+def progress(doing: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done; gives a function that changes the words.
+
+    It stands on stderr and is wiped at the end; where stderr is no terminal nothing is shown.
+    """
+    if not sys.stderr.isatty():
+        yield lambda words: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(doing) as status:
+        yield status.update
+
+
+def load_base_quietly(name: str, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load_base` without the bars and notes that transformers writes to stderr."""
+    from transformers.utils import logging
+
+    from text_to_lora.serving.base import load_base
+
+    quiet: Any = logging  # without types
+    quiet.disable_progress_bar()
+    quiet.set_verbosity_error()
+    return load_base(name, **options)
 
 
 def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:

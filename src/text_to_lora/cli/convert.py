@@ -15,7 +15,10 @@ def convert(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     base: Annotated[
         str | None,
-        typer.Option(help="Base model whose configuration gives the shapes; default: as recorded."),
+        typer.Option(
+            help="Base model, whose config.json gives the shapes: a folder or OWNER/NAME; "
+            "default: what args.yaml names, beside it or on the hub."
+        ),
     ] = None,
     module_order: Annotated[
         str | None,
@@ -31,11 +34,7 @@ def convert(
     """
     check_output(output, overwrite=overwrite)
     from text_to_lora.hypernet.official import convert as convert_official
-    from text_to_lora.serving.base import load_base_config
 
-    order = module_order.split(",") if module_order else None
-    config = load_base_config(base) if base else None
-    convert_official(
-        source, output, base_config=config, module_order=order, overwrite=overwrite
-    )
+    order = [name.strip() for name in module_order.split(",")] if module_order else None
+    convert_official(source, output, base=base, module_order=order, overwrite=overwrite)
     typer.echo(f"{output}  converted from {source}")

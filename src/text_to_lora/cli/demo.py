@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import AsJson, Model, echo_json, note
+from text_to_lora.cli.common import AsJson, Model, echo_json, load_base_quietly, note
 
 
 def demo(
@@ -21,14 +21,14 @@ def demo(
 
     The descriptions and rows were written for this demonstration; misses are shown.
 
-    Example:
-
-      t2l demo --seed 7
+    \b
+    Examples:
+      t2l demo
+      t2l demo --seed 7 --rows 5
     """
     from dataclasses import asdict
 
     from text_to_lora.demo.show import demo_tasks, show
-    from text_to_lora.serving.base import load_base
     from text_to_lora.serving.generator import TextToLora
 
     tasks = demo_tasks()
@@ -37,7 +37,8 @@ def demo(
     started = time.perf_counter()
     adapters = t2l.generate([task.description for task in tasks])
     note(f"{len(tasks)} adapters in {time.perf_counter() - started:.2f} s, text encoder included")
-    base, tokenizer = load_base(t2l.spec.base.name, spec=t2l.spec)
+    note("loading the base model and answering with and without the adapters")
+    base, tokenizer = load_base_quietly(t2l.spec.base.name, spec=t2l.spec)
     shown = show(tasks, adapters, base, tokenizer, rows_per_task=rows, seed=seed)
     if as_json:
         echo_json({"seed": seed, "rows": [asdict(row) for row in shown]})

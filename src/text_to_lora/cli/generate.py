@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,13 @@ from text_to_lora.cli.common import (
     Device,
     Model,
     Overwrite,
+    Strength,
     check_device,
     check_output,
+    check_strength,
     echo_json,
     gather,
+    progress,
 )
 from text_to_lora.errors import ConfigError
 
@@ -29,7 +33,7 @@ def generate(
         Path | None, typer.Option("--from-file", help="UTF-8 file, one description a line.")
     ] = None,
     model: Model = "embedded",
-    strength: Annotated[float, typer.Option(help="Factor of the adapter's effect.")] = 1.0,
+    strength: Strength = 1.0,
     blend: Annotated[
         str | None,
         typer.Option(help="Blend into one adapter: 'mean', or shares such as 0.7,0.3."),
@@ -46,27 +50,28 @@ def generate(
     One description gives one PEFT folder; several give numbered folders below OUTPUT. The base
     model's weights are never loaded.
 
+    \b
     Examples:
-
-      t2l generate "Decide whether a film review is positive or negative" -o review
-
-      t2l generate "Answer in capitals" "Give the last word" -o two --strength 0.8
-
+      t2l generate "Decide whether a review is positive or negative" -o review
+      t2l generate "Answer in capitals" "Give the last word" -o two
+      t2l generate "Answer in capitals" -o strong --strength 1.5
+      t2l generate "Answer in French" "Be brief" -o both --blend 0.7,0.3
       t2l generate --from-file tasks.txt -o many --model my-hypernet --json
     """
     texts = gather(descriptions, from_file, "description", "--from-file")
     check_output(output, overwrite=overwrite)
-    if not 0 < abs(strength) < 1e3:
-        raise ConfigError(f"strength is {strength}; a number other than 0 is needed, 1 is usual")
+    check_strength(strength)
     shares = _shares(blend, len(texts))
-    from text_to_lora.serving.generator import TextToLora
+    with progress("loading the hypernetwork") as show:
+        from text_to_lora.serving.generator import TextToLora
 
-    adapters = TextToLora.from_pretrained(model, device=check_device(device)).generate(
-        texts, strength=strength
-    )
-    if blend is not None:
-        adapters = adapters.blend(shares)
-    folders = adapters.save(output, scale_safe=not raw_scale, overwrite=overwrite)
+        t2l = TextToLora.from_pretrained(model, device=check_device(device))
+        show("loading the text encoder and generating")
+        adapters = t2l.generate(texts, strength=strength)
+        if blend is not None:
+            adapters = adapters.blend(shares)
+        show("writing")
+        folders = adapters.save(output, scale_safe=not raw_scale, overwrite=overwrite)
     spec = adapters.weights.spec
     if as_json:
         echo_json(
@@ -87,6 +92,8 @@ def _shares(blend: str | None, count: int) -> list[float] | None:
         shares = [float(share) for share in blend.split(",")]
     except ValueError:
         raise ConfigError(f"blend is {blend!r}; 'mean' or numbers with commas are needed") from None
+    if not all(map(math.isfinite, shares)):
+        raise ConfigError(f"blend is {blend!r}; finite shares are needed")
     if len(shares) != count:
         raise ConfigError(f"blend has {len(shares)} shares for {count} descriptions; give one each")
     return shares

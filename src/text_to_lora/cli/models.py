@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from text_to_lora.cli.common import AsJson, echo_json
-from text_to_lora.errors import T2LError
+from text_to_lora.cli.common import AsJson, echo_json, progress
+from text_to_lora.errors import ConfigError, T2LError
 
 
 def models(
@@ -19,19 +19,24 @@ def models(
 ) -> None:
     """List the embedded hypernetwork, those in FOLDER, and published ones that can be converted.
 
-    Example:
-
-      t2l models runs
+    \b
+    Examples:
+      t2l models
+      t2l models runs --json
     """
-    from text_to_lora.serving import sources
-    from text_to_lora.serving.describe import describe
-
+    if not folder.is_dir():
+        raise ConfigError(f"{str(folder)!r} is not a folder; name one, or leave it out")
     found: list[dict[str, Any]] = []
-    for name in (sources.EMBEDDED, *map(str, sources.local_hypernets(folder))):
-        try:
-            found.append({"name": name, **describe(sources.find_hypernet(name))})
-        except T2LError as error:
-            found.append({"name": name, "kind": "unusable", "reason": str(error)})
+    with progress("looking for hypernetworks") as show:
+        from text_to_lora.serving import sources
+        from text_to_lora.serving.describe import describe
+
+        for name in (sources.EMBEDDED, *map(str, sources.local_hypernets(folder))):
+            show(f"reading {name}")
+            try:
+                found.append({"name": name, **describe(sources.find_hypernet(name))})
+            except T2LError as error:
+                found.append({"name": name, "kind": "unusable", "reason": str(error)})
     found += [
         {"name": f"{sources.REFERENCE_REPOSITORY}/{path}", "kind": "reference", "base": base}
         for path, base in sources.REFERENCE_CHECKPOINTS.items()

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import AsJson, Device, Model, check_device, echo_json, gather
-from text_to_lora.errors import T2LWarning
+from text_to_lora.cli.common import (
+    AsJson,
+    Device,
+    Model,
+    Strength,
+    check_device,
+    check_strength,
+    echo_json,
+    gather,
+    load_base_quietly,
+    progress,
+)
+from text_to_lora.errors import ConfigError, T2LWarning
 
 
 def run(
@@ -24,33 +36,48 @@ def run(
     base: Annotated[
         str | None, typer.Option(help="Base model; by default the one the hypernetwork is for.")
     ] = None,
-    strength: Annotated[float, typer.Option(help="Factor of the adapter's effect.")] = 1.0,
+    strength: Strength = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 32,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Answer inputs with the base model, and with the adapter of a description.
 
-    Warns when the adapter hardly changes what the base says.
+    The description makes the adapter and is not in the prompt. Warns when the adapter hardly
+    changes what the base says.
 
-    Example:
-
-      t2l run "Answer in capitals" --input "the sun is warm" --input "good morning"
+    \b
+    Examples:
+      t2l run "Answer in capitals" --input "the sun is warm" --input "hello"
+      t2l run "Give the last word" --input-file lines.txt --json
     """
     texts = gather(inputs, input_file, "input", "--input-file")
     gather([description], None, "description", "")
-    from text_to_lora.serving.answers import SMALL_EFFECT, answer, effect
-    from text_to_lora.serving.base import load_base
-    from text_to_lora.serving.generator import TextToLora
+    check_strength(strength)
+    with progress("loading the hypernetwork") as show:
+        from text_to_lora.serving.answers import SMALL_EFFECT, answer, effect
+        from text_to_lora.serving.generator import TextToLora
 
-    t2l = TextToLora.from_pretrained(model, device=check_device(device))
-    weights = t2l.generate([description], strength=strength).weights
-    name = base or t2l.spec.base.name
-    language_model, tokenizer = load_base(name, spec=t2l.spec, device=device)
-    limit = max_new_tokens
-    plain = answer(language_model, tokenizer, texts, max_new_tokens=limit)
-    moved = answer(language_model, tokenizer, texts, weights=weights, max_new_tokens=limit)
-    change = float(effect(language_model, tokenizer, texts, moved, weights).mean())
+        t2l = TextToLora.from_pretrained(model, device=check_device(device))
+        show("loading the text encoder and generating the adapter")
+        weights = t2l.generate([description], strength=strength).weights
+        show("loading the base model")
+        language_model, tokenizer = load_base_quietly(
+            base or t2l.spec.base.name, spec=t2l.spec, device=device
+        )
+        loaded = (language_model, tokenizer, texts)
+        limit = max_new_tokens
+        show("the base answers")
+        plain = answer(*loaded, max_new_tokens=limit)
+        show("the adapted base answers")
+        moved = answer(*loaded, weights=weights, max_new_tokens=limit)
+        show("comparing")
+        change = float(effect(*loaded, moved, weights).mean())
+    if not math.isfinite(change):
+        raise ConfigError(
+            f"the adapter's effect is {change}: strength {strength} takes the base's numbers out "
+            "of range; lower --strength"
+        )
     if change < SMALL_EFFECT:
         warnings.warn(
             f"the adapter hardly changes the base ({change:.4f} nats per answer token, "

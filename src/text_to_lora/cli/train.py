@@ -33,11 +33,11 @@ def sft(
 
       t2l train sft gemma-2-2b-it -o runs/gemma --set data.data_dir=tasks
 
-      t2l train sft my.yaml -o runs/mine --set optimizer.learning_rate=1e-4
+      t2l train sft my.yaml -o runs/mine --set optimizer.lr=1e-4
     """
     training = _needs("text_to_lora.training.sft")
     config = _needs("text_to_lora.training.config").load_recipe(recipe, settings or [])
-    folder = training.train_sft(config, output_dir=output, resume=not fresh)
+    folder = training.train_sft(config, output_dir=output, resume=not fresh, report=note)
     typer.echo(str(folder))
 
 

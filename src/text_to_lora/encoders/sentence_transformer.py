@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any, final
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from text_to_lora.encoders.base import BatchedEncoder, make_config
@@ -22,8 +23,8 @@ class SentenceTransformerEncoder(BatchedEncoder):
 
     name: a model of the hub or a local folder
 
-    Raises ConfigError when the package is missing, there is no such model, or its pooling is
-    not one of mean, cls and last.
+    Raises ConfigError when the package is missing, there is no such model, it cannot be loaded
+    without code of its own, or its pooling is not one of mean, cls and last.
     """
 
     def __init__(
@@ -42,9 +43,13 @@ class SentenceTransformerEncoder(BatchedEncoder):
         folder, commit = find_folder(name, revision)
         from sentence_transformers import SentenceTransformer
 
-        model: Any = SentenceTransformer(
-            str(folder), device=str(device), local_files_only=True, trust_remote_code=False
-        )
+        try:
+            model: Any = SentenceTransformer(
+                str(folder), device=str(device), local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"the text encoder {name!r} cannot be loaded: {reason}") from error
         modes = [part.pooling_mode for part in model if hasattr(part, "pooling_mode")]
         if len(modes) != 1 or modes[0] not in _POOLINGS:
             raise ConfigError(

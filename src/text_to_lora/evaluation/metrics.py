@@ -11,8 +11,12 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.task import Metric
 
 if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
-
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "ROUGE-L needs the package rouge-score; pip install 'text-to-lora[eval]'"
+        ) from None
 _BESIDE_PUNCTUATION = re.compile(r"\s*([^\w\s])\s*")
 _SPACES = re.compile(r"\s+")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
@@ -71,6 +75,10 @@ def final_number(text: str) -> float | None:
 
 @cache
 def _scorer() -> RougeScorer:
-    from rouge_score.rouge_scorer import RougeScorer
-
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "ROUGE-L needs the package rouge-score; pip install 'text-to-lora[eval]'"
+        ) from None
     return RougeScorer(["rougeL"], use_stemmer=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -180,8 +181,10 @@ def run_obedience(
     """Score base, description in the prompt, and adapters by rule; give the result.
 
     generate: one adapter for each description
-    Writes `obedience.json` with every answer, and `obedience.md`, to `output_dir`.
+    Writes `obedience.json` with every answer and the seconds it took, and `obedience.md`, to
+    `output_dir`.
     """
+    started = time.perf_counter()
     scorer = Scorer(base, tokenizer, max_new_tokens=max_new_tokens)
     rows = [row for rule in rules for row in _rows(rule, sentences)]
     texts: list[str | None] = [rule.description for rule in rules for _ in sentences]
@@ -196,6 +199,7 @@ def run_obedience(
         "adapter": [answer.text for answer in scorer.score(rows, weights=weights, adapters=places)],
     }
     result = _tally(rules, sentences, answers)
+    result["seconds"] = round(time.perf_counter() - started, 1)
     folder = Path(output_dir)
     write_json(folder / "obedience.json", result)
     text = render_obedience(result)

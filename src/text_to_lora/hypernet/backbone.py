@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from text_to_lora.hypernet.layers import LayerNorm, Linear
+from text_to_lora.hypernet.layers import Embedding, LayerNorm, Linear
 
 _WIDENING = 4  # width of every hidden layer, in latent sizes
 
@@ -58,9 +58,7 @@ class Backbone(nn.Module):
         )
         self.mlp1 = Residual(latent_size, dropout)
         self.mlp2 = Residual(latent_size, dropout)
-        self.mlp3 = nn.Sequential(
-            LayerNorm(latent_size), *_mlp(latent_size, head_in_size, dropout)
-        )
+        self.mlp3 = nn.Sequential(LayerNorm(latent_size), *_mlp(latent_size, head_in_size, dropout))
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Join every task embedding [tasks, embedding_dim] with every slot.
@@ -92,4 +90,4 @@ def _mlp(size: int, out_size: int, dropout: float) -> list[nn.Module]:
 
 
 def _lookup(rows: int, size: int) -> nn.Sequential:
-    return nn.Sequential(nn.Embedding(rows, size), LayerNorm(size))
+    return nn.Sequential(Embedding(rows, size), LayerNorm(size))

@@ -83,7 +83,9 @@ def save_hypernet(
         for key, value in hypernet.state_dict().items()
     }
     if broken := _not_finite(tensors):
-        raise ConfigError(f"NaN or infinity in {list_some(broken)}; train again from a good checkpoint")
+        raise ConfigError(
+            f"NaN or infinity in {list_some(broken)}; train again from a good checkpoint"
+        )
     config = {
         "format": FORMAT,
         "version": VERSION,
@@ -185,20 +187,25 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 f"read; save it again as {WEIGHTS_FILE}"
             )
         raise CheckpointError(f"{str(folder)!r} holds no {WEIGHTS_FILE}; copy it again")
-    with file.open("rb") as stream:
-        start = stream.read(4)
-    if start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
-        raise CheckpointError(
-            f"{str(file)!r} is a pickle named safetensors, which can run code and is not read; "
-            "save it again with safetensors"
-        )
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
+        if _looks_like_pickle(file):
+            raise CheckpointError(
+                f"{str(file)!r} is a pickle named safetensors, which can run code and is not "
+                "read; save it again with safetensors"
+            ) from None
         raise CheckpointError(
             f"{str(file)!r} is truncated or corrupt ({error}); copy or download it again"
         ) from error
     return tensors
+
+
+def _looks_like_pickle(file: Path) -> bool:
+    """Whether a file starts as torch.save (a zip archive) or pickle begin theirs."""
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and b"\x02" <= start[1:2] <= b"\x05")
 
 
 def _check_tensors(
@@ -208,7 +215,9 @@ def _check_tensors(
     problems = differences(expected, tensors)
     common = sorted(set(expected) & set(tensors))
     if wrong := [key for key in common if tensors[key].dtype != _DTYPES[dtype]]:
-        listed = list_some(f"{key} {str(tensors[key].dtype).removeprefix('torch.')}" for key in wrong)
+        listed = list_some(
+            f"{key} {str(tensors[key].dtype).removeprefix('torch.')}" for key in wrong
+        )
         problems.append(f"wrong dtype, not {dtype}: {listed}")
     elif broken := _not_finite(tensors):
         problems.append(f"NaN or infinity in {list_some(broken)}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from text_to_lora.hypernet.backbone import Backbone
-from text_to_lora.hypernet.layers import HeadLinear, LayerNorm
+from text_to_lora.hypernet.layers import Embedding, HeadLinear, LayerNorm
 from text_to_lora.lora.spec import Group
 
 Factors = dict[str, Tensor]
@@ -60,7 +60,7 @@ class Head(nn.Module, ABC):
 
     def _slices(self, hidden: Tensor, dim: int) -> Iterator[tuple[Group, Tensor]]:
         """Each group with its slots."""
-        return zip(self.groups, hidden.split(self.sizes, dim=dim), strict=True)
+        return zip(self.groups, torch.split(hidden, self.sizes, dim=dim), strict=True)
 
 
 @final
@@ -135,7 +135,7 @@ class SharedHead(_SideHead):
     def _product(self, linear: nn.Module, hidden: Tensor, width: int) -> Tensor:
         """The first `width` columns of every rank row, [tasks, slots, rank, width]."""
         product: Tensor = linear(hidden, rows=self.rank, width=width)
-        return product.unflatten(-1, (self.rank, width))
+        return torch.unflatten(product, -1, (self.rank, width))
 
     def start_as_lora(self, generator: torch.Generator | None) -> None:
         """See Head.start_as_lora; bias A0 / sqrt(2) serves A and B, so ΔW is not zero at first.
@@ -153,9 +153,7 @@ class RankHead(_SideHead):
 
     def _build(self, latent_size: int, head_in_size: int, bias: bool) -> None:
         super()._build(latent_size, head_in_size, bias)
-        self.rank_encoder = nn.Sequential(
-            nn.Embedding(self.rank, latent_size), LayerNorm(latent_size)
-        )
+        self.rank_encoder = nn.Sequential(Embedding(self.rank, latent_size), LayerNorm(latent_size))
 
     def _width(self, group: Group) -> int:
         return max(group.in_features, group.out_features)

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from text_to_lora.hypernet.heads import _SideHead
+from text_to_lora.hypernet.outputs import _Moments
 
 
 @torch.no_grad()
 def draw(network: nn.Module, generator: torch.Generator | None) -> None:
     """Draw all parameters: linear layers U(-1/sqrt(in), 1/sqrt(in)), embeddings and codes N(0, 1).
 
-    LayerNorm starts at weight 1 and bias 0.
+    LayerNorm starts at weight 1 and bias 0; a library's moments at mean 0 and deviation 1.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -28,3 +29,6 @@ def draw(network: nn.Module, generator: torch.Generator | None) -> None:
             module.bias.zero_()
         elif isinstance(module, _SideHead):
             module.side_codes.normal_(generator=generator)
+        elif isinstance(module, _Moments):
+            module.mean.zero_()
+            module.std.fill_(1.0)

@@ -9,6 +9,7 @@ its `head_use_bias` says nothing of supervised runs.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.errors import CheckpointError, ConfigError, SpecError
+from text_to_lora.errors import CheckpointError, ConfigError, SpecError, T2LWarning
 from text_to_lora.files import file_hash, read_json
 from text_to_lora.hypernet.checkpoint import list_some, save_hypernet
 from text_to_lora.hypernet.config import HeadKind, HypernetConfig, OutputKind
@@ -81,33 +82,38 @@ class Official:
 def read_official(
     folder: Path | str,
     *,
-    base_config: PreTrainedConfig | None = None,
+    base: PreTrainedConfig | Path | str | None = None,
     module_order: Sequence[str] | None = None,
+    encoder: EncoderConfig | None = None,
 ) -> Official:
     """Read a reference checkpoint of architecture L, M or S, supervised or reconstruction.
 
     folder: holds hypermod.pt
-    base_config: of the base model; None for the folder or hub model that the checkpoint names
+    base: the base model's configuration, folder or hub name; only config.json is read of it.
+        None for what the checkpoint names: a folder beside it, or a model of the hub
     module_order: target modules in the order of their type embeddings. The reference numbers them
         in the order of a Python set, which differs from process to process, and does not store it;
         None for sorted names. Try the other order when adapters make no sense.
+    encoder: what makes its task embeddings, where args.yaml does not say it right
 
     Raises CheckpointError when a file is missing, damaged, not of this format, or of a variant that
     is not read (vera, rotary rank codes, per-rank joint heads); ConfigError for a module order that
-    does not fit.
+    does not fit. Warns (T2LWarning) when the task embeddings are said to be the base model's hidden
+    states but have another width.
     Source: Text-to-LoRA (arXiv 2506.06105), released code at 8ba7749.
     """
     weights_file, args_file, adapter_file = _find_files(Path(folder))
     args = _read_args(args_file)
     adapter_config = read_json(adapter_file, CheckpointError)
     state = _read_state(weights_file)
-    spec = _read_spec(args, adapter_config, state, args_file, base_config)
+    name, base_config = _find_base(base, args, adapter_config, args_file.parent)
+    spec = _read_spec(adapter_config, adapter_file, state, name, base_config)
     config = _read_config(args, state, weights_file)
     order = _check_order(module_order, spec)
     hypernet = Hypernetwork.empty(config, spec)
     _check_state(state, hypernet, weights_file)
     hypernet.load_state_dict(_translate(state, hypernet, order), assign=True)
-    encoder = _read_encoder(args, config.embedding_dim, spec)
+    encoder = encoder or _read_encoder(args, config.embedding_dim, spec, base_config)
     return Official(hypernet.eval(), encoder, order)
 
 
@@ -115,7 +121,7 @@ def convert(
     folder: Path | str,
     output: Path | str,
     *,
-    base_config: PreTrainedConfig | None = None,
+    base: PreTrainedConfig | Path | str | None = None,
     module_order: Sequence[str] | None = None,
     encoder: EncoderConfig | None = None,
     dtype: torch.dtype | None = None,
@@ -123,16 +129,13 @@ def convert(
 ) -> Path:
     """Turn a reference checkpoint into a hypernetwork folder that `load_hypernet` reads.
 
-    encoder: what makes its task embeddings, where args.yaml does not say it right
     dtype: of the new folder, float32 (None) or bfloat16; others as in `read_official`
 
     Raises what `read_official` and `save_hypernet` raise, and CheckpointError for one-hot task
-    codes without `encoder`. Warns (T2LWarning) when the encoder's width is not that of the base
-    model whose hidden states it is said to be.
+    codes without `encoder`.
     """
-    official = read_official(folder, base_config=base_config, module_order=module_order)
-    encoder = encoder or official.encoder
-    if encoder is None:
+    official = read_official(folder, base=base, module_order=module_order, encoder=encoder)
+    if official.encoder is None:
         raise CheckpointError(
             f"{str(folder)!r} was trained on one-hot task codes: no description leads to its "
             "adapters; pass an encoder, or use read_official with your own codes"
@@ -144,7 +147,12 @@ def convert(
         "hypermod_sha256": file_hash(weights_file),
     }
     return save_hypernet(
-        output, official.hypernet, encoder, training=training, dtype=dtype, overwrite=overwrite
+        output,
+        official.hypernet,
+        official.encoder,
+        training=training,
+        dtype=dtype,
+        overwrite=overwrite,
     )
 
 
@@ -170,7 +178,9 @@ def _read_args(path: Path) -> dict[str, Any]:
         args = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"{str(path)!r} is not plain YAML ({reason}); fetch it anew") from None
+        raise CheckpointError(
+            f"{str(path)!r} is not plain YAML ({reason}); fetch it anew"
+        ) from None
     if not isinstance(args, dict):
         raise CheckpointError(f"{str(path)!r} holds {args!r}; options are expected; fetch it anew")
     for name, allowed in (("training_task", ("sft", "recon")), ("exp_setup", ("hyper_lora",))):
@@ -202,25 +212,43 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in state.items()}
 
 
-def _read_spec(
+def _find_base(
+    base: PreTrainedConfig | Path | str | None,
     args: Mapping[str, Any],
     adapter_config: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    args_file: Path,
-    base_config: PreTrainedConfig | None,
-) -> LoraSpec:
-    modules = sorted({name.split(".")[1] for name in state if name.startswith("heads.")})
-    place = str(args_file.with_name(ADAPTER_FILE))
-    targets = adapter_config.get("target_modules")
-    if not isinstance(targets, list) or sorted(map(str, targets)) != modules:
-        raise CheckpointError(f"{place!r} targets {targets!r}, the weights have heads for {modules}")
-    if adapter_config.get("layers_to_transform") is not None:
-        raise CheckpointError(f"{place!r} adapts some layers only; the reference adapts all")
+    folder: Path,
+) -> tuple[str, PreTrainedConfig]:
+    """Name and configuration of the base model that is given, else of what the checkpoint names."""
+    if isinstance(base, Path | str):
+        return str(base), _load_base_config(str(base))
     names = [args.get("model_dir"), adapter_config.get("base_model_name_or_path")]
     name = next((name for name in names if isinstance(name, str) and name), "")
+    if name and (folder / name / "config.json").is_file():
+        name = str(folder / name)
+    if base is None:
+        return name, _load_base_config(name)
+    return base.name_or_path or name, base
+
+
+def _read_spec(
+    adapter_config: Mapping[str, Any],
+    adapter_file: Path,
+    state: Mapping[str, Tensor],
+    name: str,
+    base_config: PreTrainedConfig,
+) -> LoraSpec:
+    modules = sorted({name.split(".")[1] for name in state if name.startswith("heads.")})
+    place = str(adapter_file)
+    targets = adapter_config.get("target_modules")
+    if not isinstance(targets, list) or sorted(map(str, targets)) != modules:
+        raise CheckpointError(
+            f"{place!r} targets {targets!r}, the weights have heads for {modules}"
+        )
+    if adapter_config.get("layers_to_transform") is not None:
+        raise CheckpointError(f"{place!r} adapts some layers only; the reference adapts all")
     try:
         spec = LoraSpec.from_config(
-            base_config or _load_base_config(args_file.parent, name),
+            base_config,
             targets=modules,
             rank=adapter_config.get("r"),  # type: ignore[arg-type]  # checked by LoraSpec
             alpha=adapter_config.get("lora_alpha"),  # type: ignore[arg-type]
@@ -235,22 +263,34 @@ def _read_spec(
     return spec
 
 
-def _load_base_config(folder: Path, name: str) -> PreTrainedConfig:
+def _load_base_config(name: str) -> PreTrainedConfig:
+    from huggingface_hub import hf_hub_download
     from transformers import AutoConfig
 
-    local = folder / name
-    source = str(local) if name and (local / "config.json").is_file() else name
+    remedy = "give the base model (--base): a folder with its config.json, or its hub name"
+    if not name:
+        raise CheckpointError(f"the checkpoint names no base model; {remedy}")
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise CheckpointError(f"the base model's folder {name!r} holds no config.json; {remedy}")
+    on_hub = not folder.is_dir()
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        if on_hub:  # one request; AutoConfig makes several, each with long retries
+            folder = Path(hf_hub_download(name, "config.json")).parent
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"no configuration of base model {name!r} beside the checkpoint or on the hub; "
-            "give the folder of the base model's config.json"
+            f"cannot read the configuration of base model {name!r}: no such folder beside the "
+            f"checkpoint, and none on the hub ({_first_line(error)}); {remedy}"
         ) from error
+    if on_hub:
+        config._commit_hash = folder.name  # the hub's cache names a snapshot by its commit
     return config
 
 
-def _read_config(args: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> HypernetConfig:
+def _read_config(
+    args: Mapping[str, Any], state: Mapping[str, Tensor], path: Path
+) -> HypernetConfig:
     def width(name: str, dimension: int) -> int:
         if name not in state or state[name].ndim != 2:
             raise CheckpointError(f"{str(path)!r}: {name} is missing or no matrix; fetch it anew")
@@ -275,10 +315,10 @@ def _read_config(args: Mapping[str, Any], state: Mapping[str, Tensor], path: Pat
                 f"{str(path)!r}: pred_z_score without factorized has no defined adapter, in the "
                 "reference neither; use another checkpoint"
             )
-    if any(t.any() for name, t in state.items() if name.startswith("AB_offset.")):
+    if _has_offset(state):
         if args["training_task"] == "recon":
             raise CheckpointError(f"{str(path)!r}: AB_offset in a reconstruction run is not read")
-        output = "zscore"  # head + offset is z · 1 + mean, see _moments
+        output = "zscore"  # head + offset is z · 1 + mean
     if output == "zscore" and _has_bias(state):
         raise CheckpointError(
             f"{str(path)!r}: heads with a bias under z-scores or AB_offset, which the reference "
@@ -358,7 +398,7 @@ def _translate(
     ours[types] = ours[types][rows]
     if config.head != "joint":
         codes = [state[f"out_emb.{_leaf(g)}.{side}"] for g in spec.groups for side in "AB"]
-        ours["head.side_codes"] = torch.stack(codes).unflatten(0, (-1, 2))
+        ours["head.side_codes"] = torch.unflatten(torch.stack(codes), 0, (-1, 2))
     for group in spec.groups:
         name, leaf = module_name(group.key), _leaf(group)
         parts = {"weight": state[f"heads.{leaf}.weight"]}
@@ -370,24 +410,23 @@ def _translate(
                 split = spec.rank * group.in_features
                 ours[f"head.a.{name}.{part}"] = tensor[:split]
                 # theirs is [rank, out], ours [out, rank]
-                b = tensor[split:].unflatten(0, (spec.rank, group.out_features))
+                b = torch.unflatten(tensor[split:], 0, (spec.rank, group.out_features))
                 ours[f"head.b.{name}.{part}"] = b.transpose(0, 1).flatten(0, 1)
             else:
                 ours[f"head.linears.{name}.{part}"] = tensor
         if config.output == "zscore":
             for side in "AB":
+                offset, mean, std = (state[f"{name}.{side}.{leaf}"] for name in _PER_FACTOR)
+                if _has_offset(state):  # in fp32 1 + 1e-10 is 1, so it is added exactly
+                    mean, std = offset, torch.ones_like(offset)
                 prefix = f"output.{side.lower()}.{name}"
-                ours[f"{prefix}.mean"], ours[f"{prefix}.std"] = _moments(state, side, leaf)
+                ours[f"{prefix}.mean"], ours[f"{prefix}.std"] = mean, std
     return ours
 
 
-def _moments(state: Mapping[str, Tensor], side: str, leaf: str) -> tuple[Tensor, Tensor]:
-    """Mean and std of a factor; a supervised run's offset is a mean with a std of 1.
-
-    In fp32 1 + 1e-10 is 1, so that the offset is added exactly.
-    """
-    offset, mean, std = (state[f"{name}.{side}.{leaf}"] for name in _PER_FACTOR)
-    return (offset, torch.ones_like(offset)) if offset.any() else (mean, std)
+def _has_offset(state: Mapping[str, Tensor]) -> bool:
+    """Whether a multi-task adapter is added to what the heads give (supervised runs only)."""
+    return any(t.any() for name, t in state.items() if name.startswith("AB_offset."))
 
 
 def _has_bias(state: Mapping[str, Tensor]) -> bool:
@@ -405,7 +444,7 @@ def _same_names(hypernet: Hypernetwork) -> dict[str, str]:
 
 
 def _read_encoder(
-    args: Mapping[str, Any], embedding_dim: int, spec: LoraSpec
+    args: Mapping[str, Any], embedding_dim: int, spec: LoraSpec, base_config: PreTrainedConfig
 ) -> EncoderConfig | None:
     if args.get("use_one_hot_task_emb"):
         return None
@@ -415,18 +454,34 @@ def _read_encoder(
         raise CheckpointError(
             f"text encoder {name!r} is none that the reference uses (gte, SFR, or the base model)"
         )
+    max_tokens = _MAX_TOKENS
+    if not name:
+        base = base_config.get_text_config(decoder=True)
+        max_tokens = min(max_tokens, base.max_position_embeddings)
+        if base.hidden_size != embedding_dim:
+            warnings.warn(
+                "args.yaml takes task embeddings from the base model, whose hidden states are "
+                f"{base.hidden_size} wide; the weights read {embedding_dim}, so that no "
+                "description can be encoded with it: correct emb_model and convert again",
+                T2LWarning,
+                stacklevel=4,
+            )
     return EncoderConfig(
         kind="gte" if is_gte else "language-model",
         name=name or spec.base.name,
         revision=None if name else spec.base.revision,
         embedding_dim=embedding_dim,
-        max_tokens=_MAX_TOKENS,
+        max_tokens=max_tokens,
         pooling="cls" if is_gte else "last",
         prefix=_SFR_PREFIX if is_sfr else "",
         add_full_stop=not is_sfr,
         norm=math.sqrt(embedding_dim),
         fingerprint="",
     )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _leaf(group: Group) -> str:

@@ -18,7 +18,11 @@ _MIN_DEVIATION: Final = 1e-10  # added to every standard deviation, as in the re
 
 
 class Output(nn.Module, ABC):
-    """Turns what a head predicts into the factors of adapters."""
+    """Turns what a head predicts into the factors of adapters, in place.
+
+    In place, since the factors are by far the largest tensors of a pass; no gradient needs the
+    numbers that are overwritten.
+    """
 
     @abstractmethod
     def forward(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
@@ -48,8 +52,8 @@ class Delta(Output):
     def forward(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
         """See Output.forward."""
         return (
-            {key: factor / self.root for key, factor in a.items()},
-            {key: factor / self.root for key, factor in b.items()},
+            {key: factor.div_(self.root) for key, factor in a.items()},
+            {key: factor.div_(self.root) for key, factor in b.items()},
         )
 
 
@@ -61,12 +65,12 @@ class _Moments(nn.Module):
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(*shape))
-        self.register_buffer("std", torch.ones(*shape))
+        self.register_buffer("mean", torch.empty(*shape))
+        self.register_buffer("std", torch.empty(*shape))
 
     def forward(self, scores: Tensor) -> Tensor:
         """z-scores [tasks, slots, ...] to values."""
-        return torch.addcmul(self.mean, scores, self.std + _MIN_DEVIATION)
+        return scores.mul_(self.std + _MIN_DEVIATION).add_(self.mean)
 
 
 @final

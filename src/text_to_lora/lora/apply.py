@@ -45,10 +45,8 @@ def adapted(
     if layers in _active:
         raise SpecError("this model is inside adapted() already; leave that block first")
     _check_base(model, weights.spec)
-    if rows is None:
-        index = torch.arange(weights.num_adapters)
-    else:
-        index = check_indices(rows, weights.num_adapters)
+    adapters = weights.num_adapters
+    index = torch.arange(adapters) if rows is None else check_indices(rows, adapters)
     run = _Run(num_rows=len(index), needs_grad=weights.requires_grad)
     with ExitStack() as stack:
         _active.add(layers)

@@ -462,7 +462,9 @@ def _build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
     build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
     try:
         with torch.device("meta"):
-            model = build(copy.deepcopy(config), attn_implementation="eager")
+            model = build(
+                copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
+            )
     except (ValueError, KeyError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SpecError(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from text_to_lora.errors import ConfigError
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.prompts import PromptFormat
+from text_to_lora.tasks.prompts import Encoded, PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 # no token's probability then moves by more than 5 points on average.
 SMALL_EFFECT: Final = 0.005
 
-_LONGEST = 4096  # tokens of a prompt with its answer, where the model would read more
+_BATCH: Final = 32  # inputs that run together
+
+_LONGEST: Final = 4096  # tokens of a prompt with its answer, where the model would read more
 
 
 @torch.inference_mode()
@@ -36,7 +39,7 @@ def answer(
     description: str | None = None,
     max_new_tokens: int = 32,
 ) -> list[str]:
-    """Greedy answers to inputs, all in one batch.
+    """Greedy answers to inputs, 32 at a time.
 
     weights: adapters to answer with; rows: adapter of each input, None for adapter 0
     description: put into the prompt; left out by default
@@ -46,24 +49,32 @@ def answer(
     inputs fits beside the answer.
     """
     frame = PromptFormat.for_tokenizer(tokenizer)
-    room = _context(model) - max_new_tokens
+    context = _context(model)
+    if (room := context - max_new_tokens) < 1:
+        raise ConfigError(
+            f"max_new_tokens is {max_new_tokens}; this base reads {context} tokens of prompt and "
+            "answer together; ask for fewer"
+        )
     prompts = [
         frame.encode(tokenizer, text, description=description, max_length=room).prompt_ids
         for text in inputs
     ]
-    ids, mask = _pad_left(prompts, tokenizer, model.device)
     generate = cast("Any", model).generate
-    with _block(model, weights, rows, len(inputs)):
-        output: Tensor = generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    answers: list[str] = []
+    for start in range(0, len(prompts), _BATCH):
+        part = slice(start, start + _BATCH)
+        ids, mask = _pad_left(prompts[part], tokenizer, model.device)
+        with _block(model, weights, rows, part, len(ids)):
+            output: Tensor = generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        answers += tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in answers]
 
 
 @torch.inference_mode()
@@ -87,6 +98,22 @@ def effect(
         frame.encode(tokenizer, text, reply, max_length=_context(model))
         for text, reply in zip(inputs, answers, strict=True)
     ]
+    parts = [
+        _divergence(model, tokenizer, encoded[start : start + _BATCH], weights, rows, start)
+        for start in range(0, len(encoded), _BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def _divergence(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Sequence[Encoded],
+    weights: LoraWeights,
+    rows: Sequence[int] | None,
+    start: int,
+) -> Tensor:
+    """`effect` of one part of the inputs, which begins at input `start`, [inputs]."""
     lengths = torch.tensor([len(row.answer_ids) for row in encoded], device=model.device)
     ids, mask = _pad_left(
         [row.prompt_ids + row.answer_ids for row in encoded], tokenizer, model.device
@@ -104,7 +131,7 @@ def effect(
         return log_softmax(logits.float(), dim=-1)
 
     plain = scores()
-    with _block(model, weights, rows, len(inputs)):
+    with _block(model, weights, rows, slice(start, start + len(encoded)), len(encoded)):
         moved = scores()
     divergence = (moved.exp() * (moved - plain)).sum(-1)  # [inputs, longest]
     counted = torch.arange(longest, device=model.device) >= longest - lengths[:, None]
@@ -112,11 +139,16 @@ def effect(
 
 
 def _block(
-    model: PreTrainedModel, weights: LoraWeights | None, rows: Sequence[int] | None, count: int
+    model: PreTrainedModel,
+    weights: LoraWeights | None,
+    rows: Sequence[int] | None,
+    part: slice,
+    count: int,
 ) -> AbstractContextManager[None]:
+    """Adapters on the model for one part of the inputs, which holds `count` of them."""
     if weights is None:
         return nullcontext()
-    return adapted(model, weights, list(rows) if rows is not None else [0] * count)
+    return adapted(model, weights, list(rows[part]) if rows is not None else [0] * count)
 
 
 def _context(model: PreTrainedModel) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,27 +28,39 @@ def load_base(
 
     name_or_path: "embedded", a folder, or a repository of the hub
     spec: of the adapters that it will carry; checked against its configuration first
+    revision: of a repository; None for the one that `spec` records of this name, or the newest
     dtype: None for float32 on the CPU and the checkpoint's own on other devices
 
-    Raises ConfigError when it cannot be loaded, SpecError when it is not the base of `spec`.
+    Raises ConfigError when it cannot be loaded, when weights are missing, of another shape or not
+    finite; SpecError when it is not the base of `spec`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if revision is None and spec is not None and str(name_or_path) == spec.base.name:
+        revision = spec.base.revision
     folder = find_base(name_or_path, revision=revision)
     config = load_base_config(folder)
     if spec is not None:
         spec.check_base(config)
     on_cpu = torch.device(device).type == "cpu"
     chosen: Any = dtype or (torch.float32 if on_cpu else "auto")
+    load: Any = AutoModelForCausalLM.from_pretrained
+    model: Any
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=chosen, use_safetensors=True
+        model, report = load(
+            folder,
+            config=config,
+            dtype=chosen,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever transformers and safetensors raise for broken files
         raise ConfigError(
             f"cannot load base model {str(name_or_path)!r}: {first_line(error)}"
         ) from error
+    _check_weights(model, report, name_or_path)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -63,10 +76,27 @@ def load_base_config(name_or_path: str | Path, *, revision: str | None = None) -
 
     folder = find_base(name_or_path, revision=revision)
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
             f"cannot read the configuration of base model {str(name_or_path)!r}: "
             f"{first_line(error)}"
         ) from error
     return config
+
+
+def _check_weights(
+    model: PreTrainedModel, report: Mapping[str, Any], name_or_path: str | Path
+) -> None:
+    """Raise ConfigError for what transformers would fill with random numbers, and for NaN."""
+    problems = [f"lacks {name}" for name in sorted(report["missing_keys"])]
+    problems += [
+        f"has NaN or infinity in {name}"
+        for name, parameter in model.named_parameters()
+        if not parameter.isfinite().all()
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more of the kind" if len(problems) > 1 else ""
+        raise ConfigError(
+            f"base model {str(name_or_path)!r} {problems[0]}{more}; copy or download it again"
+        )

@@ -122,9 +122,7 @@ class Adapters:
 
         Raises ConfigError when the hub refuses.
         """
-        return _upload(
-            self.save, repo_id, "adapter", private=private, token=token
-        )
+        return _upload(self.save, repo_id, "adapter", private=private, token=token)
 
 
 class TextToLora:
@@ -159,7 +157,8 @@ class TextToLora:
         """
         folder = find_hypernet(name_or_path, revision=revision)
         loaded = load_hypernet(folder, device=str(device), dtype=dtype)
-        if encoder is not None and encoder.config.fingerprint != loaded.encoder.fingerprint:
+        known = loaded.encoder.fingerprint  # empty in converted folders: then it is not checked
+        if encoder is not None and known and encoder.config.fingerprint != known:
             raise ConfigError(
                 f"the encoder {encoder.config.name!r} is not {loaded.encoder.name!r} as the "
                 "hypernetwork was trained with it; leave `encoder` out to load that one"
@@ -247,9 +246,7 @@ class TextToLora:
 
         Raises ConfigError when the hub refuses.
         """
-        return _upload(
-            self.save, repo_id, "hypernetwork", private=private, token=token
-        )
+        return _upload(self.save, repo_id, "hypernetwork", private=private, token=token)
 
 
 def _slug(text: str) -> str:
@@ -265,7 +262,6 @@ def _upload(
     from tempfile import TemporaryDirectory
 
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
 
     api = HfApi(token=token)
     with TemporaryDirectory() as scratch:
@@ -276,7 +272,7 @@ def _upload(
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=folder, commit_message=f"Upload {what}"
             )
-        except (HFValidationError, OSError) as error:
+        except Exception as error:  # the hub's own, and those of whichever HTTP client it uses
             raise ConfigError(
                 f"cannot upload to {repo_id!r}: {first_line(error)}; check the name, the token and "
                 "the network"

@@ -51,7 +51,10 @@ def load_data_dir(path: Path | str, split: str = "train") -> list[Task]:
         raise ConfigError(
             f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}"
         )
-    missing = dict.fromkeys(splits[split])
+    names = splits[split]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TaskDataError(f"split {split!r} is not a list of task ids", path=splits_file)
+    missing = dict.fromkeys(names)
     tasks: list[Task] = []
     for file in sorted(root.glob("*/tasks.json")):
         entries = _read_entries(file.parent)

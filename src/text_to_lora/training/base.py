@@ -45,7 +45,7 @@ class BasePlan:
     """
 
     text_steps: int = 1000
-    instruction_steps: int = 2800
+    instruction_steps: int = 2200
     text_rows: int = 16
     instruction_rows: int = 24
     window: int = 128

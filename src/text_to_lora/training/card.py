@@ -48,6 +48,9 @@ def render_card(run: Path) -> str:
     base = read_json(run / "base" / "training.json")
     gate = read_json(run / "gate" / "report.json")
     facts = read_json(run / "facts.json")
+    rates = read_json(run / "rates.json")
+    hypernet = read_json(run / "embedded" / "result.json")
+    multitask = read_json(run / "embedded-multitask" / "result.json")
     heldout = read_json(run / "heldout" / "report.json")
     obedience = read_json(run / "obedience" / "obedience.json")
     plan = base["plan"]
@@ -60,10 +63,12 @@ def render_card(run: Path) -> str:
         ("tasks", f"{base['num_tasks']} described, {base['num_family_tasks']} of the families "
          "whose input does not tell the task"),
         ("bits per character", f"{base['bits_per_character']:.3f} on the validation text"),
-        ("hypernetwork", f"{facts['hypernet_parameters']:,} parameters, "
-         f"{facts['hypernet_steps']:,} steps, {facts['hypernet_seconds'] / 60:.0f} minutes"),
-        ("multi-task adapter", f"{facts['multitask_parameters']:,} parameters, same rows and "
-         "steps"),
+        ("hypernetwork", f"{facts['hypernet_parameters']:,} parameters, " + _run_of(hypernet)),
+        ("multi-task adapter", f"{facts['adapter_parameters']:,} parameters, the same rows and "
+         "steps, " + _run_of(multitask)),
+        ("learning rates", "chosen on validation tasks: "
+         + ", ".join(f"{name} {rate:g}" for name, rate in rates["best"].items())
+         + f", of {len(rates['losses'])} trials of {rates['steps']} steps"),
         ("machine", facts["machine"]),
         ("date", facts["date"]),
         ("command", f"`{facts['command']}`"),
@@ -103,6 +108,13 @@ def difference_table(report: Mapping[str, Any]) -> str:
         if not name.startswith("paraphrase")
     ]
     return _table(("paired difference", "answer NLL per token", "score"), rows)
+
+
+def _run_of(result: Mapping[str, Any]) -> str:
+    return (
+        f"{result['step']:,} steps, {result['tokens']:,.0f} tokens, "
+        f"{result['seconds'] / 60:.0f} minutes, best at step {result['best_step']:,}"
+    )
 
 
 def _interval(entry: Mapping[str, Any] | None) -> str:

@@ -35,8 +35,11 @@ class BaseSection(Section):
     """"embedded", a folder, or a repository of the hub"""
     revision: str | None = None
     """commit or tag of the hub; null for the newest"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """of the base's weights and activations; the hypernetwork is float32 always"""
+    alias: str | None = None
+    """name that adapters carry for the base; null for `name`"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "bfloat16"
+    """of the base's weights and activations; "auto" is bfloat16 where the device multiplies it
+    fast, else float32; the hypernetwork is float32 always"""
     attention: str | None = None
     """attention implementation of transformers, such as "flash_attention_2"; null for its choice"""
     gradient_checkpointing: bool = False
@@ -65,6 +68,8 @@ class EncoderSection(Section):
     """as for `load_encoder`: "minilm", "gte", "hash", a model, or KIND:NAME"""
     revision: str | None = None
     """commit or tag of the hub; null for the newest"""
+    cache_dir: Path | None = None
+    """folder that keeps task embeddings, to share between runs; null for one in the run's folder"""
 
 
 class HypernetSection(Section):
@@ -106,7 +111,8 @@ class DataSection(Section):
     family_share: Share = 0.3
     """share of training rows that are of synthetic tasks"""
     family_seed: int = 0
-    """seed of the synthetic tasks; apart from run.seed, so that seeds compare on the same tasks"""
+    """seed of the synthetic tasks and the validation rows; apart from run.seed, so that runs of
+    several seeds compare on the same ones"""
     tasks_per_batch: Count = 8
     """tasks of one optimiser step, over all processes"""
     examples_per_task: Count = 1
@@ -150,7 +156,8 @@ class OptimizerSection(Section):
     max_grad_norm: NotNegative = 1.0
     """gradients are cut to this norm; 0 does not cut"""
     accumulation: Count = 1
-    """parts that a process runs its rows of a step in, to save memory; the result is the same"""
+    """parts that a process runs its rows of a step in, those of like length together: less memory
+    and less padding; the result is the same"""
 
 
 class ObjectiveSection(Section):
@@ -324,8 +331,10 @@ def _explain(item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{key} is missing or too short; set it"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
-    return f"{key}: {message}" if item["type"] == "value_error" else (
-        f"{key} is {item['input']!r}; {message}"
+    return (
+        f"{key}: {message}"
+        if item["type"] == "value_error"
+        else (f"{key} is {item['input']!r}; {message}")
     )
 
 

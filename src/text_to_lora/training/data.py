@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import ceil
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -169,35 +170,52 @@ def align(
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows of one step, or the part of them that one process runs at once.
+class Part:
+    """Rows that run through the base at once.
 
     student: prompts as the adapted base sees them; teacher: the same rows with their description
         in the prompt, None without distillation
-    embeddings: task embeddings of the distinct descriptions of the whole step, [adapters,
-        embedding_dim]; rows: which of them each row uses
-    total_rows: rows of the whole step, over all parts and processes
-    task_names: task of each row
-    noise_seeds: of each row's noise; generator_seed: of the dropout of the whole step
+    rows: which adapter of the batch each row uses
+    task_names: task of each row; noise_seeds: of each row's noise
     """
 
     student: Aligned
     teacher: Aligned | None
-    embeddings: Tensor
     rows: tuple[int, ...]
-    total_rows: int
     task_names: tuple[str, ...]
     noise_seeds: tuple[int, ...]
-    generator_seed: int
+
+    def to(self, device: torch.device) -> Part:
+        """The same rows on another device."""
+        teacher = None if self.teacher is None else self.teacher.to(device)
+        return replace(self, student=self.student.to(device), teacher=teacher)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one step that a process runs.
+
+    parts: its rows, those of like length together
+    embeddings: task embeddings of the distinct descriptions of the whole step, [adapters,
+        embedding_dim]
+    total_rows: rows of the whole step, over all processes
+    seed: of the dropout of the whole step
+    """
+
+    parts: tuple[Part, ...]
+    embeddings: Tensor
+    total_rows: int
+    seed: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens without padding."""
+        return sum(part.student.num_tokens for part in self.parts)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return replace(
-            self,
-            student=self.student.to(device),
-            teacher=None if self.teacher is None else self.teacher.to(device),
-            embeddings=self.embeddings.to(device),
-        )
+        parts = tuple(part.to(device) for part in self.parts)
+        return replace(self, parts=parts, embeddings=self.embeddings.to(device))
 
 
 class RowEncoder:
@@ -242,6 +260,10 @@ class RowEncoder:
             self._rows[key] = array("l", prompt), array("l", answer_ids)
         return self._rows[key]
 
+    def length(self, row: tuple[str, str, str | None]) -> int:
+        """Tokens of (input, answer, description in the prompt or None)."""
+        return sum(map(len, self.encode(*row)))
+
     def align(self, rows: Iterable[tuple[str, str, str | None]]) -> Aligned:
         """Encode and pad (input, answer, description in the prompt or None)."""
         encoded = [self.encode(*row) for row in rows]
@@ -282,13 +304,13 @@ class Descriptions:
 
 
 class TrainingBatches(Dataset[Batch]):
-    """The batches of a process, in order; each depends on (seed, step) and its place alone.
+    """The batches of a process by step; each depends on (seed, step) and the process alone.
 
-    steps: optimiser steps; parts: batches that this process runs of each
+    steps: optimiser steps; parts: in how many parts a process runs its rows of a step
     process, processes: this process and how many there are
     in_prompt: put the task's definition in the prompt; distill: give the teacher's prompts as well
 
-    Raises ConfigError when a step has fewer rows than parts of all processes.
+    Raises ConfigError when a step has fewer rows than there are processes.
     """
 
     def __init__(
@@ -305,10 +327,10 @@ class TrainingBatches(Dataset[Batch]):
         distill: bool = False,
     ) -> None:
         total = sampler.tasks_per_batch * sampler.examples_per_task
-        if total < parts * processes:
+        if total < processes:
             raise ConfigError(
-                f"a step has {total} rows, too few for {processes} processes with "
-                f"optimizer.accumulation={parts}; raise data.tasks_per_batch"
+                f"a step has {total} rows, too few for {processes} processes; "
+                "raise data.tasks_per_batch"
             )
         self._sampler = sampler
         self._encoder = encoder
@@ -321,39 +343,56 @@ class TrainingBatches(Dataset[Batch]):
         self._distill = distill
 
     def __len__(self) -> int:
-        return self._steps * self._parts
+        return self._steps
 
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> Batch:
-        step, part = divmod(index, self._parts)
+    def __getitem__(self, step: int) -> Batch:
         rows = self._sampler.batch(step)
         texts = [self._description(row) for row in rows]
         embeddings, adapters = self._descriptions.batch(texts)
-        share = self._process * self._parts + part
-        shares = self._processes * self._parts
-        mine = range(len(rows) * share // shares, len(rows) * (share + 1) // shares)
-        tasks = [self._sampler.tasks[rows[i].task_index] for i in mine]
+        first = len(rows) * self._process // self._processes
+        stop = len(rows) * (self._process + 1) // self._processes
         seed = self._sampler.seed
+
+        def make_part(chosen: Sequence[int]) -> Part:
+            tasks = [self._sampler.tasks[rows[i].task_index] for i in chosen]
+            told = [(rows[i].input, rows[i].output, texts[i]) for i in chosen]
+            return Part(
+                student=self._encoder.align(self._seen(rows[i]) for i in chosen),
+                teacher=self._encoder.align(told) if self._distill else None,
+                rows=tuple(adapters[i] for i in chosen),
+                task_names=tuple(task.name for task in tasks),
+                noise_seeds=tuple(_hash(f"{seed}/noise/{step}/{i}") for i in chosen),
+            )
+
+        mine = range(first, stop)
+        lengths = [self._encoder.length(self._seen(rows[i])) for i in mine]
+        groups = split_by_length(lengths, self._parts)
         return Batch(
-            student=self._encoder.align(
-                (rows[i].input, rows[i].output, task.definition if self._in_prompt else None)
-                for i, task in zip(mine, tasks, strict=True)
-            ),
-            teacher=self._encoder.align((rows[i].input, rows[i].output, texts[i]) for i in mine)
-            if self._distill
-            else None,
+            parts=tuple(make_part([mine[place] for place in group]) for group in groups),
             embeddings=embeddings,
-            rows=tuple(adapters[i] for i in mine),
             total_rows=len(rows),
-            task_names=tuple(task.name for task in tasks),
-            noise_seeds=tuple(_hash(f"{seed}/noise/{step}/{i}") for i in mine),
-            generator_seed=_hash(f"{seed}/dropout/{step}"),
+            seed=_hash(f"{seed}/dropout/{step}"),
         )
+
+    def _seen(self, row: Row) -> tuple[str, str, str | None]:
+        """Input, answer, and what the prompt says of the task."""
+        definition = self._sampler.tasks[row.task_index].definition
+        return row.input, row.output, definition if self._in_prompt else None
 
     def _description(self, row: Row) -> str:
         return self._sampler.tasks[row.task_index].descriptions[row.description_index]
+
+
+def split_by_length(lengths: Sequence[int], parts: int) -> Iterator[list[int]]:
+    """Split rows into at most `parts` lists of like length, so that little is spent on padding.
+
+    lengths: of the rows, in tokens
+    Gives the rows' places.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    count = min(parts, len(order))
+    for part in range(count):
+        yield order[len(order) * part // count : len(order) * (part + 1) // count]
 
 
 @dataclass(frozen=True)
@@ -403,6 +442,30 @@ def pick_eval_rows(
                 )
         place += 1
     return rows
+
+
+def eval_batches(
+    rows: Sequence[EvalRow],
+    texts: Sequence[str],
+    encoder: RowEncoder,
+    descriptions: Descriptions,
+    *,
+    size: int,
+    in_prompt: bool = False,
+) -> list[Batch]:
+    """Validation rows as batches of up to `size` rows of like length.
+
+    texts: the description that makes the adapter of each row
+    """
+    seen = [(row.input, row.output, row.task.definition if in_prompt else None) for row in rows]
+    lengths = [encoder.length(row) for row in seen]
+    batches = []
+    for chosen in split_by_length(lengths, ceil(len(rows) / size)):
+        embeddings, adapters = descriptions.batch([texts[i] for i in chosen])
+        names = tuple(rows[i].task.name for i in chosen)
+        part = Part(encoder.align(seen[i] for i in chosen), None, adapters, names, ())
+        batches.append(Batch((part,), embeddings, len(chosen), seed=0))
+    return batches
 
 
 def _other_tasks(tasks: Sequence[Task]) -> list[Task | None]:

@@ -1,0 +1,214 @@
+"""SftModule: hypernetwork and frozen base; a batch in, the loss of its rows out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from text_to_lora.baselines.fixed import StaticAdapter
+from text_to_lora.errors import T2LError
+from text_to_lora.hypernet.model import Hypernetwork
+from text_to_lora.lora.apply import adapted
+from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.training.config import ObjectiveSection
+from text_to_lora.training.data import Aligned, Batch, Part
+from text_to_lora.training.losses import answer_losses, distillation_kl, weight_penalty
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@final
+class SftModule(nn.Module):
+    """Gives the loss of a batch, with its gradient on the hypernetwork.
+
+    hypernet: what is trained; base: frozen here, and in eval mode whatever the mode of the module
+    objective: the loss
+
+    The base is no submodule, so that state, optimiser and gradient reduction hold the hypernetwork
+    alone. It runs part by part inside `forward`, each part's backward at once, so that the
+    activations of one part are in memory at a time; what reaches A and B is handed on to the
+    hypernetwork, which runs once a step for each distinct description.
+    """
+
+    def __init__(
+        self,
+        hypernet: Hypernetwork | StaticAdapter,
+        base: PreTrainedModel,
+        objective: ObjectiveSection,
+        *,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.hypernet = hypernet
+        base.requires_grad_(False).eval()
+        if gradient_checkpointing:
+            base.activation_checkpointing_enable({"use_reentrant": False})
+            for layer in base.modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.training = (
+                        True  # a layer checkpoints in this mode only; not what it holds
+                    )
+        self._base = (base,)  # in a tuple, which nn.Module does not register
+        self._objective = objective
+        self._accepted = inspect.signature(base.forward).parameters
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The frozen base model."""
+        return self._base[0]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """This process's share of the step's loss: its rows' sum over `total_rows`, in nats.
+
+        Differentiable in the hypernetwork's parameters, once.
+
+        Raises T2LError naming the tasks when a row's loss is not finite.
+        """
+        weights = self._generate(batch)
+        made = _factors(weights)
+        gradients = [torch.zeros_like(factor) for factor in made]
+        total = batch.embeddings.new_zeros(())
+        for part in batch.parts:
+            # Only the adapters of these rows, as leaves that catch the gradient.
+            used = list(dict.fromkeys(self._rows(part, weights)))
+            own = weights.detach().select(used)
+            for factor in _factors(own):
+                factor.requires_grad_()
+            total += self._run_part(part, own, used, batch.total_rows)
+            index = torch.tensor(used, device=total.device)
+            for gradient, factor in zip(gradients, _factors(own), strict=True):
+                if factor.grad is not None:
+                    gradient.index_add_(0, index, factor.grad)
+        loss: Tensor = _Carry.apply(total, gradients, *made)
+        if self._objective.weight_penalty:
+            rows = [row for part in batch.parts for row in self._rows(part, weights)]
+            penalty = weight_penalty(weights)[rows].sum() / batch.total_rows
+            loss = loss + self._objective.weight_penalty * penalty
+        return loss
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> Tensor:
+        """Cross-entropy of every row without smoothing, noise or dropout, in nats a token."""
+        hypernet = self.hypernet.eval()
+        weights = hypernet(self._embeddings(batch))
+        losses = []
+        for part in batch.parts:
+            with adapted(self.base, weights, self._rows(part, weights)):
+                losses.append(answer_losses(self._logits(part.student), part.student.labels))
+        return torch.cat(losses)
+
+    def _generate(self, batch: Batch) -> LoraWeights:
+        """The adapters of the whole step, with the step's own dropout."""
+        embeddings = self._embeddings(batch)
+        devices = [embeddings.device] if embeddings.is_cuda else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(batch.seed)
+            weights: LoraWeights = self.hypernet(embeddings)
+        return weights
+
+    def _embeddings(self, batch: Batch) -> Tensor:
+        """Task embeddings to generate from; a static adapter serves every row with one."""
+        static = isinstance(self.hypernet, StaticAdapter)
+        return batch.embeddings[:1] if static else batch.embeddings
+
+    @staticmethod
+    def _rows(part: Part, weights: LoraWeights) -> tuple[int, ...]:
+        """The adapter of each row."""
+        return part.rows if weights.num_adapters > 1 else (0,) * len(part.rows)
+
+    def _run_part(self, part: Part, own: LoraWeights, used: list[int], total_rows: int) -> Tensor:
+        """Run rows through the base and leave their gradient on `own`; gives their share.
+
+        used: the numbers in the batch of the adapters in `own`
+        """
+        objective, labels = self._objective, part.student.labels
+        teacher_logits = None
+        if objective.distill_weight and part.teacher is not None:
+            with torch.no_grad():
+                teacher_logits = self._logits(part.teacher)
+        rows = None if len(used) == 1 else [used.index(row) for row in part.rows]
+        with self._noise(part), adapted(self.base, own, rows):
+            logits = self._logits(part.student)
+            losses = logits.new_zeros(len(labels), dtype=torch.float32)
+            if objective.ce_weight:
+                smoothing = objective.label_smoothing
+                cross_entropy = answer_losses(logits, labels, label_smoothing=smoothing)
+                losses = losses + objective.ce_weight * cross_entropy
+            if teacher_logits is not None:
+                kl = distillation_kl(logits, teacher_logits, labels)
+                losses = losses + objective.distill_weight * kl
+            finite = losses.detach().isfinite()
+            if not finite.all():
+                bad = {name for name, ok in zip(part.task_names, finite, strict=True) if not ok}
+                raise T2LError(f"the loss of {', '.join(sorted(bad))} is not finite")
+            share = losses.sum() / total_rows
+            share.backward()  # inside the block, as gradient checkpointing needs
+        return share.detach()
+
+    def _logits(self, rows: Aligned) -> Tensor:
+        """Logits that predict the answers, [batch, answer, vocab]."""
+        width = rows.labels.shape[1]
+        options: dict[str, Any] = {
+            "position_ids": rows.position_ids,
+            "logits_to_keep": width + 1,
+            "use_cache": False,
+        }
+        logits: Tensor = self.base(
+            input_ids=rows.input_ids,
+            attention_mask=rows.attention_mask,
+            **{name: value for name, value in options.items() if name in self._accepted},
+        ).logits
+        return logits[:, -width - 1 : -1]
+
+    @contextmanager
+    def _noise(self, part: Part) -> Iterator[None]:
+        """NEFTune: uniform noise on the input embeddings of every row, from the row's own seed.
+
+        Source: Jain et al. (2023), arXiv 2310.05914; here a row's length is that of its own tokens,
+        so that noise does not depend on padding.
+        """
+        alpha = self._objective.neftune_alpha
+        if not alpha:
+            yield
+            return
+
+        def add_noise(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            noise = torch.zeros_like(output)
+            for row, (start, end) in enumerate(part.student.spans):
+                generator = torch.Generator(output.device).manual_seed(part.noise_seeds[row])
+                bound = alpha / ((end - start) * output.shape[-1]) ** 0.5
+                noise[row, start:end].uniform_(-bound, bound, generator=generator)
+            return output + noise
+
+        handle = self.base.get_input_embeddings().register_forward_hook(add_noise)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _factors(weights: LoraWeights) -> list[Tensor]:
+    """A of every group, then B of every group."""
+    return [*weights.a.values(), *weights.b.values()]
+
+
+class _Carry(torch.autograd.Function):
+    """A number whose gradient in some tensors is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *tensors: Tensor) -> Tensor:
+        """Give `value`; `gradients` are of it in `tensors`."""
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Hand the gradients on."""
+        return None, None, *[gradient * outputs[0] for gradient in ctx.gradients]

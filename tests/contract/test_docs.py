@@ -1,0 +1,167 @@
+"""Every command, recipe, link and Python block in the documentation is one that works."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import text_to_lora
+from text_to_lora.cli.app import app
+from text_to_lora.training.config import load_recipe, recipes
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND: Any = typer.main.get_command(app)
+
+
+def _blocks(page: Path, *languages: str) -> Iterator[str]:
+    for language, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        if language in languages:
+            yield text
+
+
+def _commands(page: Path, program: str) -> list[str]:
+    """Lines of shell blocks that call a program."""
+    lines: list[str] = []
+    for block in _blocks(page, "sh", "bash", "console"):
+        lines += block.replace("\\\n", " ").splitlines()
+    found = (line.strip().removeprefix("$ ") for line in lines)
+    return [line for line in found if line.split(" ")[0] == program]
+
+
+def _mentions(page: Path, program: str) -> list[str]:
+    """Code spans in sentences and tables that begin with a program."""
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    return re.findall(rf"`({program} [^`\n]+)`", prose)
+
+
+def _examples() -> list[str]:
+    """Commands in the help of every verb."""
+    helps = [COMMAND.help or ""]
+    for verb in COMMAND.commands.values():
+        helps += [
+            verb.help or "",
+            *(sub.help or "" for sub in getattr(verb, "commands", {}).values()),
+        ]
+    return [line.strip() for text in helps for line in text.splitlines() if " t2l " in f" {line}"]
+
+
+def _find(words: list[str]) -> Any:
+    """Take the verb off the front of the words and give its command."""
+    command = COMMAND
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        command = command.commands[words.pop(0)]
+    return command
+
+
+def _parse(line: str) -> None:
+    """Read a command as typer does, without running it; its recipe and settings are read too."""
+    program, *words = shlex.split(line, comments=True)
+    assert program == "t2l", line
+    words = words[: words.index("|")] if "|" in words else words
+    command = _find(words)
+    if words in (["--help"], ["--version"]):
+        return
+    with command.make_context("t2l", words) as context:
+        values = context.params
+    if command.name == "sft" and not values["recipe"].endswith(".yaml"):
+        load_recipe(values["recipe"], values["settings"] or [])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_t2l_command_on_a_page_parses(page: Path) -> None:
+    for line in _commands(page, "t2l"):
+        _parse(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_t2l_command_in_a_sentence_has_a_verb_and_options_that_exist(page: Path) -> None:
+    for line in _mentions(page, "t2l"):
+        words = shlex.split(line)[1:]
+        if words[0] == "VERB":  # stands for any
+            continue
+        known = {option for parameter in _find(words).params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known | {"--help"}, line
+
+
+def test_every_example_in_the_help_parses() -> None:
+    examples = _examples()
+    assert len(examples) >= 15
+    for line in examples:
+        _parse(line)
+
+
+def test_a_wrong_command_would_be_found() -> None:
+    for line in ("t2l genrate x", "t2l generate x --strnght 2", "t2l train sft mistral -o x"):
+        with pytest.raises((KeyError, typer.TyperException, ValueError)):
+            _parse(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_on_a_page_exists(page: Path) -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in _commands(page, "make") + _mentions(page, "make"):
+        words = shlex.split(line, comments=True)
+        goals = {word for word in words[1:] if "=" not in word}
+        assert goals and goals <= targets, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_script_on_a_page_exists(page: Path) -> None:
+    for line in _commands(page, "python") + _mentions(page, "python"):
+        words = shlex.split(line)
+        if words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_named_in_a_table_or_sentence_exists(page: Path) -> None:
+    pattern = r"`((?:src|tests|docs|benchmarks|packages)/[\w./-]+\.\w+)(?:::\w+)?`"
+    for name in re.findall(pattern, page.read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_named_on_a_page_exists(page: Path) -> None:
+    for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert test in names, f"{file}::{test}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_compiles_and_imports_public_names(page: Path) -> None:
+    for block in _blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "text_to_lora":
+                names = {alias.name for alias in node.names}
+                assert names <= set(text_to_lora.__all__), block
+
+
+def test_every_recipe_builds_and_is_documented() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for name in recipes():
+        assert load_recipe(name).run.steps > 0
+        assert f"`{name}`" in text, f"no page names the recipe {name}"
+
+
+def test_every_verb_has_a_section() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for name, verb in COMMAND.commands.items():
+        for path in [f"{name} {sub}" for sub in getattr(verb, "commands", {})] or [name]:
+            assert f"\n## t2l {path}\n" in text, path

@@ -1,0 +1,107 @@
+"""Who may import whom, read from the source: also what stands inside functions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import text_to_lora
+
+ROOT = Path(text_to_lora.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Part -> parts that it may import beside itself, errors and files.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "lora": set(),
+    "encoders": set(),
+    "tasks": set(),
+    "hypernet": {"lora", "encoders"},
+    "baselines": {"lora", "hypernet", "encoders", "tasks"},
+    "training": {"lora", "hypernet", "encoders", "tasks", "evaluation", "baselines", "serving"},
+    "evaluation": {"lora", "tasks"},
+    "serving": {"lora", "hypernet", "encoders", "tasks", "__init__"},
+    "demo": {"serving"},
+    "recipes": set(),
+    "cli": {"lora", "hypernet", "tasks", "training", "evaluation", "serving", "demo", "__init__"},
+    "__init__": {"lora", "hypernet", "encoders", "serving"},
+}
+
+
+def _part(path: Path) -> str:
+    """The package or module of ours that a file belongs to."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@cache
+def _imports(path: Path, *, with_types: bool = True) -> frozenset[str]:
+    """Full names of what a file imports; perhaps without what is for type checking alone."""
+    return frozenset(_find_imports(path, with_types))
+
+
+def _find_imports(path: Path, with_types: bool) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped |= {below for statement in node.body for below in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if node in skipped and not with_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _parts_imported(path: Path) -> set[str]:
+    """Parts of this package that a file imports."""
+    found = set()
+    for name in _imports(path):
+        first, _, rest = name.partition(".")
+        if first == "text_to_lora":
+            part = rest.partition(".")[0]
+            exists = (ROOT / part).is_dir() or (ROOT / f"{part}.py").is_file()
+            found.add(part if part and exists else "__init__")
+    return found
+
+
+@pytest.mark.parametrize("part", sorted({_part(path) for path in FILES}))
+def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
+    allowed = ALLOWED[part] | {part, "errors", "files"}
+    for path in FILES:
+        if _part(path) == part:
+            assert _parts_imported(path) <= allowed, path
+
+
+def test_the_adapter_code_needs_torch_and_safetensors_alone() -> None:
+    heavy = {"transformers", "peft", "datasets", "huggingface_hub", "accelerate"}
+    for path in FILES:
+        if _part(path) == "lora" and path.name != "spec.py":
+            names = {name.partition(".")[0] for name in _imports(path, with_types=False)}
+            assert not names & heavy, path
+
+
+@pytest.mark.parametrize(
+    "engine", ["vllm", "lm_eval", "fastapi", "starlette", "uvicorn", "gradio", "datasets"]
+)
+def test_an_engine_of_others_is_imported_in_one_file(engine: str) -> None:
+    users = [
+        path
+        for path in FILES
+        if engine in {name.partition(".")[0] for name in _imports(path, with_types=False)}
+    ]
+    assert len(users) <= 1, users
+
+
+def test_peft_is_not_needed() -> None:
+    for path in FILES:
+        names = {name.partition(".")[0] for name in _imports(path, with_types=False)}
+        assert "peft" not in names, path

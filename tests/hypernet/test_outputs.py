@@ -1,0 +1,60 @@
+"""z-scores and scaled ΔW, undone as section 1.7 of the paper's digest says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from text_to_lora.hypernet import Hypernetwork
+from text_to_lora.hypernet.outputs import Delta, ZScore
+from text_to_lora.lora import LoraSpec, LoraWeights
+
+
+def make_library(spec: LoraSpec, adapters: int) -> LoraWeights:
+    def draw(*shape: int) -> Tensor:
+        return 2 + 3 * torch.randn(adapters, *shape)
+
+    rank = spec.rank
+    return LoraWeights(
+        spec,
+        {g.key: draw(len(g.layers), rank, g.in_features) for g in spec.groups},
+        {g.key: draw(len(g.layers), g.out_features, rank) for g in spec.groups},
+    )
+
+
+def test_scores_of_a_library_give_the_library_back(spec: LoraSpec) -> None:
+    library = make_library(spec, 5)
+    output = ZScore(spec.groups, spec.rank)
+    output.set_library(library)
+    scores = [
+        {key: (w - w.mean(0)) / (w.std(0) + 1e-10) for key, w in factors.items()}
+        for factors in (library.a, library.b)
+    ]
+    for restored, factors in zip(output(*scores), (library.a, library.b), strict=True):
+        for key, values in factors.items():
+            torch.testing.assert_close(restored[key], values)
+
+
+def test_delta_is_divided_by_its_scaling(
+    head: str, trained: Callable[..., Hypernetwork], spec: LoraSpec, embeddings: Tensor
+) -> None:
+    """B A is 1/400 of what the same heads give directly."""
+    with torch.no_grad():
+        direct = trained(head, spec)(embeddings)
+        scaled = trained(head, spec, output="delta", delta_scaling=400.0)
+        scaled.load_state_dict(trained(head, spec).state_dict())
+        weights = scaled(embeddings)
+    for key in direct.a:
+        torch.testing.assert_close(weights.delta(key), direct.delta(key) / 400)
+        torch.testing.assert_close(weights.a[key], direct.a[key] / 20)
+
+
+def test_outputs_hold_no_second_copy_of_the_factors(spec: LoraSpec) -> None:
+    for output in (Delta(1e4), ZScore(spec.groups, spec.rank)):
+        given = make_library(spec, 2)
+        a, b = output(dict(given.a), dict(given.b))
+        for factors, restored in ((given.a, a), (given.b, b)):
+            for key, factor in factors.items():
+                assert restored[key].data_ptr() == factor.data_ptr()

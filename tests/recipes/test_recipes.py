@@ -1,0 +1,172 @@
+"""Every recipe builds: its real shapes without weights, and a step on a tiny base of its family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+)
+
+from text_to_lora.hypernet import HypernetConfig, Hypernetwork
+from text_to_lora.lora import LoraSpec
+from text_to_lora.training.config import RunConfig, load_recipe, recipes
+from text_to_lora.training.sft import train_sft
+from tiny_models import make_tokenizer
+
+# As the repositories' config.json files have them.
+REAL: dict[str, PreTrainedConfig] = {
+    "mistral-7b": MistralConfig(
+        vocab_size=32000,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=32768,
+        rope_theta=1000000.0,
+        sliding_window=None,
+    ),
+    "llama-3.1-8b": LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=131072,
+    ),
+    "gemma-2-2b-it": Gemma2Config(
+        vocab_size=256000,
+        hidden_size=2304,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        max_position_embeddings=8192,
+    ),
+}
+# Parameters of an adapter, and millions of the hypernetwork's, by the reference code with its
+# 1024-wide encoder.
+SIZES = {
+    "mistral-7b": (3_407_872, 55.4),
+    "llama-3.1-8b": (3_407_872, 230.0),
+    "gemma-2-2b-it": (1_597_440, 137.7),
+}
+TINY: dict[str, Any] = {
+    "vocab_size": len(make_tokenizer()),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 1024,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+}
+GROUPED = TINY | {"num_key_value_heads": 2}
+STAND_INS: dict[str, PreTrainedConfig] = {
+    "mistral-7b": MistralConfig(**GROUPED),
+    "llama-3.1-8b": LlamaConfig(**GROUPED),
+    "gemma-2-2b-it": Gemma2Config(**GROUPED, head_dim=16),
+    "embedded": BertConfig(**TINY, is_decoder=True),
+    "embedded-multitask": BertConfig(**TINY, is_decoder=True),
+}
+
+
+def make_spec(config: RunConfig, base: PreTrainedConfig) -> LoraSpec:
+    adapter = config.adapter
+    return LoraSpec.from_config(
+        base,
+        targets=adapter.targets,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        rslora=adapter.rslora,
+        layers=adapter.layers,
+    )
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_recipes_of_large_models_make_the_networks_of_the_released_scripts(name: str) -> None:
+    config = load_recipe(name)
+    spec = make_spec(config, REAL[name])
+    assert spec.scaling == pytest.approx(16 / 8**0.5)
+    sizes = HypernetConfig(embedding_dim=1024, **config.hypernet.model_dump(exclude={"kind"}))
+    network = Hypernetwork.empty(sizes, spec)
+    millions = round(network.num_parameters / 1e6, 1)
+    assert (spec.num_parameters, millions) == SIZES[name]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_recipes_of_large_models_have_the_hyper_parameters_of_the_released_scripts(
+    name: str,
+) -> None:
+    config = load_recipe(name)
+    assert (config.optimizer.lr, config.optimizer.warmup) == (2.5e-5, 0.2)
+    assert (config.optimizer.schedule, config.optimizer.weight_decay) == ("linear", 0.01)
+    assert config.optimizer.max_grad_norm == 1.0
+    assert (config.data.tasks_per_batch, config.data.examples_per_task) == (8, 1)
+    assert config.data.descriptions_per_task == 128
+    assert config.objective.label_smoothing == 0.1
+    assert (config.objective.neftune_alpha, config.objective.weight_penalty) == (5.0, 1e-3)
+    assert (config.run.steps, config.run.seed) == (20_000 * 59, 42)
+    assert config.hypernet.dropout == 0.05
+    assert config.base.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_runs_a_step_on_a_tiny_base_of_its_family(name: str, tmp_path: Path) -> None:
+    base = AutoModelForCausalLM.from_config(STAND_INS[name])
+    base.save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    tasks = [
+        {
+            "id": f"task-{i}",
+            "definition": "Say what it is.",
+            "descriptions": [f"Name the thing, kind {i}."],
+            "metric": {"kind": "classification", "labels": [f"a{i}", f"b{i}"]},
+        }
+        for i in range(8)
+    ]
+    # Synthetic families need inputs of plain words.
+    words = [start + end for start in "bdfgklmnprst" for end in ("alo", "emi", "onak")]
+    rows = [
+        {
+            "task_id": f"task-{i}",
+            "idx": n,
+            "input": " ".join(words[(7 * i + 5 * n + place * place) % len(words)] for place in range(5)),
+            "outputs": [f"a{i}"],
+        }
+        for i in range(8)
+        for n in range(40)
+    ]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = load_recipe(
+        name,
+        [
+            f"base.name={tmp_path / 'base'}",
+            f"data.folders=[{tmp_path}]",
+            "encoder.name=hash",
+            "hypernet.latent_size=16",
+            "hypernet.head_in_size=16",
+            "data.family_tasks=4",
+            "data.validation_family_tasks=2",
+            "data.eval_rows=4",
+            "run.steps=1",
+            "run.device=cpu",
+        ],
+    )
+    folder = train_sft(config, output_dir=tmp_path / "run")
+    assert folder.name == ("adapter" if name == "embedded-multitask" else "hypernet")
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert any("eval_mean_loss" in json.loads(line) for line in lines)

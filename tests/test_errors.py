@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from text_to_lora import errors
+from text_to_lora.errors import BackendError, T2LError, TaskDataError
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = {
+        line.split("── ")[1].split("(")[0]: line.split("(")[1].split(")")[0]
+        for line in (errors.__doc__ or "").splitlines()
+        if "── " in line
+    }
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, T2LError) and value is not T2LError
+    }
+    assert drawn.keys() == classes.keys()
+    for name, base in drawn.items():
+        assert [parent.__name__ for parent in classes[name].__bases__] == ["T2LError", base]
+
+
+def test_a_task_error_names_file_and_line() -> None:
+    assert str(TaskDataError("no outputs", path="a.jsonl", line=7)) == "a.jsonl:7: no outputs"
+    assert str(TaskDataError("empty", path="a.jsonl")) == "a.jsonl: empty"
+
+
+def test_a_backend_error_carries_the_output() -> None:
+    error = BackendError("the server left with code 3", output="out of memory")
+    assert (str(error), error.output) == ("the server left with code 3", "out of memory")

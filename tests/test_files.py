@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from text_to_lora.errors import CheckpointError, ConfigError
+from text_to_lora.files import (
+    check_format,
+    content_hash,
+    file_hash,
+    read_json,
+    write_file,
+    write_folder,
+    write_json,
+)
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with write_folder(tmp_path / "new" / "out") as folder:
+        (folder / "a.txt").write_text("a")
+        assert not (tmp_path / "new" / "out").exists()
+    assert (tmp_path / "new" / "out" / "a.txt").read_text() == "a"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError(), KeyboardInterrupt()])
+def test_an_error_leaves_nothing(failure: BaseException, tmp_path: Path) -> None:
+    with pytest.raises(type(failure)), write_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
+        raise failure
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_while_overwriting_leaves_the_old_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with pytest.raises(ZeroDivisionError), write_folder(tmp_path / "out", overwrite=True):
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["old"]
+    with write_folder(tmp_path / "out", overwrite=True) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_exists_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=f"output folder '{tmp_path}' exists already; pass"):
+        write_folder(tmp_path).__enter__()
+    for overwrite in (False, True):
+        with pytest.raises(
+            ConfigError, match=r"output file .*file' exists already; choose another"
+        ):
+            write_folder(tmp_path / "file", overwrite=overwrite).__enter__()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ConfigError, match=r"cannot write .*file/out': (Not a directory|File exists)"
+    ):
+        write_folder(tmp_path / "file" / "out").__enter__()
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"kept": True})
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(ConfigError, match=r"no space left on the disk of '.*x\.json'; free some"):
+        write_file(tmp_path / "x.json", fail)
+    assert read_json(tmp_path / "x.json") == {"kept": True}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_json_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"b": 1, "a": "é"})
+    write_json(tmp_path / "b", {"a": "é", "b": 1})
+    assert (tmp_path / "a").read_bytes() == '{\n  "a": "é",\n  "b": 1\n}\n'.encode()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "does not exist; check the path"),
+        (b"\xe9", r"is not UTF-8 \(byte 0\)"),
+        (b'{\n"a": }', "is not JSON: line 2"),
+        (b"[1]", "holds a list; a JSON object is expected"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "x").write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        read_json(tmp_path / "x", CheckpointError)
+
+
+def test_another_format_or_version_is_named() -> None:
+    expected = {"name": "adapter", "version": 1, "error": CheckpointError}
+    check_format({"format": "adapter", "version": 1}, "x", **expected)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="'x' has format 'table'; 'adapter' is expected"):
+        check_format({"format": "table"}, "x", **expected)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="'x' has version 2; this release reads 1"):
+        check_format({"format": "adapter", "version": 2}, "x", **expected)  # type: ignore[arg-type]
+
+
+def test_hashes_are_sha256_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_hash(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+    assert content_hash({"b": [1], "a": "é"}) == content_hash({"a": "é", "b": [1]})
+    assert content_hash({"a": "é"}) == hashlib.sha256('{"a":"é"}'.encode()).hexdigest()

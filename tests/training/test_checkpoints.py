@@ -1,0 +1,80 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from text_to_lora.errors import ConfigError
+from text_to_lora.training.checkpoints import MARK, RunFolder
+from text_to_lora.training.config import RunConfig
+
+Settings = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, settings: Settings) -> RunFolder:
+    made = RunFolder(tmp_path / "run")
+    made.open(settings(), resume=True)
+    return made
+
+
+def write(folder: RunFolder, step: int, keep: int = 2) -> None:
+    with folder.checkpoint(step, keep=keep) as path:
+        (path / "weights").write_text(str(step))
+
+
+def test_the_newest_complete_checkpoint_counts(folder: RunFolder, settings: Settings) -> None:
+    assert folder.newest_checkpoint() is None
+    for step in (8, 9, 10):
+        write(folder, step)
+    assert folder.newest_checkpoint() == folder.path / "checkpoint-10"  # by number, not by name
+    (folder.path / "checkpoint-10" / MARK).unlink()
+    assert folder.newest_checkpoint() == folder.path / "checkpoint-9"
+    folder.open(settings(), resume=True)
+    assert [path.name for path in folder.path.glob("checkpoint-*")] == ["checkpoint-9"]
+
+
+def test_old_checkpoints_go(folder: RunFolder) -> None:
+    for step in (1, 2, 3, 4):
+        write(folder, step, keep=3)
+    names = sorted(path.name for path in folder.path.glob("checkpoint-*"))
+    assert names == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+
+
+def test_an_error_while_writing_leaves_the_older_checkpoint(folder: RunFolder) -> None:
+    write(folder, 1)
+    with pytest.raises(ZeroDivisionError), folder.checkpoint(2, keep=2):
+        raise ZeroDivisionError
+    assert folder.newest_checkpoint() == folder.path / "checkpoint-1"
+
+
+def test_what_a_killed_process_left_is_deleted(folder: RunFolder, settings: Settings) -> None:
+    half_written = folder.path / ".checkpoint-4.abcd"
+    half_written.mkdir()
+    (half_written / MARK).touch()
+    (folder.path / ".history.jsonl.123").touch()
+    folder.open(settings(), resume=True)
+    assert [path.name for path in folder.path.iterdir()] == ["config.json"]
+
+
+def test_other_settings_are_refused_by_name(folder: RunFolder, settings: Settings) -> None:
+    other = settings(optimizer={"lr": 0.5}, run={"steps": 7})
+    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.01 -> 0.5; run.steps: 6 -> 7.*--fresh"):
+        folder.open(other, resume=True)
+    (folder.path / "embeddings").mkdir()
+    write(folder, 1)
+    folder.finish({"step": 1})
+    folder.open(other, resume=False)
+    assert sorted(p.name for p in folder.path.iterdir()) == ["config.json", "embeddings"]
+    folder.open(other, resume=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "thesis.tex").touch()
+    for resume in (True, False):
+        with pytest.raises(ConfigError, match="holds files, but no run"):
+            RunFolder(tmp_path).open(settings(), resume=resume)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    for resume in (True, False):
+        with pytest.raises(ConfigError, match="has format None"):
+            RunFolder(tmp_path).open(settings(), resume=resume)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "thesis.tex"]

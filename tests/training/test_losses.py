@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from text_to_lora.lora import LoraSpec, LoraWeights
+from text_to_lora.training.losses import (
+    IGNORED,
+    answer_losses,
+    distillation_kl,
+    weight_penalty,
+)
+from tiny_models import make_config
+
+LABELS = torch.tensor([[3, 1, IGNORED, IGNORED], [0, 2, 4, 1], [2, IGNORED, IGNORED, IGNORED]])
+
+
+@pytest.fixture
+def logits(generator: torch.Generator) -> Tensor:
+    return 3 * torch.randn(3, 4, 5, generator=generator)
+
+
+def log_probabilities(scores: Tensor) -> list[float]:
+    total = math.log(sum(math.exp(score) for score in scores.tolist()))
+    return [score - total for score in scores.tolist()]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_answer_losses_equal_a_loop_over_tokens(logits: Tensor, smoothing: float) -> None:
+    expected = []
+    for row, labels in zip(logits, LABELS.tolist(), strict=True):
+        tokens = []
+        for scores, label in zip(row, labels, strict=True):
+            if label != IGNORED:
+                known = log_probabilities(scores)
+                target = [smoothing / 5 + (1 - smoothing) * (i == label) for i in range(5)]
+                tokens.append(-sum(t * p for t, p in zip(target, known, strict=True)))
+        expected.append(sum(tokens) / len(tokens))
+    found = answer_losses(logits, LABELS, label_smoothing=smoothing)
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_answer_losses_are_float32_for_bfloat16_logits(logits: Tensor) -> None:
+    assert answer_losses(logits.bfloat16(), LABELS).dtype == torch.float32
+
+
+def test_distillation_equals_a_loop_and_teaches_the_student_alone(logits: Tensor) -> None:
+    student, teacher = logits.clone().requires_grad_(), (logits.flip(2) / 2).requires_grad_()
+    expected = []
+    for row, labels in enumerate(LABELS.tolist()):
+        tokens = []
+        for place, label in enumerate(labels):
+            if label != IGNORED:
+                p = log_probabilities(teacher[row, place].detach())
+                q = log_probabilities(student[row, place].detach())
+                tokens.append(sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)))
+        expected.append(sum(tokens) / len(tokens))
+    found = distillation_kl(student, teacher, LABELS)
+    torch.testing.assert_close(found.detach(), torch.tensor(expected))
+    found.sum().backward()
+    assert student.grad is not None and student.grad[0, 0].abs().sum() > 0
+    assert not student.grad[0, 2:].any()  # no loss after the end of an answer
+    assert teacher.grad is None
+
+
+def test_weight_penalty_is_that_of_the_released_code(generator: torch.Generator) -> None:
+    spec = LoraSpec.from_config(make_config(), targets=["q_proj", "down_proj"], rank=2)
+    shapes = {g.key: (len(g.layers), g.in_features, g.out_features) for g in spec.groups}
+    a = {k: torch.randn(4, s, 2, i, generator=generator) for k, (s, i, _) in shapes.items()}
+    b = {k: torch.randn(4, s, o, 2, generator=generator) for k, (s, _, o) in shapes.items()}
+    penalties = weight_penalty(LoraWeights(spec, a, b))
+    # There: mean over batch, layers and numbers, of A and of B, for every target module.
+    released = sum((t**2).mean() for side in (a, b) for t in side.values())
+    assert penalties.shape == (4,)
+    torch.testing.assert_close(penalties.mean(), released)

@@ -1,0 +1,359 @@
+"""A run from settings to files; killed at many places; over two processes; stopped early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from text_to_lora import TextToLora
+from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.hypernet import load_hypernet
+from text_to_lora.lora import load_adapter
+from text_to_lora.training import trainer as trainer_module
+from text_to_lora.training.config import RunConfig
+from text_to_lora.training.sft import shared_settings, train_sft
+
+Settings = Callable[..., RunConfig]
+# What makes a run depend on random numbers wherever it can.
+NOISY: dict[str, dict[str, Any]] = {
+    "objective": {"neftune_alpha": 5.0, "distill_weight": 0.5},
+    "hypernet": {"latent_size": 8, "head_in_size": 16, "dropout": 0.3},
+}
+
+
+@pytest.fixture
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of the time of a tiny run."""
+    monkeypatch.setattr(trainer_module, "plot_history", lambda history, path: None)
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def result_bytes(folder: Path) -> list[bytes]:
+    """The weights selected and the last ones."""
+    return [(folder / part / "model.safetensors").read_bytes() for part in ("hypernet", "last")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> tuple[Path, list[str]]:
+    """A finished run of sixty steps, and what it reported."""
+    folder, lines = tmp_path_factory.mktemp("run") / "run", []
+    config = settings(
+        run={"steps": 60, "eval_every": 20, "save_every": 20, "log_every": 10},
+        base={"alias": "tiny-base"},
+        hypernet={"latent_size": 32, "head_in_size": 32, "dropout": 0.0},
+        optimizer={"accumulation": 1},
+        objective={"label_smoothing": 0.0, "neftune_alpha": 0.0, "weight_penalty": 0.0},
+    )
+    assert train_sft(config, output_dir=folder, report=lines.append) == folder / "hypernet"
+    return folder, lines
+
+
+def test_training_lowers_the_loss_of_held_out_rows(trained: tuple[Path, list[str]]) -> None:
+    history = read_history(trained[0])
+    losses = [line["loss"] for line in history if "loss" in line]
+    assert [line["step"] for line in history if "loss" in line] == [10, 20, 30, 40, 50, 60]
+    assert losses[-1] < 0.5 * losses[0]
+    checks = [line for line in history if "eval_mean_loss" in line]
+    assert [line["step"] for line in checks] == [20, 40, 60]
+    assert checks[-1]["eval_seen_tasks_loss"] < checks[0]["eval_seen_tasks_loss"]
+    assert {"eval_unseen_tasks_loss", "eval_unseen_tasks_shuffled"} <= checks[0].keys()
+    # Nothing but the description tells what to answer.
+    assert checks[-1]["eval_seen_tasks_loss"] < checks[-1]["eval_seen_tasks_shuffled"] - 1
+
+
+def test_a_run_leaves_weights_settings_history_and_plot(trained: tuple[Path, list[str]]) -> None:
+    folder, lines = trained
+    loaded = load_hypernet(folder / "hypernet")
+    assert loaded.hypernet.spec.base.name == "tiny-base"
+    assert loaded.encoder.kind == "hash"
+    assert loaded.training["run"]["steps"] == 60
+    adapters = TextToLora.from_pretrained(folder / "hypernet").generate(["Say red."])
+    assert adapters.weights.spec == loaded.hypernet.spec
+    assert (folder / "history.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["format"] == "text-to-lora run" and config["optimizer"]["lr"] == 0.01
+    result = json.loads((folder / "result.json").read_text())
+    checks = [line for line in read_history(folder) if "eval_mean_loss" in line]
+    best = min(checks, key=lambda line: line["eval_mean_loss"])
+    assert result["step"] == 60
+    assert (result["best_step"], result["best_loss"]) == (best["step"], best["eval_mean_loss"])
+    assert result["tokens"] == read_history(folder)[-2]["tokens"] > 1000
+    assert any("tokens/s" in line and "min left" in line for line in lines)
+
+
+def test_checkpoints_hold_the_hypernetwork_and_never_the_base(
+    trained: tuple[Path, list[str]],
+) -> None:
+    folder = trained[0]
+    names = sorted(path.name for path in folder.glob("checkpoint-*"))
+    assert names == ["checkpoint-40", "checkpoint-60"]
+    tensors = load_file(folder / "checkpoint-60" / "model.safetensors")
+    last = load_file(folder / "last" / "model.safetensors")
+    assert {f"hypernet.{name}" for name in last} == set(tensors)
+    for name, tensor in last.items():
+        assert torch.equal(tensor, tensors[f"hypernet.{name}"])
+    moments = torch.load(folder / "checkpoint-60" / "optimizer.pt", weights_only=True)["state"]
+    assert len(moments) == len(tensors)
+
+
+def test_weights_carry_no_folder_of_the_machine_that_made_them(
+    trained: tuple[Path, list[str]], settings: Settings, tmp_path: Path
+) -> None:
+    text = (trained[0] / "hypernet" / "config.json").read_text()
+    assert "/" not in json.dumps(json.loads(text)["training"])
+    settled = shared_settings(settings(encoder={"cache_dir": str(tmp_path)}))
+    assert settled["encoder"]["cache_dir"] == tmp_path.name
+
+
+def test_a_finished_run_is_not_run_again(trained: tuple[Path, list[str]]) -> None:
+    folder = trained[0]
+    lines: list[str] = []
+    payload = json.loads((folder / "config.json").read_text())
+    config = RunConfig.from_dict({k: v for k, v in payload.items() if k in RunConfig.model_fields})
+    before = (folder / "history.jsonl").stat().st_mtime_ns
+    assert train_sft(config, output_dir=folder, report=lines.append) == folder / "hypernet"
+    assert not lines and (folder / "history.jsonl").stat().st_mtime_ns == before
+
+
+def kill_at(event: int, run: Callable[[], object]) -> int:
+    """Run in a copy of this process that is killed at its n-th change of the file system.
+
+    Gives the number of changes that it made; `event` 0 kills at none.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        changes = 0
+
+        def count(name: str, details: tuple[Any, ...]) -> None:
+            nonlocal changes
+            path = str(details[0]) if details else ""
+            write = name == "open" and details[2] & os.O_ACCMODE and "__pycache__" not in path
+            if write or name in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod"):
+                changes += 1
+                if changes == event:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(count)
+            run()
+            os.write(writing, str(changes).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        told = pipe.read()
+    _, status = os.waitpid(child, 0)
+    assert (os.WTERMSIG(status) == signal.SIGKILL) if event else (status == 0 and told)
+    return int(told or 0)
+
+
+def test_a_run_killed_anywhere_ends_in_the_same_bytes(
+    settings: Settings, tmp_path: Path, no_plot: None
+) -> None:
+    config = settings(**NOISY)
+    whole = tmp_path / "whole"
+    changes = kill_at(0, lambda: train_sft(config, output_dir=whole))
+    expected = result_bytes(whole)
+    steps = [(line["step"], line.get("loss")) for line in read_history(whole)]
+    seen = set()
+    for event in range(5, changes, changes // 9):
+        folder = tmp_path / f"killed-{event}"
+        kill_at(event, lambda folder=folder: train_sft(config, output_dir=folder))
+        seen.add(len(list(folder.glob("checkpoint-*/COMPLETE"))))
+        train_sft(config, output_dir=folder)
+        assert result_bytes(folder) == expected, event
+        assert [(line["step"], line.get("loss")) for line in read_history(folder)] == steps
+        assert not list(folder.glob(".*")), event
+    assert seen == {0, 1, 2}  # kills came before and after checkpoints
+
+
+def test_a_run_killed_twice_while_it_writes_ends_in_the_same_bytes(
+    settings: Settings, tmp_path: Path, no_plot: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(**NOISY)
+    train_sft(config, output_dir=tmp_path / "whole")
+    save, folder = torch.save, tmp_path / "killed"
+
+    def half_save(payload: Any, path: Path) -> None:
+        save(payload, path)
+        if trainer_step(path) >= 4 and path.name == "optimizer.pt":
+            path.write_bytes(path.read_bytes()[:1000])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def trainer_step(path: Path) -> int:
+        return int(path.parent.name.split("-")[1].split(".")[0])
+
+    monkeypatch.setattr(torch, "save", half_save)
+    for _ in range(2):
+        child = os.fork()
+        if not child:
+            train_sft(config, output_dir=folder)
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+    monkeypatch.undo()
+    train_sft(config, output_dir=folder)
+    assert result_bytes(folder) == result_bytes(tmp_path / "whole")
+
+
+def test_accumulated_parts_give_the_weights_of_the_whole_batch(
+    settings: Settings, tmp_path: Path, no_plot: None
+) -> None:
+    found = []
+    for parts in (1, 4):
+        # A large eps, since Adam divides gradients of zero and noise by their own size.
+        config = settings(optimizer={"accumulation": parts, "eps": 1e-3}, **NOISY)
+        train_sft(config, output_dir=tmp_path / str(parts))
+        found.append(load_file(tmp_path / str(parts) / "last" / "model.safetensors"))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_two_processes_give_the_losses_and_weights_of_one(
+    settings: Settings, tmp_path: Path, no_plot: None
+) -> None:
+    # Seven rows: three for one process, four for the other.
+    data = {"tasks_per_batch": 7, "examples_per_task": 1}
+    config = settings(data=data, optimizer={"eps": 1e-3}, **NOISY)
+    train_sft(config, output_dir=tmp_path / "one")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config.to_dict()))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command += ["-m", "text_to_lora.cli", "train", "sft", str(recipe), "-o", str(tmp_path / "two")]
+    source = str(Path(__file__).parents[2] / "src")
+    paths = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (read_history(tmp_path / name) for name in ("one", "two"))
+    for line, other in zip(one, two, strict=True):
+        for key, value in line.items():
+            if key == "loss" or key.startswith("eval_"):
+                assert other[key] == pytest.approx(value, rel=1e-4), key
+    for part in ("hypernet", "last"):
+        tensors = load_file(tmp_path / "two" / part / "model.safetensors")
+        for name, tensor in load_file(tmp_path / "one" / part / "model.safetensors").items():
+            torch.testing.assert_close(tensors[name], tensor, atol=1e-5, rtol=1e-3)
+
+
+def test_a_run_stops_early_and_keeps_the_best_weights(
+    settings: Settings, tmp_path: Path, no_plot: None
+) -> None:
+    # Unseen tasks have other answers, so that their loss gets worse after a while.
+    run = {"steps": 60, "patience": 2, "keep_checkpoints": 9, "select_by": "unseen_tasks"}
+    config = settings(run=run, optimizer={"lr": 0.03, "schedule": "constant"})
+    train_sft(config, output_dir=tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["step"] == result["best_step"] + 4 < 60
+    checks = [line for line in read_history(tmp_path / "run") if "eval_mean_loss" in line]
+    assert checks[-1]["step"] == result["step"]
+    assert result["best_loss"] == min(line["eval_unseen_tasks_loss"] for line in checks)
+    best = f"checkpoint-{result['best_step']}"
+    tensors = load_file(tmp_path / "run" / best / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "run" / "hypernet" / "model.safetensors").items():
+        assert torch.equal(tensor, tensors[f"hypernet.{name}"])
+    # Cut off after the last checkpoint, it does not train on.
+    expected = result_bytes(tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    train_sft(config, output_dir=tmp_path / "run")
+    assert result_bytes(tmp_path / "run") == expected
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] == result["step"]
+
+
+def test_the_multi_task_adapter_is_a_peft_folder(
+    settings: Settings, tmp_path: Path, no_plot: None
+) -> None:
+    config = settings(hypernet={"kind": "static"}, run={"steps": 4})
+    folder = train_sft(config, output_dir=tmp_path / "run")
+    assert folder == tmp_path / "run" / "adapter"
+    base = AutoConfig.from_pretrained(config.base.name)
+    weights = load_adapter(folder, base_config=base)
+    assert all(b.abs().sum() > 0 for b in weights.b.values())
+    checks = [line for line in read_history(tmp_path / "run") if "eval_mean_loss" in line]
+    assert not [key for line in checks for key in line if "shuffled" in key]
+
+
+def test_without_validation_the_last_weights_are_the_result(
+    settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(data={"eval_rows": 0}, run={"steps": 3, "save_every": 100})
+    train_sft(config, output_dir=tmp_path / "run")
+    selected, last = result_bytes(tmp_path / "run")
+    assert selected == last
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["best_loss"] is None
+
+
+def test_a_run_that_diverges_stops_and_names_task_and_step(
+    settings: Settings, tmp_path: Path, no_plot: None
+) -> None:
+    config = settings(optimizer={"lr": 1e30, "warmup": 0.0, "max_grad_norm": 0.0})
+    with pytest.raises(T2LError, match=r"loss of .*say-\w+.* is not finite at step 2; lower opt"):
+        train_sft(config, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("run", {"report_to": ["carrier-pigeon"]}, "'carrier-pigeon', which is not installed"),
+        ("run", {"select_by": "unseen_families"}, "has only seen_tasks, unseen_tasks"),
+        ("data", {"max_prompt_tokens": 300}, "do not fit the base's 256 positions"),
+        ("base", {"name": "nowhere"}, "unknown base model 'nowhere'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    settings: Settings, tmp_path: Path, section: str, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_sft(settings(**{section: fields}), output_dir=tmp_path / "run")
+
+
+def test_dtype_auto_is_settled_when_the_run_begins(
+    settings: Settings, tmp_path: Path, no_plot: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from text_to_lora.training import sft
+
+    for fast, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(sft, "has_fast_product", lambda dtype, device, fast=fast: fast)
+        config = settings(base={"dtype": "auto"}, data={"eval_rows": 0}, run={"steps": 1})
+        train_sft(config, output_dir=tmp_path / dtype)
+        stored = json.loads((tmp_path / dtype / "config.json").read_text())
+        assert stored["base"]["dtype"] == dtype
+
+
+def test_loggers_get_losses_and_validation(
+    settings: Settings, tmp_path: Path, no_plot: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback, integrations
+    from transformers.integrations import integration_utils
+
+    seen: list[str] = []
+
+    class Recorder(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            seen.extend(logs)
+
+    monkeypatch.setitem(integrations.INTEGRATION_TO_CALLBACK, "tensorboard", Recorder)
+    monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: True)
+    config = settings(run={"steps": 2, "report_to": ["tensorboard"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        train_sft(config, output_dir=tmp_path / "run")
+    assert {"loss", "eval_unseen_tasks_loss", "learning_rate"} <= set(seen)
