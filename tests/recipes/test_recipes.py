@@ -137,13 +137,13 @@ def test_every_recipe_runs_a_step_on_a_tiny_base_of_its_family(name: str, tmp_pa
         }
         for i in range(8)
     ]
-    # Synthetic families need inputs of plain words.
-    words = [start + end for start in "bdfgklmnprst" for end in ("alo", "emi", "onak")]
+    # Synthetic families need inputs of many plain words.
+    words = [a + b + c for a in "bdfgklmnprst" for b in ("alo", "emi", "onu") for c in "kdnrtmp"]
     rows = [
         {
             "task_id": f"task-{i}",
             "idx": n,
-            "input": " ".join(words[(7 * i + 5 * n + place * place) % len(words)] for place in range(5)),
+            "input": " ".join(words[(40 * i + n) * 11 % 241 + place] for place in range(10)),
             "outputs": [f"a{i}"],
         }
         for i in range(8)

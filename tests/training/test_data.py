@@ -15,6 +15,7 @@ from text_to_lora.training.data import (
     IGNORED,
     Batch,
     Descriptions,
+    Part,
     RowEncoder,
     TaskSplit,
     TrainingBatches,
@@ -156,6 +157,47 @@ def test_the_teacher_reads_the_description_and_the_same_answer(
         assert torch.equal(part.teacher.labels, part.student.labels)
         for name, ids in zip(part.task_names, part.teacher.input_ids, strict=True):
             assert name.removeprefix("say-") in tokenizer.decode(ids).partition("Input:")[0]
+
+
+def test_a_swapped_row_keeps_its_input_and_is_told_another_task_by_the_teacher(
+    make_batches: Callable[..., TrainingBatches],
+) -> None:
+    plain, swapped = make_batches()[2].parts[0], make_batches(swapped=1)[2].parts[0]
+    own = {seed: place for place, seed in enumerate(plain.noise_seeds)}
+    tokenizer = make_tokenizer()
+
+    def prompt(part: Part, row: int) -> list[int]:
+        answer = part.student.labels.shape[1]
+        return part.student.input_ids[row, part.student.spans[row][0] : -answer].tolist()
+
+    assert sum(swapped.swapped) == 3  # one row of each of three tasks
+    assert swapped.taught == tuple(i for i, other in enumerate(swapped.swapped) if other)
+    for i, seed in enumerate(swapped.noise_seeds):
+        before = own[seed]
+        assert prompt(swapped, i) == prompt(plain, before)
+        assert (swapped.task_names[i] != plain.task_names[before]) is swapped.swapped[i]
+        answer = [x for x in swapped.student.labels[i].tolist() if x != IGNORED]
+        assert tokenizer.decode(answer).strip() == (
+            swapped.task_names[i].removeprefix("say-") + "</s>"
+        )
+    assert swapped.teacher is not None
+    for row, i in enumerate(swapped.taught):
+        told = tokenizer.decode(swapped.teacher.input_ids[row]).partition("Input:")[0]
+        assert swapped.task_names[i].removeprefix("say-") in told
+
+
+def test_rows_are_swapped_from_a_step_on(make_batches: Callable[..., TrainingBatches]) -> None:
+    plain, later = make_batches(), make_batches(swapped=1, swapped_after=3)
+    assert rows_of([later[2]]) == rows_of([plain[2]])
+    assert not any(later[2].parts[0].swapped) and later[2].parts[0].teacher is None
+    assert sum(later[3].parts[0].swapped) == 3
+
+
+def test_swapping_needs_another_task_and_a_row_that_is_not_swapped(
+    make_batches: Callable[..., TrainingBatches],
+) -> None:
+    with pytest.raises(ConfigError, match=r"swapped_examples is 3 of data\.examples_per_task=3"):
+        make_batches(swapped=3)
 
 
 def test_the_definition_is_in_the_prompt_when_asked(

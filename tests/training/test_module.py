@@ -78,20 +78,34 @@ def make_hypernet(base: PreTrainedModel, dropout: float = 0.0) -> Hypernetwork:
     return hypernet
 
 
-def make_batch(parts: int = 1, rows: Sequence[int] = range(5), *, teacher: bool = False) -> Batch:
+def make_batch(
+    parts: int = 1,
+    rows: Sequence[int] = range(5),
+    *,
+    teacher: bool = False,
+    swapped: Sequence[int] = (),
+) -> Batch:
+    """Five rows; the teacher sees all of them, or those alone whose task is swapped."""
     lengths = [len(PROMPTS[i]) + len(ANSWERS[i]) for i in rows]
     groups = [[rows[place] for place in group] for group in split_by_length(lengths, parts)]
     answers = [[ANSWERS[i] for i in group] for group in groups]
+    taught = [
+        [place for place, i in enumerate(group) if teacher or i in swapped] for group in groups
+    ]
     return Batch(
         parts=tuple(
             Part(
                 student=align([PROMPTS[i] for i in group], own, 0),
-                teacher=align([TOLD[i] for i in group], own, 0) if teacher else None,
+                teacher=align([TOLD[group[p]] for p in told], [own[p] for p in told], 0)
+                if told
+                else None,
+                taught=tuple(told),
+                swapped=tuple(i in swapped for i in group),
                 rows=tuple(ADAPTERS[i] for i in group),
                 task_names=tuple(NAMES[i] for i in group),
                 noise_seeds=tuple(100 + i for i in group),
             )
-            for group, own in zip(groups, answers, strict=True)
+            for group, own, told in zip(groups, answers, taught, strict=True)
         ),
         embeddings=torch.randn(3, 6, generator=torch.Generator().manual_seed(2)),
         total_rows=5,
@@ -114,12 +128,19 @@ def token_losses(logits: Tensor, prompt: Sequence[int], answer: Sequence[int]) -
     return F.cross_entropy(logits[len(prompt) - 1 : -1], ids[len(prompt) :], reduction="none")
 
 
-def naive_loss(base: PreTrainedModel, hypernet: nn.Module, objective: ObjectiveSection) -> Tensor:
+def naive_loss(
+    base: PreTrainedModel,
+    hypernet: nn.Module,
+    objective: ObjectiveSection,
+    swapped: Sequence[int] = (),
+) -> Tensor:
     """One row at a time, unpadded, logits of every position, all in one graph."""
     batch = make_batch()
     weights = hypernet(batch.embeddings)
     rows = []
-    for prompt, told, answer, adapter in zip(PROMPTS, TOLD, ANSWERS, ADAPTERS, strict=True):
+    for i, (prompt, told, answer, adapter) in enumerate(
+        zip(PROMPTS, TOLD, ANSWERS, ADAPTERS, strict=True)
+    ):
         with torch.no_grad():
             teacher = base(torch.tensor([[*told, *answer]])).logits[0, len(told) - 1 : -1]
         own = weights.select([adapter if weights.num_adapters > 1 else 0])
@@ -131,7 +152,10 @@ def naive_loss(base: PreTrainedModel, hypernet: nn.Module, objective: ObjectiveS
         kl = (target.exp() * (target - student)).sum(-1).mean()
         factors = [*own.a.values(), *own.b.values()]
         penalty = torch.stack([factor.square().mean() for factor in factors]).sum()
-        rows.append(loss + objective.distill_weight * kl + objective.weight_penalty * penalty)
+        loss = loss + objective.distill_weight * kl
+        if i in swapped:
+            loss = objective.swapped_weight * kl
+        rows.append(loss + objective.weight_penalty * penalty)
     return torch.stack(rows).mean()
 
 
@@ -153,6 +177,26 @@ def test_loss_and_gradient_equal_rows_one_by_one(objective: str, parts: int) -> 
     loss.backward()
     found = gradients(hypernet)
     expected = naive_loss(base, hypernet, OBJECTIVES[objective])
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for name, gradient in gradients(hypernet).items():
+        torch.testing.assert_close(found[name], gradient, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("distill_weight", [0.0, 0.3])
+def test_rows_with_a_swapped_task_learn_from_the_teacher_alone(
+    parts: int, distill_weight: float
+) -> None:
+    base = make_base("llama")
+    hypernet = make_hypernet(base)
+    changes = {"distill_weight": distill_weight, "swapped_weight": 0.6}
+    objective = PLAIN.model_copy(update=changes)
+    module = SftModule(hypernet, base, objective)
+    loss = module(make_batch(parts, teacher=distill_weight > 0, swapped=(1, 4)))
+    loss.backward()
+    found = gradients(hypernet)
+    expected = naive_loss(base, hypernet, objective, swapped=(1, 4))
     expected.backward()
     torch.testing.assert_close(loss, expected)
     for name, gradient in gradients(hypernet).items():

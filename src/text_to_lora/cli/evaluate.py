@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from text_to_lora.cli.common import Device, Model, check_device, note
+from text_to_lora.cli.common import Device, Model, check_device, load_base_quietly, note
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Judge a hypernetwork.", no_args_is_help=True, rich_markup_mode=None)
 
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Of the base; default: float32 on the CPU, else the checkpoint's own."),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
 
 
@@ -36,6 +40,7 @@ def heldout(
         str | None, typer.Option(help="Conditions with commas; default: all that are possible.")
     ] = None,
     device: Device = "cpu",
+    dtype: Dtype = None,
 ) -> None:
     """Score unseen tasks under base, prompt, multi-task, matched, shuffled and junk adapters.
 
@@ -53,7 +58,7 @@ def heldout(
         from text_to_lora.evaluation.suite import evaluate_heldout
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    t2l, base, tokenizer = _load(model, device)
+    t2l, base, tokenizer = _load(model, device, dtype)
     folder = embedded_folder("multitask") if multitask == "embedded" else multitask
     evaluate_heldout(
         base=base,
@@ -72,7 +77,9 @@ def heldout(
 
 
 @app.command("obedience")
-def obedience(output: Output, model: Model = "embedded", device: Device = "cpu") -> None:
+def obedience(
+    output: Output, model: Model = "embedded", device: Device = "cpu", dtype: Dtype = None
+) -> None:
     """Score 20 descriptions of the kind that first users try, by rule.
 
     Example:
@@ -83,7 +90,7 @@ def obedience(output: Output, model: Model = "embedded", device: Device = "cpu")
         from text_to_lora.evaluation.obedience import run_obedience
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    t2l, base, tokenizer = _load(model, device)
+    t2l, base, tokenizer = _load(model, device, dtype)
     run_obedience(
         base=base,
         tokenizer=tokenizer,
@@ -93,12 +100,19 @@ def obedience(output: Output, model: Model = "embedded", device: Device = "cpu")
     typer.echo((output / "obedience.md").read_text(encoding="utf-8"))
 
 
-def _load(model: str, device: str) -> tuple[TextToLora, PreTrainedModel, PreTrainedTokenizerBase]:
-    from text_to_lora.serving.base import load_base
+def _load(
+    model: str, device: str, dtype: str | None
+) -> tuple[TextToLora, PreTrainedModel, PreTrainedTokenizerBase]:
+    import torch
+
     from text_to_lora.serving.generator import TextToLora
 
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
-    return t2l, *load_base(t2l.spec.base.name, spec=t2l.spec, device=device)
+    chosen = None if dtype is None else getattr(torch, dtype)
+    base, tokenizer = load_base_quietly(
+        t2l.spec.base.name, spec=t2l.spec, device=device, dtype=chosen
+    )
+    return t2l, base, tokenizer
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:

@@ -68,7 +68,9 @@ class MiniLMEncoder(BatchedEncoder):
             )
         )
         self._device = device
-        self._weights = load_file(folder / "model.safetensors", device=str(device))
+        # Loaded to the CPU first: safetensors refuses the "cpu:0" that distributed runs name.
+        weights = load_file(folder / "model.safetensors")
+        self._weights = {name: tensor.to(device) for name, tensor in weights.items()}
         self._tokenizer = FileTokenizer(folder / "tokenizer.json")
 
     def _count(self, prepared: list[str]) -> list[int]:

@@ -226,13 +226,18 @@ def _describe_rows(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _base_identity(base: PreTrainedModel) -> dict[str, Any]:
-    """What tells one base from another without hashing all of it: its config and its norm scales."""
+    """What tells one base from another without hashing all of it: config, norm scales, dtype."""
     scales = {
         name: round(float(parameter.detach().double().norm()), 4)
         for name, parameter in base.named_parameters()
         if parameter.ndim == 1
     }
-    return {"config": config_hash(base.config), "vectors": content_hash(scales)}
+    dtype = str(base.dtype).removeprefix("torch.")
+    return {
+        "config": config_hash(base.config),
+        "vectors": content_hash(scales),
+        **({} if dtype == "float32" else {"dtype": dtype}),
+    }
 
 
 def _signature(weights: LoraWeights | None) -> list[float]:

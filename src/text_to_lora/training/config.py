@@ -117,6 +117,11 @@ class DataSection(Section):
     """tasks of one optimiser step, over all processes"""
     examples_per_task: Count = 1
     """rows of each of these tasks"""
+    swapped_examples: Natural = 0
+    """of these rows, as many get the description and the answer of the step's next task; the base
+    with that description in its prompt teaches them, so that the input tells nothing"""
+    swapped_after: Natural = 0
+    """steps before the first with such rows"""
     max_prompt_tokens: Annotated[int, Field(ge=8)] = 256
     """tokens of format and input; longer inputs lose their left"""
     max_description_tokens: Count = 128
@@ -167,6 +172,8 @@ class ObjectiveSection(Section):
     """factor of the cross-entropy on answer tokens"""
     distill_weight: NotNegative = 0.0
     """factor of KL from the same base with the description in its prompt"""
+    swapped_weight: NotNegative = 1.0
+    """factor of the same KL on the rows of data.swapped_examples, which have no other loss"""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of the target spread over the vocabulary, in training"""
     neftune_alpha: NotNegative = 5.0

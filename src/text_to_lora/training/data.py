@@ -173,14 +173,17 @@ def align(
 class Part:
     """Rows that run through the base at once.
 
-    student: prompts as the adapted base sees them; teacher: the same rows with their description
-        in the prompt, None without distillation
+    student: prompts as the adapted base sees them; teacher: rows with their description in the
+        prompt, None without distillation; taught: which rows of `student` those are
+    swapped: whether each row has the description and the answer of another task
     rows: which adapter of the batch each row uses
     task_names: task of each row; noise_seeds: of each row's noise
     """
 
     student: Aligned
     teacher: Aligned | None
+    taught: tuple[int, ...]
+    swapped: tuple[bool, ...]
     rows: tuple[int, ...]
     task_names: tuple[str, ...]
     noise_seeds: tuple[int, ...]
@@ -309,8 +312,12 @@ class TrainingBatches(Dataset[Batch]):
     steps: optimiser steps; parts: in how many parts a process runs its rows of a step
     process, processes: this process and how many there are
     in_prompt: put the task's definition in the prompt; distill: give the teacher's prompts as well
+    swapped: rows of each task that get the description and the answer of the step's next task; what
+        is right for these the teacher alone knows, so that its prompts are given for them always
+    swapped_after: steps before the first with such rows
 
-    Raises ConfigError when a step has fewer rows than there are processes.
+    Raises ConfigError when a step has fewer rows than there are processes, or no row of a task or no
+    other task is left for `swapped`.
     """
 
     def __init__(
@@ -325,7 +332,15 @@ class TrainingBatches(Dataset[Batch]):
         processes: int = 1,
         in_prompt: bool = False,
         distill: bool = False,
+        swapped: int = 0,
+        swapped_after: int = 0,
     ) -> None:
+        if swapped and (swapped >= sampler.examples_per_task or sampler.tasks_per_batch < 2):
+            raise ConfigError(
+                f"data.swapped_examples is {swapped} of data.examples_per_task="
+                f"{sampler.examples_per_task} in steps of {sampler.tasks_per_batch} tasks; "
+                "one row of its own for each task and two tasks a step are needed"
+            )
         total = sampler.tasks_per_batch * sampler.examples_per_task
         if total < processes:
             raise ConfigError(
@@ -341,12 +356,21 @@ class TrainingBatches(Dataset[Batch]):
         self._processes = processes
         self._in_prompt = in_prompt
         self._distill = distill
+        self._swapped = swapped
+        self._swapped_after = swapped_after
 
     def __len__(self) -> int:
         return self._steps
 
     def __getitem__(self, step: int) -> Batch:
-        rows = self._sampler.batch(step)
+        drawn = self._sampler.batch(step)
+        swapped = self._swapped if step >= self._swapped_after else 0
+        told_by = [self._teller(place, len(drawn), swapped) for place in range(len(drawn))]
+        # A row keeps its input, and has description and answer of the row that tells it its task.
+        rows = [
+            replace(drawn[teller], input=row.input)
+            for row, teller in zip(drawn, told_by, strict=True)
+        ]
         texts = [self._description(row) for row in rows]
         embeddings, adapters = self._descriptions.batch(texts)
         first = len(rows) * self._process // self._processes
@@ -355,10 +379,17 @@ class TrainingBatches(Dataset[Batch]):
 
         def make_part(chosen: Sequence[int]) -> Part:
             tasks = [self._sampler.tasks[rows[i].task_index] for i in chosen]
-            told = [(rows[i].input, rows[i].output, texts[i]) for i in chosen]
+            others = tuple(told_by[i] != i for i in chosen)
+            taught = tuple(p for p, other in enumerate(others) if self._distill or other)
+            told = [
+                (rows[chosen[place]].input, rows[chosen[place]].output, texts[chosen[place]])
+                for place in taught
+            ]
             return Part(
                 student=self._encoder.align(self._seen(rows[i]) for i in chosen),
-                teacher=self._encoder.align(told) if self._distill else None,
+                teacher=self._encoder.align(told) if told else None,
+                taught=taught,
+                swapped=others,
                 rows=tuple(adapters[i] for i in chosen),
                 task_names=tuple(task.name for task in tasks),
                 noise_seeds=tuple(_hash(f"{seed}/noise/{step}/{i}") for i in chosen),
@@ -373,6 +404,13 @@ class TrainingBatches(Dataset[Batch]):
             total_rows=len(rows),
             seed=_hash(f"{seed}/dropout/{step}"),
         )
+
+    def _teller(self, place: int, count: int, swapped: int) -> int:
+        """The row whose description and answer a row has: itself, or one of the next task."""
+        examples = self._sampler.examples_per_task
+        if place % examples < examples - swapped:
+            return place
+        return (place + examples) % count
 
     def _seen(self, row: Row) -> tuple[str, str, str | None]:
         """Input, answer, and what the prompt says of the task."""
@@ -463,7 +501,8 @@ def eval_batches(
     for chosen in split_by_length(lengths, ceil(len(rows) / size)):
         embeddings, adapters = descriptions.batch([texts[i] for i in chosen])
         names = tuple(rows[i].task.name for i in chosen)
-        part = Part(encoder.align(seen[i] for i in chosen), None, adapters, names, ())
+        aligned = encoder.align(seen[i] for i in chosen)
+        part = Part(aligned, None, (), (False,) * len(chosen), adapters, names, ())
         batches.append(Batch((part,), embeddings, len(chosen), seed=0))
     return batches
 

@@ -33,7 +33,7 @@ from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.evaluation.obedience import run_obedience
 from text_to_lora.evaluation.suite import evaluate_heldout
 from text_to_lora.files import read_json, write_file, write_folder, write_json
-from text_to_lora.hypernet.checkpoint import load_hypernet, save_hypernet
+from text_to_lora.hypernet.checkpoint import fingerprint, load_hypernet, save_hypernet
 from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.lora.peft_format import load_adapter, save_adapter
 from text_to_lora.serving.base import load_base
@@ -312,7 +312,6 @@ def report_heldout(data: Path, output: Path, *, report: Callable[[str], None]) -
         generate=lambda texts: t2l.generate(texts).weights,
         multitask=load_adapter(package / "multitask", base_config=base.config),
         rows_per_task=HELDOUT_ROWS,
-        provenance={"hypernet": t2l.fingerprint},
         progress=report,
     )
     run_obedience(
@@ -351,6 +350,7 @@ def write_facts(data: Path, output: Path) -> dict[str, Any]:
         "hypernet_steps": runs[0]["step"],
         # of the base and of the two runs side by side; trials and reports not counted
         "seconds": base["seconds"] + max(run["seconds"] for run in runs),
+        "hypernet": fingerprint(output / "package" / "hypernet"),
         "hypernet_parameters": hypernet.num_parameters,
         "adapter_parameters": hypernet.spec.num_parameters,
         "machine": f"{os.cpu_count()} cores of {_cpu_name()}, torch {torch.__version__}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
@@ -47,7 +47,8 @@ class SftModule(nn.Module):
     ) -> None:
         super().__init__()
         self.hypernet = hypernet
-        base.requires_grad_(False).eval()
+        frozen: nn.Module = base
+        frozen.requires_grad_(False).eval()
         if gradient_checkpointing:
             base.activation_checkpointing_enable({"use_reentrant": False})
             for layer in base.modules():
@@ -86,7 +87,8 @@ class SftModule(nn.Module):
             for gradient, factor in zip(gradients, _factors(own), strict=True):
                 if factor.grad is not None:
                     gradient.index_add_(0, index, factor.grad)
-        loss: Tensor = _Carry.apply(total, gradients, *made)
+        carry: Callable[..., Tensor] = _Carry.apply
+        loss = carry(total, gradients, *made)
         if self._objective.weight_penalty:
             rows = [row for part in batch.parts for row in self._rows(part, weights)]
             penalty = weight_penalty(weights)[rows].sum() / batch.total_rows
@@ -130,26 +132,32 @@ class SftModule(nn.Module):
         """
         objective, labels = self._objective, part.student.labels
         teacher_logits = None
-        if objective.distill_weight and part.teacher is not None:
+        if part.teacher is not None:
             with torch.no_grad():
                 teacher_logits = self._logits(part.teacher)
         rows = None if len(used) == 1 else [used.index(row) for row in part.rows]
         with self._noise(part), adapted(self.base, own, rows):
             logits = self._logits(part.student)
+            swapped = torch.tensor(part.swapped, device=logits.device)
             losses = logits.new_zeros(len(labels), dtype=torch.float32)
             if objective.ce_weight:
                 smoothing = objective.label_smoothing
                 cross_entropy = answer_losses(logits, labels, label_smoothing=smoothing)
-                losses = losses + objective.ce_weight * cross_entropy
-            if teacher_logits is not None:
-                kl = distillation_kl(logits, teacher_logits, labels)
-                losses = losses + objective.distill_weight * kl
+                losses = losses + objective.ce_weight * cross_entropy.masked_fill(swapped, 0.0)
+            if part.teacher is not None and teacher_logits is not None:
+                taught = torch.tensor(part.taught, device=logits.device)
+                width = part.teacher.labels.shape[1]  # of the longest answer among these rows
+                kl = distillation_kl(logits[taught, :width], teacher_logits, part.teacher.labels)
+                weight = torch.where(
+                    swapped[taught], objective.swapped_weight, objective.distill_weight
+                )
+                losses = losses.index_add(0, taught, weight * kl)
             finite = losses.detach().isfinite()
             if not finite.all():
                 bad = {name for name, ok in zip(part.task_names, finite, strict=True) if not ok}
                 raise T2LError(f"the loss of {', '.join(sorted(bad))} is not finite")
             share = losses.sum() / total_rows
-            share.backward()  # inside the block, as gradient checkpointing needs
+            torch.autograd.backward(share)  # in the block, as gradient checkpointing needs
         return share.detach()
 
     def _logits(self, rows: Aligned) -> Tensor:

@@ -82,7 +82,8 @@ def train_sft(
     if config.base.attention is not None:
         base.set_attn_implementation(config.base.attention)
     distill = config.objective.distill_weight > 0
-    check_context(config.data, base.config, described=distill or config.data.in_prompt)
+    described = distill or config.data.in_prompt or config.data.swapped_examples > 0
+    check_context(config.data, base.config, described=described)
     split = TaskSplit.make(load_tasks(config.data), config.data)
     counts = {name: len(tasks) for name, tasks in split.evaluation.items()}
     tell(f"{len(split.training)} tasks to train on, validation on {counts}")
@@ -116,6 +117,8 @@ def train_sft(
         processes=arguments.world_size,
         in_prompt=config.data.in_prompt,
         distill=distill,
+        swapped=config.data.swapped_examples,
+        swapped_after=config.data.swapped_after,
     )
     checkpointing = config.base.gradient_checkpointing
     module = SftModule(hypernet, base, config.objective, gradient_checkpointing=checkpointing)

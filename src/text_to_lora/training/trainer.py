@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, TrainingArguments, get_scheduler
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
 from text_to_lora.errors import ConfigError, T2LError
@@ -34,12 +34,13 @@ def make_arguments(config: RunConfig, folder: Path) -> TrainingArguments:
     Raises ConfigError for a logger that is not installed.
     """
     run = config.run
-    available = get_available_reporting_integrations()
+    list_loggers: Callable[[], list[str]] = get_available_reporting_integrations
+    loggers = list_loggers()
     for name in run.report_to:
-        if name not in available:
+        if name not in loggers:
             raise ConfigError(
                 f"run.report_to has {name!r}, which is not installed; "
-                f"installed: {', '.join(available) or 'none'}"
+                f"installed: {', '.join(loggers) or 'none'}"
             )
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -86,6 +87,7 @@ class SftTrainer(Trainer):
         self._module = module
         self._config = config
         self._folder = folder
+        self._batches = batches
         self._sets = sets
         self._save_best = save_best
         self._report = report
@@ -132,16 +134,16 @@ class SftTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         """One finished batch a step; neither shuffled nor divided over processes again."""
-        return DataLoader(self.train_dataset, batch_size=1, collate_fn=_only)
+        return DataLoader(self._batches, batch_size=1, collate_fn=_only)
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Batch], *args: Any, **kwargs: Any
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         """The step's loss, so scaled that the mean of gradients over processes is its gradient.
 
         Raises T2LError naming task and step when the loss is not finite.
         """
-        batch = inputs["batch"]
+        batch: Batch = inputs["batch"]
         self.state.num_input_tokens_seen += batch.num_tokens * self.args.world_size
         try:
             loss: Tensor = model(batch.to(self.args.device))
@@ -149,7 +151,8 @@ class SftTrainer(Trainer):
             raise T2LError(
                 f"{error} at step {self.state.global_step + 1}; lower optimizer.lr"
             ) from None
-        return loss * self.args.world_size
+        loss = loss * self.args.world_size
+        return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validate, keep the weights if they are the best so far, stop if patience has run out."""
@@ -231,6 +234,7 @@ class SftTrainer(Trainer):
         """Write what `train` resumes from, under the names that Trainer reads."""
         if not self.is_world_process_zero():
             return
+        assert self.optimizer is not None and self.lr_scheduler is not None
         step, keep = self.state.global_step, self._config.run.keep_checkpoints
         with self._folder.checkpoint(step, keep=keep) as folder:
             save_file(self._module.state_dict(), folder / "model.safetensors")
