@@ -8,11 +8,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import BertConfig, BertModel
 
 from text_to_lora.training.config import RunConfig
 from tiny_models import base_folder
 
 __all__ = ["base_folder"]
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny uncased text encoder in BERT's form, its vocabulary single characters."""
+    folder = tmp_path_factory.mktemp("encoder")
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    pieces = ["[PAD]", "[UNK]", "[SEP]", *letters, *(f"##{x}" for x in letters), *".,:!?"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=256,
+    )
+    config.save_pretrained(folder)
+    torch.manual_seed(0)
+    save_file(BertModel(config, add_pooling_layer=False).state_dict(), folder / "model.safetensors")
+    return folder
+
 
 ANSWERS = ("red", "green", "blue", "grey", "pink", "brown")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -10,14 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import BertConfig, BertLMHeadModel, BertModel, PreTrainedTokenizerFast
+from transformers import BertLMHeadModel, BertModel, PreTrainedTokenizerFast
 
 from text_to_lora.tasks.task import Example, Metric, Task
 from text_to_lora.training.base import (
     BasePlan,
     InstructionRows,
-    align,
     answer_nll,
     text_nll,
     train_base,
@@ -26,27 +23,6 @@ from text_to_lora.training.base import (
 from text_to_lora.training.base_tokenizer import build_tokenizer
 
 PLAN = BasePlan(text_steps=2, instruction_steps=4, text_rows=2, instruction_rows=3, window=8)
-
-
-@pytest.fixture
-def encoder_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "encoder"
-    folder.mkdir()
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    pieces = ["[PAD]", "[UNK]", "[SEP]", *letters, *(f"##{x}" for x in letters), *".,:!?"]
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
-    config = BertConfig(
-        vocab_size=len(pieces),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
-    config.save_pretrained(folder)
-    save_file(BertModel(config, add_pooling_layer=False).state_dict(), folder / "model.safetensors")
-    return folder
 
 
 @pytest.fixture
@@ -103,14 +79,6 @@ def test_answer_nll_equals_a_loop_over_rows_without_padding(
             places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
             naive = [-scores[place, token] for place, token in zip(places, answer, strict=True)]
             assert torch.isclose(batched[row], torch.stack(naive).mean(), atol=1e-5)
-
-
-def test_align_ends_all_prompts_in_one_column() -> None:
-    ids, mask, labels, width = align([[1, 2, 3], [4]], [[5], [6, 7]], 0)
-    assert width == 2
-    assert ids.tolist() == [[1, 2, 3, 5, 0], [0, 0, 4, 6, 7]]
-    assert mask.tolist() == [[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
-    assert labels.tolist() == [[-100, -100, -100, 5, -100], [-100, -100, -100, 6, 7]]
 
 
 def test_text_nll_at_all_positions_is_the_usual_loss(

@@ -206,7 +206,20 @@ def test_the_definition_is_in_the_prompt_when_asked(
     (part,) = make_batches(in_prompt=True)[0].parts
     for name, ids in zip(part.task_names, part.student.input_ids, strict=True):
         colour = name.removeprefix("say-")
-        assert f"Task: Say {colour}.\n" in make_tokenizer().decode(ids)
+        told = f"Task: Say {colour}. Please complete the task without any explanation.\n"
+        assert told in make_tokenizer().decode(ids)
+
+
+def test_the_papers_protocol_puts_the_definition_into_the_users_turn() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    sizes = {"max_prompt_tokens": 64, "max_answer_tokens": 16, "max_description_tokens": 64}
+    encoder = RowEncoder(tokenizer, description_in="user", **sizes)
+    prompt, _ = encoder.encode("mood", "red", "Say red.")
+    assert tokenizer.decode(prompt) == "<user>Say red.\n\nmood</s><assistant>"
 
 
 def test_equal_texts_share_an_adapter() -> None:

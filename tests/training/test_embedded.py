@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertModel
+from transformers import AutoModelForCausalLM
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import read_json
@@ -88,27 +87,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def output(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(data: Path, encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its base."""
-    encoder, output = tmp_path_factory.mktemp("encoder"), tmp_path_factory.mktemp("run")
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    pieces = ["[PAD]", "[UNK]", "[SEP]", *letters, *(f"##{x}" for x in letters), *".,:!?"]
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    (encoder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
-    config = BertConfig(
-        vocab_size=len(pieces),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=256,
-    )
-    config.save_pretrained(encoder)
-    torch.manual_seed(0)
-    weights = BertModel(config, add_pooling_layer=False).state_dict()
-    save_file(weights, encoder / "model.safetensors")
+    output = tmp_path_factory.mktemp("run")
     embedded.build_base(
-        data, encoder, output, PLAN, num_family_tasks=20, vocab_size=120, report=silent
+        data, encoder_folder, output, PLAN, num_family_tasks=20, vocab_size=120, report=silent
     )
     return output
 

@@ -50,4 +50,5 @@ class StaticAdapter(nn.Module):
 
     def adapter(self) -> LoraWeights:
         """The adapter itself, without gradient."""
-        return self(torch.empty(1, 0)).detach()
+        weights: LoraWeights = self(torch.empty(1, 0))
+        return weights.detach()

@@ -28,8 +28,8 @@ def convert(
 ) -> None:
     """Convert a hypernetwork of the reference implementation.
 
+    \b
     Example:
-
       t2l convert trained_t2l/mistral_7b_t2l -o mistral-t2l --base mistralai/Mistral-7B-Instruct-v0.2
     """
     check_output(output, overwrite=overwrite)

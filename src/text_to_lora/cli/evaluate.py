@@ -46,8 +46,8 @@ def heldout(
 
     Rows with idx % 10 >= 5 alone are scored. Finished conditions are not scored again.
 
+    \b
     Example:
-
       t2l eval heldout --data data -o results --multitask embedded
     """
     from text_to_lora.lora.peft_format import load_adapter
@@ -82,8 +82,8 @@ def obedience(
 ) -> None:
     """Score 20 descriptions of the kind that first users try, by rule.
 
+    \b
     Example:
-
       t2l eval obedience -o results
     """
     try:

@@ -29,10 +29,9 @@ def sft(
     An interrupted run is resumed from its last complete checkpoint when the command is repeated.
     Several GPUs: accelerate launch -m text_to_lora.cli train sft ...
 
+    \b
     Examples:
-
       t2l train sft gemma-2-2b-it -o runs/gemma --set data.data_dir=tasks
-
       t2l train sft my.yaml -o runs/mine --set optimizer.lr=1e-4
     """
     training = _needs("text_to_lora.training.sft")
@@ -50,8 +49,8 @@ def embedded(
 
     Stages that are complete in OUTPUT are skipped.
 
+    \b
     Example:
-
       t2l train embedded --data data -o runs/embedded
     """
     _needs("text_to_lora.training.embedded").build_all(data, output, report=note)

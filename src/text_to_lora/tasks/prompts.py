@@ -21,6 +21,18 @@ TEMPLATE_OPTIONS: dict[str, Any] = {"enable_thinking": False, "date_string": "26
 """Qwen 3 writes an empty thought block at once; Llama 3 does not put today's date in the prompt."""
 
 
+PAPER_REQUEST = "Please complete the task without any explanation."
+
+
+def paper_definition(definition: str) -> str:
+    """Give a definition as the paper puts it into the prompt, with its closing request.
+
+    Departure: a task with several references is not asked for all of them in one list.
+    Source: Text-to-LoRA's reference code.
+    """
+    return f"{definition.strip()} {PAPER_REQUEST}"
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A row as token ids; the loss is on `answer_ids`, which end with the end of the turn."""

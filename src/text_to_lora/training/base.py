@@ -14,17 +14,21 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
 from text_to_lora.files import write_file
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.base_tokenizer import ANSWER, END, INPUT, TASK
+from text_to_lora.training.data import align, split_by_length
+from text_to_lora.training.losses import answer_losses
 
 MAX_DESCRIPTION = 96  # tokens; definitions of Super-NaturalInstructions have a median near 70
 MAX_INPUT = 112  # tokens, cut from the left
@@ -130,8 +134,10 @@ class InstructionRows:
         self._tasks = [(task, task.training()) for task in tasks]
         self._families = [(task, task.training()) for task in families]
         self._cache: dict[str, list[int]] = {}
-        ids = tokenizer.convert_tokens_to_ids([TASK, INPUT, ANSWER, END])
-        self._task, self._input, self._answer, self._end = ids
+        vocabulary = tokenizer.get_vocab()
+        self._task, self._input, self._answer, self._end = (
+            vocabulary[mark] for mark in (TASK, INPUT, ANSWER, END)
+        )
 
     def batch(self, step: int) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts and answers of a step, as token ids."""
@@ -161,53 +167,21 @@ class InstructionRows:
         return self._cache[text]
 
 
-def align(
-    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad: int
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Pad so that all prompts end in one column.
-
-    Returns ids, mask, labels (-100 outside answers), each [batch, seq], and the answers' width.
-    """
-    left, right = max(map(len, prompts)), max(map(len, answers))
-    ids = torch.full((len(prompts), left + right), pad)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, -100)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        start, end = left - len(prompt), left + len(answer)
-        ids[row, start:end] = torch.tensor([*prompt, *answer])
-        mask[row, start:end] = 1
-        labels[row, left:end] = ids[row, left:end]
-    return ids, mask, labels, right
-
-
 def answer_nll(
     model: BertLMHeadModel,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
 ) -> Tensor:
     """Mean negative log-likelihood per answer token of every row, in nats, [batch]."""
-    ids, mask, labels, width = align(prompts, answers, model.config.pad_token_id)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    rows = align(prompts, answers, int(model.config.pad_token_id or 0))
     logits = model(
-        ids,
-        attention_mask=mask,
-        position_ids=positions,
-        logits_to_keep=width + 1,
+        rows.input_ids,
+        attention_mask=rows.attention_mask,
+        position_ids=rows.position_ids,
+        logits_to_keep=rows.labels.shape[1] + 1,
         use_cache=False,
     ).logits[:, :-1]
-    losses = F.cross_entropy(logits.float().transpose(1, 2), labels[:, -width:], reduction="none")
-    counts = (labels[:, -width:] != -100).sum(1)
-    return losses.sum(1) / counts
-
-
-def length_parts(
-    prompts: Sequence[list[int]], answers: Sequence[list[int]], parts: int
-) -> list[tuple[list[list[int]], list[list[int]]]]:
-    """Split rows into `parts` of like length, so that little is spent on padding."""
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(answers[row]))
-    size = math.ceil(len(order) / parts)
-    chunks = [order[start : start + size] for start in range(0, len(order), size)]
-    return [([prompts[row] for row in rows], [answers[row] for row in rows]) for rows in chunks]
+    return answer_losses(logits, rows.labels)
 
 
 def text_nll(model: BertLMHeadModel, ids: Tensor, positions: Tensor) -> Tensor:
@@ -227,7 +201,7 @@ def bits_per_character(
 ) -> float:
     """Bits per character of texts, read in windows of `window` tokens without overlap."""
     bits = characters = 0.0
-    model.eval()
+    model.train(False)
     with torch.no_grad():
         for text in texts:
             ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
@@ -235,7 +209,7 @@ def bits_per_character(
             if not len(kept):
                 continue
             characters += len(text) * len(kept) / len(ids)
-            for rows in kept.view(-1, window).split(16):
+            for rows in torch.split(kept.view(-1, window), 16):
                 positions = torch.arange(window - 1)
                 bits += float(text_nll(model, rows, positions)) * rows.numel() / math.log(2)
     return bits / characters
@@ -264,7 +238,7 @@ def train_base(
     # (2,690 against 3,510 tokens/s in bfloat16, 2 cores with AVX512-BF16, torch 2.13, 2026-11).
     model.set_attn_implementation("eager")
     masters = {name: p.detach().float().clone() for name, p in model.named_parameters()}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [m for m in masters.values() if m.ndim > 1], "weight_decay": plan.weight_decay},
         {"params": [m for m in masters.values() if m.ndim <= 1]},
     ]
@@ -292,15 +266,16 @@ def train_base(
             ids = torch.stack([text[s : s + plan.window] for s in starts.tolist()])
             chosen = torch.randperm(plan.window - 1, generator=generator)[: plan.window // 2]
             loss = text_nll(model, ids, chosen.sort().values)
-            loss.backward()
+            torch.autograd.backward(loss)
             tokens += ids.numel()
         else:
             prompts, answers = rows.batch(step)
             loss = torch.zeros(())
-            for part in length_parts(prompts, answers, plan.parts):
-                losses = answer_nll(model, *part)
+            lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+            for part in split_by_length(lengths, plan.parts):
+                losses = answer_nll(model, [prompts[i] for i in part], [answers[i] for i in part])
                 share = losses.sum() / len(prompts)
-                share.backward()
+                torch.autograd.backward(share)
                 loss += share.detach()
             tokens += sum(map(len, prompts)) + sum(map(len, answers))
         if not torch.isfinite(loss):
@@ -329,9 +304,9 @@ def train_base(
                 "tokens": tokens,
                 "seconds": time.monotonic() - began,
             }
-            write_file(state_file, lambda path, state=state: torch.save(state, path))
+            write_file(state_file, partial(torch.save, state))
             saved = time.monotonic()
-    model.float().eval()
+    nn.Module.to(model, torch.float32).train(False)
     _copy(masters, model)
     return {"steps": plan.steps, "tokens": tokens, "seconds": time.monotonic() - began}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits, punctuation
 
@@ -130,7 +130,8 @@ def build_tokenizer(
     like = {PAD: "[PAD]", TASK: "task", INPUT: "text", ANSWER: "answer", END: "[SEP]"}
     like |= {"↑": "capital", "⇧": "capitals", "⏎": "line", "␣": "space", "⌣": "joint"}
     origin = {i: pieces.get(like.get(p, p), pieces["[UNK]"]) for p, i in vocabulary.items()}
-    tokenizer = PreTrainedTokenizerFast(
+    make_tokenizer: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+    tokenizer = make_tokenizer(
         tokenizer_object=assemble(vocabulary),
         pad_token=PAD,
         unk_token=UNKNOWN,

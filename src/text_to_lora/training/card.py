@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from text_to_lora.evaluation.report import CONTROLS, ORDER
 from text_to_lora.files import read_json
 from text_to_lora.tasks.task import Task
 
@@ -93,19 +94,24 @@ def render_card(run: Path) -> str:
 
 def condition_table(report: Mapping[str, Any]) -> str:
     """Means of every condition with 95% intervals, as Markdown."""
+    conditions = report["conditions"]
+    names = sorted(conditions, key=lambda name: (ORDER.index(name.split(".")[0]), name))
     rows = [
-        (name, *(_interval(entry.get(measure)) for measure in ("nll", "score", "in_labels")))
-        for name, entry in report["conditions"].items()
+        (name, *(_interval(conditions[name].get(m)) for m in ("nll", "score", "in_labels")))
+        for name in names
     ]
     return _table(("condition", "answer NLL per token", "score", "answers inside label set"), rows)
 
 
 def difference_table(report: Mapping[str, Any]) -> str:
     """Paired differences with 95% intervals over source groups, as Markdown."""
+    differences = report["differences"]
+    first = [f"matched - {control}" for control in CONTROLS]
+    others = [name for name in differences if name not in first]
     rows = [
-        (name, _interval(entry.get("nll")), _interval(entry.get("score")))
-        for name, entry in report["differences"].items()
-        if not name.startswith("paraphrase")
+        (name, _interval(differences[name].get("nll")), _interval(differences[name].get("score")))
+        for name in (*first, *others)
+        if name in differences and not name.startswith("paraphrase")
     ]
     return _table(("paired difference", "answer NLL per token", "score"), rows)
 

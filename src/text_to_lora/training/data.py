@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.tasks.families import families
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.hub import load_lots_of_loras, load_sni
-from text_to_lora.tasks.prompts import PromptFormat
+from text_to_lora.tasks.prompts import PromptFormat, paper_definition
 from text_to_lora.tasks.sampling import Row, TaskSampler
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.config import DataSection
@@ -225,18 +225,20 @@ class RowEncoder:
     """Turns rows into token ids; each is tokenised when it first comes, and kept.
 
     max_prompt_tokens, max_description_tokens, max_answer_tokens: as in DataSection
+    description_in: the turn that holds a description, as for PromptFormat
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        description_in: Literal["system", "user"] = "system",
         max_prompt_tokens: int,
         max_description_tokens: int,
         max_answer_tokens: int,
     ) -> None:
         self._tokenizer = tokenizer
-        self._format = PromptFormat.for_tokenizer(tokenizer)
+        self._format = PromptFormat.for_tokenizer(tokenizer, description_in=description_in)
         self._max_prompt = max_prompt_tokens
         self._max_description = max_description_tokens
         self._max_answer = max_answer_tokens
@@ -415,7 +417,7 @@ class TrainingBatches(Dataset[Batch]):
     def _seen(self, row: Row) -> tuple[str, str, str | None]:
         """Input, answer, and what the prompt says of the task."""
         definition = self._sampler.tasks[row.task_index].definition
-        return row.input, row.output, definition if self._in_prompt else None
+        return row.input, row.output, paper_definition(definition) if self._in_prompt else None
 
     def _description(self, row: Row) -> str:
         return self._sampler.tasks[row.task_index].descriptions[row.description_index]
@@ -495,7 +497,10 @@ def eval_batches(
 
     texts: the description that makes the adapter of each row
     """
-    seen = [(row.input, row.output, row.task.definition if in_prompt else None) for row in rows]
+    seen = [
+        (row.input, row.output, paper_definition(row.task.definition) if in_prompt else None)
+        for row in rows
+    ]
     lengths = [encoder.length(row) for row in seen]
     batches = []
     for chosen in split_by_length(lengths, ceil(len(rows) / size)):

@@ -93,6 +93,7 @@ def train_sft(
 
     rows = RowEncoder(
         tokenizer,
+        description_in="user" if config.data.in_prompt else "system",  # the paper's protocol
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_description_tokens=config.data.max_description_tokens,
         max_answer_tokens=config.data.max_answer_tokens,
