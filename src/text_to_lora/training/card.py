@@ -52,6 +52,7 @@ def render_card(run: Path) -> str:
     rates = read_json(run / "rates.json")
     hypernet = read_json(run / "embedded" / "result.json")
     multitask = read_json(run / "embedded-multitask" / "result.json")
+    data = read_json(run / "embedded" / "config.json")["data"]
     heldout = read_json(run / "heldout" / "report.json")
     obedience = read_json(run / "obedience" / "obedience.json")
     plan = base["plan"]
@@ -61,12 +62,15 @@ def render_card(run: Path) -> str:
          f"{base['seconds'] / 60:.0f} minutes"),
         ("of which text", f"{plan['text_steps']:,} steps; the rest are instruction rows, "
          f"{plan['description_share']:.0%} with the description in the prompt"),
-        ("tasks", f"{base['num_tasks']} described, {base['num_family_tasks']} of the families "
+        ("tasks", f"{base['num_tasks']} described, {base['num_family_tasks']:,} of the families "
          "whose input does not tell the task"),
         ("bits per character", f"{base['bits_per_character']:.3f} on the validation text"),
         ("hypernetwork", f"{facts['hypernet_parameters']:,} parameters, " + _run_of(hypernet)),
-        ("multi-task adapter", f"{facts['adapter_parameters']:,} parameters, the same rows and "
-         "steps, " + _run_of(multitask)),
+        ("swapped rows", f"{data['swapped_examples']} of {data['examples_per_task']} rows of each "
+         f"task after step {data['swapped_after']:,}: description and answer of another task over "
+         "the same input, learned from the base with that description in its prompt"),
+        ("multi-task adapter", f"{facts['adapter_parameters']:,} parameters, the same rows (none "
+         "swapped) and steps, " + _run_of(multitask)),
         ("learning rates", "chosen on validation tasks: "
          + ", ".join(f"{name} {rate:g}" for name, rate in rates["best"].items())
          + f", of {len(rates['losses'])} trials of {rates['steps']} steps"),
