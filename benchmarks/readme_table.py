@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def block(results: Path = RESULTS) -> str:
     heldout, obedience, facts = (_read(results / name) for name in (HELDOUT, OBEDIENCE, FACTS))
     tasks = heldout["tasks"]
     groups = {task["group"] for task in tasks.values()}
+    rows = heldout["settings"]["rows_per_task"]
     minutes = sum(condition["seconds"] for condition in heldout["conditions"].values()) / 60
     parts = [
         "## Results",
@@ -56,13 +58,13 @@ def block(results: Path = RESULTS) -> str:
                     "",
                     f"`{facts['command']}`",
                     facts["machine"],
-                    f"{facts['seconds'] / 60:.0f}" if "seconds" in facts else "",
+                    _minutes(facts),
                 ),
                 (
                     "unseen tasks",
                     "above",
                     "matched better than shuffled, junk and multi-task in NLL",
-                    "`t2l eval heldout --data DIR -o results --multitask embedded`",
+                    f"`t2l eval heldout --data DIR -o results --multitask embedded --rows {rows}`",
                     facts["machine"],
                     f"{minutes:.0f}",
                 ),
@@ -72,7 +74,7 @@ def block(results: Path = RESULTS) -> str:
                     "",
                     "`t2l eval obedience -o results`",
                     facts["machine"],
-                    f"{obedience['seconds'] / 60:.0f}" if "seconds" in obedience else "",
+                    _minutes(obedience),
                 ),
                 *_benchmarks(results),
             ],
@@ -106,7 +108,7 @@ def _benchmarks(results: Path) -> list[tuple[str, ...]]:
                     *row,
                     f"`{result['command']}`" if first else "",
                     _machine(result["machine"]) if first else "",
-                    f"{result['seconds'] / 60:.0f}" if first and "seconds" in result else "",
+                    _minutes(result) if first else "",
                 )
             )
     return rows
@@ -182,6 +184,11 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any]], list[Row]]] = {
     "generation": _generation,
     "sft_step": _sft_step,
 }
+
+
+def _minutes(result: Mapping[str, Any]) -> str:
+    """Whole minutes, begun ones counted; nothing where seconds were not taken."""
+    return str(ceil(result["seconds"] / 60)) if "seconds" in result else ""
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -98,9 +98,5 @@ def test_every_figure_stands_in_the_block(script: ModuleType, results: Path) -> 
 
 
 def test_the_readme_holds_the_committed_results(script: ModuleType) -> None:
-    needed = [script.HELDOUT, script.OBEDIENCE, script.FACTS]
-    absent = [name for name in needed if not (script.RESULTS / name).is_file()]
-    if absent:
-        pytest.skip(f"not in this checkout yet: {', '.join(absent)}")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert script.BLOCK.findall(readme) == [script.block()]

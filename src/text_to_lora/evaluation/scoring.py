@@ -137,6 +137,8 @@ class Scorer:
         parameters = inspect.signature(base.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._takes_logits_to_keep = "logits_to_keep" in parameters
+        # transformers renamed the argument in 5.24
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         pad = tokenizer.pad_token_id
         self._pad = int(tokenizer.eos_token_id if pad is None else pad)
         self._stops = _stops(base, tokenizer, self._format)
@@ -330,7 +332,7 @@ class Scorer:
         positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
         options: dict[str, Any] = {"use_cache": cache is not None}
         if cache is not None:
-            options["past_key_values"] = cache
+            options[self._cache_name] = cache
             ids, positions = ids[:, -length:], positions[:, -length:]
         if self._takes_positions:
             options["position_ids"] = positions
