@@ -307,7 +307,7 @@ class Scorer:
         generate = cast("Callable[..., Any]", self._base.generate)
         output = generate(prompts, attention_mask=mask, generation_config=config)
         new = output.sequences[:, prompts.shape[1] :].tolist()
-        cache: Cache | None = output.past_key_values
+        cache: Cache | None = output.get(self._cache_name)
         if cache is not None and _crops(cache):
             _crop(cache, prompts.shape[1] - 1)
         else:
