@@ -152,7 +152,7 @@ def _generation(result: Mapping[str, Any]) -> list[Row]:
         ),
         (
             "the same in bfloat16",
-            f"{ratio['found']:.1f} × the rate of fp32 one at a time; logits change by "
+            f"{ratio['found']:.2f} × the rate of fp32 one at a time; logits change by "
             f"{result['logits']['bf16_change']:.1%}",
             f"{ratio['to_reach']:g} ×",
         ),

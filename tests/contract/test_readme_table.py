@@ -92,7 +92,7 @@ def test_every_figure_stands_in_the_block(script: ModuleType, results: Path) -> 
         "| 2 cores of some CPU | 2 |",  # 61 seconds: a begun minute counts
         "| 64 adapters | 1.5 s | 60% | `python benchmarks/other.py` | a GPU, 2 cores of some CPU",
         "fp32 | 66% of the machine's fp32 product rate | 60% | `python benchmarks/generation.py` |",
-        "| the same in bfloat16 | 5.5 × the rate of fp32 one at a time; logits change by 0.3% | 5 × |",
+        "| the same in bfloat16 | 5.50 × the rate of fp32 one at a time; logits change by 0.3% | 5 × |",
         "| 1, 64 adapters, cpu, float32 | 0.25, 2.00 s, peak 470, 1312 MiB |  |",
         "| writing one of them, float32 | 0.031 s |",
     ):
