@@ -14,7 +14,9 @@ import typer
 
 import text_to_lora
 from text_to_lora.cli.app import app
-from text_to_lora.training.config import load_recipe, recipes
+from text_to_lora.training.adapters import LibraryConfig
+from text_to_lora.training.config import Recipe, RunConfig, load_recipe, recipes
+from text_to_lora.training.reconstruction_config import ReconstructionConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -155,9 +157,12 @@ def test_every_python_block_compiles_and_imports_public_names(page: Path) -> Non
 
 def test_every_recipe_builds_and_is_documented() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    for name in recipes():
-        assert load_recipe(name).run.steps > 0
-        assert f"`{name}`" in text, f"no page names the recipe {name}"
+    kinds: tuple[type[Recipe], ...] = (RunConfig, LibraryConfig, ReconstructionConfig)
+    assert sum(len(recipes(kind.verb)) for kind in kinds) == len(recipes())
+    for kind in kinds:
+        for name in recipes(kind.verb):
+            assert load_recipe(name, kind=kind).to_dict()["run"]["seed"] is not None
+            assert f"`{name}`" in text, f"no page names the recipe {name}"
 
 
 def test_every_verb_has_a_section() -> None:

@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"lora", "hypernet", "encoders", "tasks", "evaluation", "baselines", "serving"},
     "evaluation": {"lora", "tasks"},
     "serving": {"lora", "hypernet", "encoders", "tasks", "__init__"},
+    "analysis": {"lora"},
     "demo": {"serving"},
     "recipes": set(),
     "cli": {"lora", "hypernet", "tasks", "training", "evaluation", "serving", "demo", "__init__"},

@@ -21,6 +21,13 @@ def test_json_form_reads_back() -> None:
     assert HypernetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+def test_a_width_of_task_vectors_is_stored_only_where_there_is_one() -> None:
+    plain = HypernetConfig(head="joint", embedding_dim=5)
+    assert "task_vector_dim" not in plain.to_dict()  # as files of before have it
+    config = HypernetConfig(head="joint", embedding_dim=5, task_vector_dim=3)
+    assert HypernetConfig.from_dict(config.to_dict()) == config != plain
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -32,6 +39,7 @@ def test_json_form_reads_back() -> None:
         ({"latent_size": 30}, "latent_size is 30; a multiple of 4"),
         ({"dropout": 1.0}, "dropout is 1.0; a number from 0 to below 1"),
         ({"dropout": "0.1"}, "dropout is '0.1'; a number"),
+        ({"task_vector_dim": 0}, "task_vector_dim is 0; a whole number of 1 or more"),
         ({"delta_scaling": 0}, "delta_scaling is 0; a number above 0"),
         ({"delta_scaling": float("nan")}, "delta_scaling is nan; a number above 0"),
     ],

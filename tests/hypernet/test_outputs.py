@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from text_to_lora.hypernet import Hypernetwork
-from text_to_lora.hypernet.outputs import Delta, ZScore
+from text_to_lora.hypernet.outputs import Delta, Direct, ZScore
 from text_to_lora.lora import LoraSpec, LoraWeights
 
 
@@ -49,6 +49,29 @@ def test_delta_is_divided_by_its_scaling(
     for key in direct.a:
         torch.testing.assert_close(weights.delta(key), direct.delta(key) / 400)
         torch.testing.assert_close(weights.a[key], direct.a[key] / 20)
+
+
+def test_invert_gives_what_a_head_has_to_predict(spec: LoraSpec) -> None:
+    library = make_library(spec, 5)
+    zscore = ZScore(spec.groups, spec.rank)
+    zscore.set_library(library)
+    for output in (Direct(), Delta(400.0), zscore):
+        before = [{k: f.clone() for k, f in side.items()} for side in (library.a, library.b)]
+        predicted = output.invert(library.a, library.b)
+        for side, other in zip((library.a, library.b), before, strict=True):
+            assert all(torch.equal(side[key], other[key]) for key in side)  # left as they were
+        copies = [{key: f.clone() for key, f in side.items()} for side in predicted]
+        for restored, wanted in zip(output(*copies), before, strict=True):
+            for key, factor in wanted.items():
+                torch.testing.assert_close(restored[key], factor)
+    key = spec.groups[0].key
+    scores = zscore.invert(library.a, library.b)[1][key]
+    wanted = (library.b[key] - library.b[key].mean(0)) / (library.b[key].std(0) + 1e-10)
+    torch.testing.assert_close(scores, wanted)
+    product = Delta(400.0).invert(library.a, library.b)
+    expected = 400 * library.b[key] @ library.a[key]
+    # fp32 sums of numbers of some thousands that cancel
+    torch.testing.assert_close(product[1][key] @ product[0][key], expected, rtol=1e-4, atol=1e-2)
 
 
 def test_outputs_hold_no_second_copy_of_the_factors(spec: LoraSpec) -> None:

@@ -93,7 +93,7 @@ def test_a_recipe_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) 
         load_recipe(file)
 
 
-@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("name", recipes("sft"))
 def test_settings_survive_json(name: str) -> None:
     config = load_recipe(name)
     assert RunConfig.from_dict(config.to_dict()) == config

@@ -49,7 +49,8 @@ def tasks(settings: Settings) -> list[Task]:
 
 @pytest.fixture
 def descriptions(tasks: list[Task]) -> Descriptions:
-    return Descriptions.of(tasks, lambda texts: torch.arange(2.0 * len(texts)).view(-1, 2))
+    texts = list(dict.fromkeys(text for task in tasks for text in task.descriptions))
+    return Descriptions(texts, torch.arange(2.0 * len(texts)).view(-1, 2))
 
 
 @pytest.fixture
@@ -77,13 +78,13 @@ def rows_of(batches: list[Batch]) -> Counter[tuple[object, ...]]:
     return found
 
 
-def test_prompts_end_in_one_column_and_positions_count_tokens() -> None:
+def test_rows_end_in_one_column_and_positions_count_tokens() -> None:
     rows = align([[5, 6, 7], [8]], [[1], [2, 3]], pad_id=9)
-    assert rows.input_ids.tolist() == [[5, 6, 7, 1, 9], [9, 9, 8, 2, 3]]
-    assert rows.attention_mask.tolist() == [[1, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
-    assert rows.position_ids.tolist() == [[0, 1, 2, 3, 3], [0, 0, 0, 1, 2]]
-    assert rows.labels.tolist() == [[1, IGNORED], [2, 3]]
-    assert rows.spans == ((0, 4), (2, 5))
+    assert rows.input_ids.tolist() == [[5, 6, 7, 1], [9, 8, 2, 3]]
+    assert rows.attention_mask.tolist() == [[1, 1, 1, 1], [0, 1, 1, 1]]
+    assert rows.position_ids.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
+    assert rows.labels.tolist() == [[IGNORED, 1], [2, 3]]
+    assert rows.spans == ((0, 4), (1, 4))
     assert rows.num_tokens == 7
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from text_to_lora import TextToLora
+from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError, T2LError
-from text_to_lora.hypernet import load_hypernet
-from text_to_lora.lora import load_adapter
+from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
+from text_to_lora.hypernet.outputs import ZScore
+from text_to_lora.lora import LoraSpec, load_adapter
 from text_to_lora.training import trainer as trainer_module
 from text_to_lora.training.config import RunConfig
+from text_to_lora.training.module import SftModule
 from text_to_lora.training.sft import shared_settings, train_sft
 
 Settings = Callable[..., RunConfig]
@@ -288,6 +293,117 @@ def test_the_multi_task_adapter_is_a_peft_folder(
     assert all(b.abs().sum() > 0 for b in weights.b.values())
     checks = [line for line in read_history(tmp_path / "run") if "eval_mean_loss" in line]
     assert not [key for line in checks for key in line if "shuffled" in key]
+
+
+@pytest.fixture(scope="module")
+def reconstructed(
+    tmp_path_factory: pytest.TempPathFactory, settings: Settings
+) -> dict[str, tuple[Path, RunConfig]]:
+    """Hypernetworks as a reconstruction leaves them, M with z-scores and S with ΔW; settings."""
+    made = {}
+    for head, output in (("shared", "zscore"), ("rank", "delta")):
+        folder = tmp_path_factory.mktemp("start") / "hypernet"
+        config = settings(hypernet={"start_from": str(folder)}, base={"alias": "tiny-base"})
+        spec = LoraSpec.from_config(
+            AutoConfig.from_pretrained(config.base.name),
+            targets=config.adapter.targets,
+            rank=config.adapter.rank,
+            alpha=config.adapter.alpha,
+            rslora=config.adapter.rslora,
+            name="tiny-base",
+        )
+        encoder = load_encoder("hash").config
+        # Sizes other than those of the settings.
+        sizes: dict[str, Any] = {"embedding_dim": encoder.embedding_dim, "latent_size": 12}
+        hypernet = Hypernetwork.from_config(
+            HypernetConfig(head=head, output=output, head_in_size=20, **sizes),  # type: ignore[arg-type]
+            spec,
+            torch.Generator().manual_seed(3),
+        )
+        if isinstance(hypernet.output, ZScore):
+            draw = torch.Generator().manual_seed(4)
+            library = hypernet(torch.randn(3, encoder.embedding_dim, generator=draw)).detach()
+            hypernet.output.set_library(library)
+        save_hypernet(folder, hypernet, encoder, training={})
+        made[output] = folder, config
+    return made
+
+
+@pytest.mark.parametrize("output", ["zscore", "delta"])
+def test_a_run_that_starts_from_a_hypernetwork_starts_with_its_adapters_and_trains_them(
+    reconstructed: dict[str, tuple[Path, RunConfig]],
+    output: str,
+    tmp_path: Path,
+    no_plot: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, config = reconstructed[output]
+    texts = ["Say red.", "Say blue."]
+    expected = TextToLora.from_pretrained(start).generate(texts).weights
+    first: list[Hypernetwork] = []
+    record = SftModule.__init__
+
+    def keep(module: SftModule, hypernet: Hypernetwork, *args: Any, **options: Any) -> None:
+        first.append(copy.deepcopy(hypernet).eval())
+        record(module, hypernet, *args, **options)
+
+    monkeypatch.setattr(SftModule, "__init__", keep)
+    result = load_hypernet(train_sft(config, output_dir=tmp_path / "run"))
+    embeddings = load_encoder("hash").encode(texts)
+    begun = first[0](embeddings)
+    trained = result.hypernet(embeddings)
+    for key in expected.a:
+        assert torch.equal(begun.a[key], expected.a[key])
+        assert torch.equal(begun.b[key], expected.b[key])
+        assert not torch.equal(trained.b[key], expected.b[key])
+    loaded = load_hypernet(start).hypernet
+    old, new = loaded.state_dict(), load_hypernet(tmp_path / "run" / "last").hypernet.state_dict()
+    moments = {name for name, _ in loaded.named_buffers()} & old.keys()
+    assert bool(moments) == (output == "zscore")
+    for name, tensor in old.items():  # the library's moments alone stay
+        assert torch.equal(tensor, new[name]) == (name in moments), name
+    # Sizes and output are the folder's, dropout is the run's.
+    assert result.hypernet.config == replace(loaded.config, dropout=config.hypernet.dropout)
+    assert result.training["hypernet"]["start_from"] == "hypernet"
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "message"),
+    [
+        ("adapter", {"rank": 4}, r"start_from='.*hypernet' is of another kind: rank 2, not 4; set"),
+        ("adapter", {"targets": ["q_proj"], "layers": [1]}, r"layers \[0, 1\], not \[1\]; set"),
+        ("base", {"alias": "other"}, "base.name 'tiny-base', not 'other'; set base, adapter"),
+    ],
+)
+def test_a_start_that_does_not_fit_the_run_is_refused(
+    reconstructed: dict[str, tuple[Path, RunConfig]],
+    section: str,
+    fields: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    payload = reconstructed["zscore"][1].to_dict()
+    payload[section] |= fields
+    with pytest.raises(ConfigError, match=message):
+        train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "run")
+
+
+def test_a_start_of_another_encoder_is_refused(
+    reconstructed: dict[str, tuple[Path, RunConfig]], encoder_folder: Path, tmp_path: Path
+) -> None:
+    payload = reconstructed["zscore"][1].to_dict()
+    payload["encoder"]["name"] = f"minilm:{encoder_folder}"
+    with pytest.raises(
+        ConfigError, match=r"encoder 'hash', not .* as it is now; set base, adapter"
+    ):
+        train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "run")
+
+
+def test_a_static_adapter_has_no_hypernetwork_to_start_from(settings: Settings) -> None:
+    with pytest.raises(
+        ConfigError, match=r"start_from is 'x' but kind is 'static'.*set start_from"
+    ):
+        settings(hypernet={"kind": "static", "start_from": "x"})
 
 
 def test_without_validation_the_last_weights_are_the_result(

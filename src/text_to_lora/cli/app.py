@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 import text_to_lora
-from text_to_lora.cli import convert, demo, evaluate, generate, inspect, merge, models, run, train
+from text_to_lora.cli import (
+    compress,
+    convert,
+    demo,
+    evaluate,
+    generate,
+    inspect,
+    library,
+    merge,
+    models,
+    run,
+    train,
+)
 
 app = typer.Typer(
     name="t2l",
@@ -46,7 +58,9 @@ app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("convert")(convert.convert)
 app.command("merge")(merge.merge)
+app.command("compress")(compress.compress)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)
 app.add_typer(train.app, name="train")
+app.add_typer(library.app, name="library")
 app.add_typer(evaluate.app, name="eval")

@@ -95,6 +95,23 @@ def check_device(device: str) -> str:
     return device
 
 
+def import_training(module: str) -> Any:
+    """Import a module that needs the packages of training.
+
+    Raises ConfigError saying what to install when one is missing.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("text_to_lora"):
+            raise
+        raise ConfigError(
+            f"training needs the package {error.name!r}; pip install 'text-to-lora[train,eval]'"
+        ) from None
+
+
 @contextmanager
 def progress(doing: str) -> Iterator[Callable[[str], None]]:
     """Show on a terminal what is being done; gives a function that changes the words.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import note
-from text_to_lora.errors import ConfigError
+from text_to_lora.cli.common import import_training, note
 
 app = typer.Typer(help="Train hypernetworks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,9 +33,78 @@ def sft(
       t2l train sft gemma-2-2b-it -o runs/gemma --set data.data_dir=tasks
       t2l train sft my.yaml -o runs/mine --set optimizer.lr=1e-4
     """
-    training = _needs("text_to_lora.training.sft")
-    config = _needs("text_to_lora.training.config").load_recipe(recipe, settings or [])
+    training = import_training("text_to_lora.training.sft")
+    config = import_training("text_to_lora.training.config").load_recipe(recipe, settings or [])
     folder = training.train_sft(config, output_dir=output, resume=not fresh, report=note)
+    typer.echo(str(folder))
+
+
+@app.command("adapters")
+def adapters(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
+    ] = None,
+    multi_task: Annotated[
+        bool, typer.Option("--multi-task", help="Train one adapter on the rows of all tasks.")
+    ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Groups of tasks trained at the same time, on a CPU.")
+    ] = 1,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew instead of resuming the run in OUTPUT.")
+    ] = False,
+) -> None:
+    """Train an adapter for every task, all together on one frozen base: a library.
+
+    An interrupted run goes on when the command is repeated; finished tasks are not trained again.
+
+    \b
+    Examples:
+      t2l train adapters embedded-library -o runs/library --set data.data_dir=tasks --processes 2
+      t2l train adapters embedded-library -o runs/multitask --set data.data_dir=tasks --multi-task
+    """
+    training = import_training("text_to_lora.training.adapters")
+    load = import_training("text_to_lora.training.config").load_recipe
+    config = load(recipe, settings or [], kind=training.LibraryConfig)
+    result = training.train_adapters(
+        config,
+        output_dir=output,
+        multitask=multi_task,
+        resume=not fresh,
+        processes=processes,
+        report=note,
+    )
+    typer.echo(str(result))
+
+
+@app.command("reconstruct")
+def reconstruct(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew instead of resuming the run in OUTPUT.")
+    ] = False,
+) -> None:
+    """Train a hypernetwork to reconstruct the adapters of a library; no base is loaded.
+
+    An interrupted run is resumed from its last complete checkpoint when the command is repeated.
+    `t2l compress` does the same with settings that fit the library.
+
+    \b
+    Examples:
+      t2l train reconstruct reconstruct-embedded -o runs/text --set data.library=library
+      t2l train reconstruct reconstruct-onehot -o runs/onehot --set data.library=library
+    """
+    training = import_training("text_to_lora.training.reconstruction")
+    load = import_training("text_to_lora.training.config").load_recipe
+    kind = import_training("text_to_lora.training.reconstruction_config").ReconstructionConfig
+    config = load(recipe, settings or [], kind=kind)
+    folder = training.train_reconstruction(config, output_dir=output, resume=not fresh, report=note)
     typer.echo(str(folder))
 
 
@@ -53,17 +121,4 @@ def embedded(
     Example:
       t2l train embedded --data data -o runs/embedded
     """
-    _needs("text_to_lora.training.embedded").build_all(data, output, report=note)
-
-
-def _needs(module: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("text_to_lora"):
-            raise
-        raise ConfigError(
-            f"training needs the package {error.name!r}; pip install 'text-to-lora[train,eval]'"
-        ) from None
+    import_training("text_to_lora.training.embedded").build_all(data, output, report=note)

@@ -9,12 +9,14 @@ from text_to_lora.encoders.config import EncoderConfig, TextSettings
 from text_to_lora.encoders.hashed import HashEncoder
 from text_to_lora.encoders.language_model import LanguageModelEncoder
 from text_to_lora.encoders.load import load_encoder
+from text_to_lora.encoders.one_hot import OneHotEncoder
 
 __all__ = [
     "CachedEncoder",
     "EncoderConfig",
     "HashEncoder",
     "LanguageModelEncoder",
+    "OneHotEncoder",
     "TextEncoder",
     "TextSettings",
     "load_encoder",

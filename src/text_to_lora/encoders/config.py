@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from text_to_lora.errors import ConfigError
 
-Kind = Literal["sentence-transformers", "minilm", "gte", "language-model", "hash"]
+Kind = Literal["sentence-transformers", "minilm", "gte", "language-model", "hash", "one-hot"]
 Pooling = Literal["mean", "cls", "last"]
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -23,6 +23,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "add_full_stop": (bool,),
     "norm": (int, float),
     "fingerprint": (str,),
+    "tasks": (tuple,),
 }
 
 
@@ -56,6 +57,7 @@ class EncoderConfig:
     norm: L2 norm of every task embedding
     fingerprint: SHA-256 over the weights and all of the above that changes an embedding;
         empty when it is not known yet, then it is not checked
+    tasks: of "one-hot" alone: the names that it knows, in the order of the embedding's places
 
     Raises ConfigError when a field has a value that cannot work.
     """
@@ -70,6 +72,7 @@ class EncoderConfig:
     add_full_stop: bool
     norm: float
     fingerprint: str
+    tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, types in _TYPES.items():
@@ -87,14 +90,31 @@ class EncoderConfig:
                     f"encoder: {name} is {getattr(self, name)!r}; a positive number is needed"
                 )
 
+        self._check_tasks()
+
+    def _check_tasks(self) -> None:
+        wrong = [name for name in self.tasks if not isinstance(name, str) or not name.strip()]
+        if wrong:
+            raise ConfigError(f"encoder: tasks has {wrong[0]!r}; names are expected")
+        if twice := {name for name in self.tasks if self.tasks.count(name) > 1}:
+            raise ConfigError(f"encoder: tasks has {min(twice)!r} twice; names are distinct")
+        expected = self.embedding_dim if self.kind == "one-hot" else 0
+        if len(self.tasks) != expected:
+            raise ConfigError(
+                f"encoder: tasks has {len(self.tasks)} names; {expected} are expected of kind "
+                f"{self.kind!r} with embedding_dim {self.embedding_dim}"
+            )
+
     @property
     def settings(self) -> TextSettings:
         """How this encoder reads a description."""
         return TextSettings(self.prefix, self.add_full_stop, self.norm, self.max_tokens)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
+        """The fields as JSON values; without `tasks` where there are none."""
+        payload = asdict(self)
+        del payload["tasks"]  # as in files older than the field
+        return payload | ({"tasks": list(self.tasks)} if self.tasks else {})
 
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> EncoderConfig:
@@ -103,7 +123,9 @@ class EncoderConfig:
         Raises ConfigError when a field is missing, unknown or of another type.
         """
         names = {field.name for field in fields(cls)}
-        missing, unknown = sorted(names - set(payload)), sorted(set(payload) - names)
+        missing = sorted(names - {"tasks"} - set(payload))
+        unknown = sorted(set(payload) - names)
         if missing or unknown:
             raise ConfigError(f"encoder: missing fields {missing}, unknown fields {unknown}")
-        return cls(**payload)
+        tasks = payload.get("tasks", ())
+        return cls(**{**payload, "tasks": tuple(tasks) if isinstance(tasks, list) else tasks})

@@ -14,6 +14,7 @@ from text_to_lora.encoders.gte import GTE_BASE, GTE_LARGE, GteEncoder
 from text_to_lora.encoders.hashed import HashEncoder
 from text_to_lora.encoders.language_model import LanguageModelEncoder
 from text_to_lora.encoders.minilm import MiniLMEncoder
+from text_to_lora.encoders.one_hot import OneHotEncoder
 from text_to_lora.encoders.sentence_transformer import SentenceTransformerEncoder
 from text_to_lora.errors import ConfigError
 
@@ -43,7 +44,13 @@ def load_encoder(
                 "revision and settings belong to the stored config; change them there"
             )
         encoder = _load(
-            which.kind, which.name, which.revision, which.settings, device, which.embedding_dim
+            which.kind,
+            which.name,
+            which.revision,
+            which.settings,
+            device,
+            which.embedding_dim,
+            which.tasks,
         )
         _check(encoder.config, which)
     else:
@@ -57,6 +64,11 @@ def _parse(which: str) -> tuple[Kind, str]:
     if not which.strip():
         raise ConfigError(f"the text encoder's name is {which!r}; 'minilm' or a model is expected")
     head, _, name = which.partition(":")
+    if head == "one-hot":
+        raise ConfigError(
+            "the encoder 'one-hot' knows the tasks of one library; it comes with a hypernetwork "
+            "that was trained to reconstruct it (`t2l compress`)"
+        )
     for kind in get_args(Kind):
         if head == kind and (name or kind in ("minilm", "hash", "gte")):
             return kind, name or (GTE_LARGE if kind == "gte" else kind)
@@ -72,7 +84,10 @@ def _load(
     settings: TextSettings,
     device: str | torch.device,
     hash_dim: int,
+    tasks: tuple[str, ...] = (),
 ) -> TextEncoder:
+    if kind == "one-hot":
+        return OneHotEncoder(tasks)
     if kind == "hash":
         return HashEncoder(hash_dim, settings)
     if kind == "minilm":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from text_to_lora.hypernet.layers import Embedding, LayerNorm, Linear
+from text_to_lora.hypernet.layers import Embedding, LayerNorm, Linear, wide
 
 _WIDENING = 4  # width of every hidden layer, in latent sizes
 
@@ -28,6 +28,8 @@ class Residual(nn.Module):
 class Backbone(nn.Module):
     """The network below the heads; one pass over all tasks and all slots.
 
+    task_vector_dim: width of the vectors that are learned for the places of one-hot embeddings;
+        None for embeddings that are read as they are
     depth_index, type_index: rows of the depth and of the type embedding for each slot [slots]
     Source: Text-to-LoRA (arXiv 2506.06105), equation 4 and released code.
     """
@@ -39,6 +41,7 @@ class Backbone(nn.Module):
         self,
         *,
         embedding_dim: int,
+        task_vector_dim: int | None = None,
         depth_index: Sequence[int],
         type_index: Sequence[int],
         latent_size: int,
@@ -50,7 +53,11 @@ class Backbone(nn.Module):
             # on the CPU also when the parameters are built on the meta device
             self.register_buffer(name, torch.tensor(index, device="cpu"), persistent=False)
         half, quarter = latent_size // 2, latent_size // 4
-        self.task_encoder = nn.Sequential(Linear(embedding_dim, half), LayerNorm(half))
+        self.task_vectors = None
+        if task_vector_dim is not None:
+            self.task_vectors = Embedding(embedding_dim, task_vector_dim)
+        read_dim = embedding_dim if task_vector_dim is None else task_vector_dim
+        self.task_encoder = nn.Sequential(Linear(read_dim, half), LayerNorm(half))
         self.depth_encoder = _lookup(max(depth_index) + 1, quarter)
         self.type_encoder = _lookup(max(type_index) + 1, quarter)
         self.mixer = nn.Sequential(
@@ -66,6 +73,8 @@ class Backbone(nn.Module):
         Returns [tasks, slots, latent_size]. `mlp2` and `mlp3` come later: the heads add their
         codes before and between them.
         """
+        if self.task_vectors is not None:
+            embeddings = embeddings @ wide(self.task_vectors.weight)  # [tasks, task_vector_dim]
         task = self.task_encoder(embeddings)  # [tasks, half]
         slot = torch.cat(
             [self.depth_encoder(self.depth_index), self.type_encoder(self.type_index)], dim=-1

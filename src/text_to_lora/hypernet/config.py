@@ -13,7 +13,7 @@ HeadKind = Literal["joint", "shared", "rank"]
 OutputKind = Literal["direct", "zscore", "delta"]
 
 _CHOICES: Final = {"head": get_args(HeadKind), "output": get_args(OutputKind)}
-_SIZES: Final = ("embedding_dim", "latent_size", "head_in_size")
+_SIZES: Final = ("embedding_dim", "latent_size", "head_in_size", "task_vector_dim")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class HypernetConfig:
     output: "direct" (the factors themselves), "zscore" (factors in standard deviations from the
         mean of a library of adapters) or "delta" (factors whose product was scaled in training)
     delta_scaling: of "delta": factor of ΔW in training; A and B are divided by its square root
+    task_vector_dim: width of a vector that is learned for each of the one-hot embeddings' places
+        and takes the embedding's place; None reads embeddings as they are
 
     Raises ConfigError when a field has a value that cannot work.
     Source: Text-to-LoRA (arXiv 2506.06105); defaults are those of its Mistral-7B models.
@@ -41,6 +43,7 @@ class HypernetConfig:
     dropout: float = 0.05
     output: OutputKind = "direct"
     delta_scaling: float = 1e4
+    task_vector_dim: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -48,6 +51,8 @@ class HypernetConfig:
                 raise _error(name, getattr(self, name), f"one of {', '.join(allowed)}")
         for name in _SIZES:
             size = getattr(self, name)
+            if name == "task_vector_dim" and size is None:
+                continue
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise _error(name, size, "a whole number of 1 or more is needed")
         if self.latent_size % 4:
@@ -63,8 +68,11 @@ class HypernetConfig:
         return self.output != "zscore"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
+        """The fields as JSON values; without `task_vector_dim` where there is none."""
+        payload = asdict(self)
+        if self.task_vector_dim is None:  # as in files older than the field
+            del payload["task_vector_dim"]
+        return payload
 
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> Self:
@@ -75,7 +83,8 @@ class HypernetConfig:
         if not isinstance(payload, Mapping):
             raise ConfigError(f"hypernet is {payload!r}; an object is needed")
         names = {field.name for field in fields(cls)}
-        missing, unknown = sorted(names - set(payload)), sorted(set(payload) - names)
+        missing = sorted(names - {"task_vector_dim"} - set(payload))
+        unknown = sorted(set(payload) - names)
         if missing or unknown:
             raise ConfigError(f"hypernet: missing fields {missing}, unknown fields {unknown}")
         return cls(**payload)

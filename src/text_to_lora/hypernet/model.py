@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from text_to_lora.errors import SpecError
 from text_to_lora.hypernet.backbone import Backbone
 from text_to_lora.hypernet.config import HypernetConfig
-from text_to_lora.hypernet.heads import HEADS, Head
+from text_to_lora.hypernet.heads import HEADS, Factors, Head
 from text_to_lora.hypernet.initialisation import draw
 from text_to_lora.hypernet.outputs import Delta, Direct, Output, ZScore
 from text_to_lora.lora.spec import LoraSpec
@@ -45,18 +45,24 @@ class Hypernetwork(nn.Module):
 
     @classmethod
     def from_config(
-        cls, config: HypernetConfig, spec: LoraSpec, generator: torch.Generator | None = None
+        cls,
+        config: HypernetConfig,
+        spec: LoraSpec,
+        generator: torch.Generator | None = None,
+        *,
+        as_lora: bool = True,
     ) -> Self:
         """Build with fresh weights, on the CPU and in fp32.
 
-        Direct output starts as one fresh LoRA for all tasks (Bias-HyperInit), the others with
-        torch's default, as in the reference. generator: of all draws; None for torch's own
+        generator: of all draws; None for torch's own
+        as_lora: direct output starts as one fresh LoRA for all tasks (Bias-HyperInit); False, and
+            the other outputs, start with torch's default, as in the reference
         """
         network = cls.empty(config, spec)
         blank = {name: torch.empty(t.shape) for name, t in network.state_dict().items()}
         network.load_state_dict(blank, assign=True)
         draw(network, generator)
-        if config.output == "direct":
+        if config.output == "direct" and as_lora:
             network.head.start_as_lora(generator)
         return network
 
@@ -70,6 +76,7 @@ class Hypernetwork(nn.Module):
                 spec,
                 backbone=Backbone(
                     embedding_dim=config.embedding_dim,
+                    task_vector_dim=config.task_vector_dim,
                     depth_index=[layers.index(n) for g in spec.groups for n in g.layers],
                     type_index=[i for i, group in enumerate(spec.groups) for _ in group.layers],
                     latent_size=config.latent_size,
@@ -93,6 +100,13 @@ class Hypernetwork(nn.Module):
 
         Raises SpecError when the embeddings are not of the width that the network was built for.
         """
+        return LoraWeights(self.spec, *self.output(*self.predict(embeddings)))
+
+    def predict(self, embeddings: Tensor) -> tuple[Factors, Factors]:
+        """What the heads predict, before `output` turns it into factors; errors as in `forward`.
+
+        Returns per group key A [tasks, slots, rank, in] and B [tasks, slots, out, rank].
+        """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.config.embedding_dim:
             raise SpecError(
                 f"task embeddings are {tuple(embeddings.shape)}; "
@@ -100,8 +114,8 @@ class Hypernetwork(nn.Module):
             )
         with torch.autocast(embeddings.device.type, enabled=False):
             latent = self.backbone(embeddings.to(self._compute_dtype))
-            a, b = self.output(*self.head(latent, self.backbone))
-        return LoraWeights(self.spec, a, b)
+            factors: tuple[Factors, Factors] = self.head(latent, self.backbone)
+        return factors
 
     @property
     def dtype(self) -> torch.dtype:

@@ -28,6 +28,10 @@ class Output(nn.Module, ABC):
     def forward(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
         """Per group key A [tasks, slots, rank, in] and B [tasks, slots, out, rank] to the same."""
 
+    @abstractmethod
+    def invert(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
+        """What a head has to predict for these factors; new tensors where they differ."""
+
 
 @final
 class Direct(Output):
@@ -35,6 +39,10 @@ class Direct(Output):
 
     def forward(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
         """See Output.forward."""
+        return a, b
+
+    def invert(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
+        """See Output.invert."""
         return a, b
 
 
@@ -56,6 +64,13 @@ class Delta(Output):
             {key: factor.div_(self.root) for key, factor in b.items()},
         )
 
+    def invert(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
+        """See Output.invert."""
+        return (
+            {key: factor * self.root for key, factor in a.items()},
+            {key: factor * self.root for key, factor in b.items()},
+        )
+
 
 class _Moments(nn.Module):
     """Mean and standard deviation of one factor over a library of adapters."""
@@ -71,6 +86,10 @@ class _Moments(nn.Module):
     def forward(self, scores: Tensor) -> Tensor:
         """z-scores [tasks, slots, ...] to values."""
         return scores.mul_(self.std + _MIN_DEVIATION).add_(self.mean)
+
+    def invert(self, values: Tensor) -> Tensor:
+        """Values [tasks, slots, ...] to z-scores."""
+        return (values - self.mean).div_(self.std + _MIN_DEVIATION)
 
 
 @final
@@ -95,6 +114,19 @@ class ZScore(Output):
             {key: self.a[module_name(key)](scores) for key, scores in a.items()},
             {key: self.b[module_name(key)](scores) for key, scores in b.items()},
         )
+
+    def invert(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
+        """See Output.invert."""
+        return (
+            {key: self._moments(self.a, key).invert(values) for key, values in a.items()},
+            {key: self._moments(self.b, key).invert(values) for key, values in b.items()},
+        )
+
+    @staticmethod
+    def _moments(side: nn.ModuleDict, key: str) -> _Moments:
+        moments = side[module_name(key)]
+        assert isinstance(moments, _Moments)
+        return moments
 
     @torch.no_grad()
     def set_library(self, library: LoraWeights) -> None:

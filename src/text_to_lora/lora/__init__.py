@@ -3,7 +3,7 @@
 from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import load_adapter, read_adapter_config, save_adapter
 from text_to_lora.lora.spec import BaseModelRef, Group, LoraSpec, Slot, config_hash
-from text_to_lora.lora.stats import delta_cosines, delta_norms
+from text_to_lora.lora.stats import delta_cosines, delta_errors, delta_norms
 from text_to_lora.lora.weights import LoraWeights
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "adapted",
     "config_hash",
     "delta_cosines",
+    "delta_errors",
     "delta_norms",
     "load_adapter",
     "merge",

@@ -187,6 +187,15 @@ def read_adapter_config(path: Path | str) -> dict[str, Any]:
     return config
 
 
+def read_modules(path: Path | str) -> frozenset[str]:
+    """Full paths of the modules that a PEFT folder has LoRA tensors for.
+
+    Raises AdapterFormatError when its tensors cannot be read.
+    """
+    names = _read_tensors(Path(path))
+    return frozenset(match["module"] for name in names if (match := _TENSOR_NAME.fullmatch(name)))
+
+
 def _adapter_config(spec: LoraSpec, *, scale_safe: bool) -> dict[str, Any]:
     # PEFT types alpha as an integer; whole numbers are written as such.
     alpha = int(spec.alpha) if spec.alpha.is_integer() else spec.alpha

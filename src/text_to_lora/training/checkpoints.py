@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import check_format, read_json, write_file, write_folder, write_json
-from text_to_lora.training.config import RunConfig
+from text_to_lora.training.config import Recipe
 
 FORMAT: Final = "text-to-lora run"
 VERSION: Final = 1
@@ -26,6 +26,10 @@ _OURS: Final = (
     "hypernet",
     "adapter",
     "last",
+    "groups",
+    "library",
+    "library.png",
+    "multitask",
     "config.json",
 )
 
@@ -39,7 +43,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
-    def open(self, config: RunConfig, *, resume: bool) -> None:
+    def open(self, config: Recipe, *, resume: bool) -> None:
         """Make the folder, or check that it holds a run of the same settings.
 
         resume: False deletes the run that is there
@@ -104,7 +108,7 @@ class RunFolder:
     def _checkpoints(self) -> list[Path]:
         return [mark.parent for mark in self.path.glob(f"{_PREFIX}*/{MARK}")]
 
-    def _check_settings(self, found: Mapping[str, Any], config: RunConfig) -> None:
+    def _check_settings(self, found: Mapping[str, Any], config: Recipe) -> None:
         changed = [
             f"{section}.{field}: {found.get(section, {}).get(field)!r} -> {value!r}"
             for section, fields in config.to_dict().items()

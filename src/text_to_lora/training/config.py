@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -72,11 +72,9 @@ class EncoderSection(Section):
     """folder that keeps task embeddings, to share between runs; null for one in the run's folder"""
 
 
-class HypernetSection(Section):
-    """What is trained."""
+class SizesSection(Section):
+    """Variant and sizes of a hypernetwork."""
 
-    kind: Literal["text", "static"] = "text"
-    """"text": the hypernetwork; "static": one adapter for all tasks, the multi-task baseline"""
     head: Literal["joint", "shared", "rank"] = "joint"
     """L, M or S"""
     latent_size: Count = 128
@@ -87,8 +85,27 @@ class HypernetSection(Section):
     """share of the hypernetwork's activations dropped in training"""
 
 
-class DataSection(Section):
-    """Tasks and batches. Sources (`data_dir` to `hub`) add up."""
+class HypernetSection(SizesSection):
+    """What is trained."""
+
+    kind: Literal["text", "static"] = "text"
+    """"text": the hypernetwork; "static": one adapter for all tasks, the multi-task baseline"""
+    start_from: Path | None = None
+    """folder of a hypernetwork to go on from, as of a reconstruction: its weights, head, sizes and
+    kind of output count, whatever is set above; adapter, base and encoder have to be its own"""
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.kind == "static" and self.start_from is not None:
+            raise ValueError(
+                f"start_from is {str(self.start_from)!r} but kind is 'static', which has no "
+                "hypernetwork; set start_from to null or kind to 'text'"
+            )
+        return self
+
+
+class SourcesSection(Section):
+    """Where tasks come from; sources add up."""
 
     data_dir: Path | None = None
     """folder of task collections with a splits.json"""
@@ -100,6 +117,11 @@ class DataSection(Section):
     """copy of the Super-NaturalInstructions repository"""
     hub: tuple[str, ...] = ()
     """data sets of the Lots-of-LoRAs collection on the hub, or copies of them"""
+
+
+class DataSection(SourcesSection):
+    """Tasks and batches."""
+
     descriptions_per_task: Count | None = None
     """descriptions used of each task, from the first; null for all"""
     validation_one_in: Natural = 16
@@ -143,7 +165,7 @@ class DataSection(Section):
         return self
 
 
-class OptimizerSection(Section):
+class AdamWSection(Section):
     """AdamW on every parameter, biases included, as the reference does."""
 
     lr: Positive = 2.5e-5
@@ -160,6 +182,11 @@ class OptimizerSection(Section):
     """added to the root of the second moment"""
     max_grad_norm: NotNegative = 1.0
     """gradients are cut to this norm; 0 does not cut"""
+
+
+class OptimizerSection(AdamWSection):
+    """AdamW, and how a process runs the rows of a step."""
+
     accumulation: Count = 1
     """parts that a process runs its rows of a step in, those of like length together: less memory
     and less padding; the result is the same"""
@@ -188,8 +215,8 @@ class ObjectiveSection(Section):
         return self
 
 
-class RunSection(Section):
-    """Length, cadence and place of the run."""
+class LengthSection(Section):
+    """Length, cadence and place of a run."""
 
     steps: Count = 10_000
     """optimiser steps"""
@@ -203,9 +230,6 @@ class RunSection(Section):
     """steps between checkpoints to resume from"""
     keep_checkpoints: Count = 2
     """checkpoints kept to resume from; the best weights are kept beside them"""
-    select_by: Literal["seen_tasks", "unseen_tasks", "unseen_families", "mean"] = "unseen_tasks"
-    """validation set whose loss picks the best weights: held-out rows of training tasks, tasks set
-    aside, families set aside, or the mean over those that there are"""
     patience: Count | None = None
     """validations without a better loss after which the run stops; null never stops early"""
     device: Literal["auto", "cpu"] = "auto"
@@ -214,17 +238,21 @@ class RunSection(Section):
     """loggers of transformers, such as "tensorboard" or "wandb\""""
 
 
-class RunConfig(Section):
-    """A whole training run; stored beside the weights that it made."""
+class RunSection(LengthSection):
+    """Length, cadence and place of a supervised run, and what picks its weights."""
 
-    base: BaseSection
-    adapter: AdapterSection = AdapterSection()
-    encoder: EncoderSection = EncoderSection()
-    hypernet: HypernetSection = HypernetSection()
-    data: DataSection = DataSection()
-    optimizer: OptimizerSection = OptimizerSection()
-    objective: ObjectiveSection = ObjectiveSection()
-    run: RunSection = RunSection()
+    select_by: Literal["seen_tasks", "unseen_tasks", "unseen_families", "mean"] = "unseen_tasks"
+    """validation set whose loss picks the best weights: held-out rows of training tasks, tasks set
+    aside, families set aside, or the mean over those that there are"""
+
+
+class Recipe(Section):
+    """A whole run as sections of fields; what `load_recipe` reads.
+
+    verb: the command of `t2l train` that runs it; a recipe's own key of this name, "sft" without
+    """
+
+    verb: ClassVar[str]
 
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> Self:
@@ -236,27 +264,78 @@ class RunConfig(Section):
         try:
             return cls.model_validate(payload)
         except ValidationError as error:
-            raise ConfigError("; ".join(_explain(item) for item in _distinct(error))) from None
+            explained = [_explain(item, cls) for item in _distinct(error)]
+            raise ConfigError("; ".join(explained)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return self.model_dump(mode="json")
 
 
-def recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+class RunConfig(Recipe):
+    """A supervised training run; stored beside the weights that it made."""
+
+    verb = "sft"
+
+    base: BaseSection
+    adapter: AdapterSection = AdapterSection()
+    encoder: EncoderSection = EncoderSection()
+    hypernet: HypernetSection = HypernetSection()
+    data: DataSection = DataSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    run: RunSection = RunSection()
+
+
+def recipes(verb: str | None = None) -> list[str]:
+    """Names of the recipes that come with the package, of one command of `t2l train` or of all."""
     folder = resources.files("text_to_lora.recipes")
-    return sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml"))
+    names = sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml"))
+    if verb is None:
+        return names
+    return [name for name in names if _verb(_read(name, seen=())) == verb]
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+@overload
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig: ...
+
+
+@overload
+def load_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), *, kind: type[AnyRecipe]
+) -> AnyRecipe: ...
+
+
+def load_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), *, kind: type[Recipe] = RunConfig
+) -> Recipe:
     """Read a recipe of the package by name, or a YAML file, and set single keys.
 
     overrides: "section.field=value" each, the value written as in YAML; later ones win
+    kind: what the recipe is a run of
 
-    Raises ConfigError when there is no such recipe, and for unknown keys and bad values.
+    Raises ConfigError when there is no such recipe, when it is of another kind, and for unknown keys
+    and bad values.
     """
     payload = _read(str(name_or_path), seen=())
+    verb = _verb(payload)
+    payload.pop("verb", None)
+    if verb != kind.verb:
+        raise ConfigError(
+            f"recipe {str(name_or_path)!r} is for `t2l train {verb}`, not `t2l train {kind.verb}`"
+        )
+    set_keys(payload, overrides)
+    return kind.from_dict(payload)
+
+
+def set_keys(payload: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set single keys of a recipe's sections, in place, as in `load_recipe`.
+
+    Raises ConfigError for an override that is not written as section.field=value.
+    """
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
@@ -266,7 +345,11 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunC
         if not isinstance(section, dict):
             raise ConfigError(f"{parts[0]} is {section!r}; a section with fields is needed")
         section[parts[1]] = _parse(text, override)
-    return RunConfig.from_dict(payload)
+
+
+def _verb(payload: Mapping[str, Any]) -> Any:
+    """The command that a recipe is for."""
+    return payload.get("verb", RunConfig.verb)
 
 
 def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -330,11 +413,11 @@ def _key(location: tuple[int | str, ...]) -> list[str]:
     return [str(part) for part in location[:2]]
 
 
-def _explain(item: Mapping[str, Any]) -> str:
+def _explain(item: Mapping[str, Any], kind: type[Recipe]) -> str:
     parts = _key(item["loc"])
     key = ".".join(parts)
     if item["type"] == "extra_forbidden":
-        return _unknown(key, parts)
+        return _unknown(key, parts, kind)
     if item["type"] == "missing":
         return f"{key} is missing or too short; set it"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
@@ -345,10 +428,10 @@ def _explain(item: Mapping[str, Any]) -> str:
     )
 
 
-def _unknown(key: str, parts: list[str]) -> str:
+def _unknown(key: str, parts: list[str], kind: type[Recipe]) -> str:
     sections: dict[str, list[str]] = {
         name: list(field.annotation.model_fields)
-        for name, field in RunConfig.model_fields.items()
+        for name, field in kind.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     }
     keys = [f"{name}.{field}" for name, names in sections.items() for field in names]

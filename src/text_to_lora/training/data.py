@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
@@ -22,7 +22,7 @@ from text_to_lora.tasks.hub import load_lots_of_loras, load_sni
 from text_to_lora.tasks.prompts import PromptFormat, paper_definition
 from text_to_lora.tasks.sampling import Row, TaskSampler
 from text_to_lora.tasks.task import Task
-from text_to_lora.training.config import DataSection
+from text_to_lora.training.config import DataSection, SourcesSection
 from text_to_lora.training.losses import IGNORED
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def split_by_group(tasks: Sequence[Task], one_in: int = 16) -> tuple[list[Task],
     return [task for task in tasks if not aside(task)], [task for task in tasks if aside(task)]
 
 
-def load_tasks(data: DataSection) -> list[Task]:
+def load_tasks(data: SourcesSection) -> list[Task]:
     """Read the tasks of all sources of a configuration.
 
     Raises ConfigError when it names none or two tasks share a name, and what the loaders raise.
@@ -119,10 +119,10 @@ def _shortened(tasks: Iterable[Task], count: int | None) -> tuple[Task, ...]:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Rows padded so that all prompts end in one column, just before the answers.
+    """Rows padded on the left, so that all end in one column and little is padding.
 
     input_ids, attention_mask, position_ids: [batch, seq]
-    labels: answer ids, -100 after the end, [batch, answer]; the answer is the last columns
+    labels: ids of the last columns, -100 before the answer, [batch, longest answer]
     spans: first column and end of each row's tokens
     """
 
@@ -151,20 +151,20 @@ class Aligned:
 def align(
     prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int
 ) -> Aligned:
-    """Pad prompts on the left and answers on the right, to the longest of each."""
-    left, right = max(map(len, prompts)), max(map(len, answers))
-    input_ids = torch.full((len(prompts), left + right), pad_id)
+    """Join each prompt with its answer and pad on the left, to the longest row."""
+    longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    input_ids = torch.full((len(prompts), longest), pad_id)
     mask = torch.zeros_like(input_ids)
-    labels = torch.full((len(prompts), right), IGNORED)
+    labels = torch.full((len(prompts), max(map(len, answers))), IGNORED)
     spans = []
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        start, end = left - len(prompt), left + len(answer)
+        start = longest - len(prompt) - len(answer)
         answer_ids = torch.tensor(answer)
-        input_ids[row, start:left] = torch.tensor(prompt)
-        input_ids[row, left:end] = answer_ids
-        labels[row, : len(answer)] = answer_ids
-        mask[row, start:end] = 1
-        spans.append((start, end))
+        input_ids[row, start : longest - len(answer)] = torch.tensor(prompt)
+        input_ids[row, longest - len(answer) :] = answer_ids
+        labels[row, labels.shape[1] - len(answer) :] = answer_ids
+        mask[row, start:] = 1
+        spans.append((start, longest))
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     return Aligned(input_ids, mask, positions, labels, tuple(spans))
 
@@ -294,12 +294,6 @@ class Descriptions:
         self._places = {text: place for place, text in enumerate(texts)}
         self._embeddings = embeddings
 
-    @classmethod
-    def of(cls, tasks: Iterable[Task], encode: Callable[[Sequence[str]], Tensor]) -> Descriptions:
-        """Embed every description of the tasks once; `encode` gives [texts, embedding_dim]."""
-        texts = list(dict.fromkeys(text for task in tasks for text in task.descriptions))
-        return cls(texts, encode(texts))
-
     def batch(self, texts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
         """Embeddings of the distinct texts, and for each text which of them is its own."""
         distinct = list(dict.fromkeys(texts))
@@ -394,7 +388,7 @@ class TrainingBatches(Dataset[Batch]):
                 swapped=others,
                 rows=tuple(adapters[i] for i in chosen),
                 task_names=tuple(task.name for task in tasks),
-                noise_seeds=tuple(_hash(f"{seed}/noise/{step}/{i}") for i in chosen),
+                noise_seeds=tuple(seed_of(f"{seed}/noise/{step}/{i}") for i in chosen),
             )
 
         mine = range(first, stop)
@@ -404,7 +398,7 @@ class TrainingBatches(Dataset[Batch]):
             parts=tuple(make_part([mine[place] for place in group]) for group in groups),
             embeddings=embeddings,
             total_rows=len(rows),
-            seed=_hash(f"{seed}/dropout/{step}"),
+            seed=seed_of(f"{seed}/dropout/{step}"),
         )
 
     def _teller(self, place: int, count: int, swapped: int) -> int:
@@ -540,10 +534,18 @@ def check_context(data: DataSection, config: Any, *, described: bool) -> None:
 
     Raises ConfigError when it does not.
     """
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     parts = [data.max_prompt_tokens, data.max_answer_tokens]
     if described:
         parts.append(data.max_description_tokens)
+    check_positions(parts, config)
+
+
+def check_positions(parts: Sequence[int], config: Any) -> None:
+    """Check that rows made of parts of up to so many tokens fit the positions of a base model.
+
+    Raises ConfigError when they do not.
+    """
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if limit is not None and sum(parts) > limit:
         raise ConfigError(
             f"rows of up to {sum(parts)} tokens ({' + '.join(map(str, parts))}) do not fit the "
@@ -562,6 +564,6 @@ def warn_long(texts: Sequence[str], counts: Sequence[int], limit: int) -> None:
         )
 
 
-def _hash(text: str) -> int:
+def seed_of(text: str) -> int:
     """A seed that torch's generators take, from 0 to 2**63 - 1."""
     return int.from_bytes(sha256(text.encode()).digest()[:8]) >> 1

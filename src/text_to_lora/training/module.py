@@ -18,6 +18,7 @@ from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.config import ObjectiveSection
 from text_to_lora.training.data import Aligned, Batch, Part
+from text_to_lora.training.joint import StackedAdapters
 from text_to_lora.training.losses import answer_losses, distillation_kl, weight_penalty
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class SftModule(nn.Module):
 
     def __init__(
         self,
-        hypernet: Hypernetwork | StaticAdapter,
+        hypernet: Hypernetwork | StaticAdapter | StackedAdapters,
         base: PreTrainedModel,
         objective: ObjectiveSection,
         *,
@@ -147,7 +148,7 @@ class SftModule(nn.Module):
             if part.teacher is not None and teacher_logits is not None:
                 taught = torch.tensor(part.taught, device=logits.device)
                 width = part.teacher.labels.shape[1]  # of the longest answer among these rows
-                kl = distillation_kl(logits[taught, :width], teacher_logits, part.teacher.labels)
+                kl = distillation_kl(logits[taught, -width:], teacher_logits, part.teacher.labels)
                 weight = torch.where(
                     swapped[taught], objective.swapped_weight, objective.distill_weight
                 )

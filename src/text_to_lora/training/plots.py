@@ -1,4 +1,4 @@
-"""Plot of a run: training loss, and validation under matched and shuffled descriptions."""
+"""Plots of runs: of supervised training, and of the reconstruction of a library."""
 
 from __future__ import annotations
 
@@ -33,4 +33,49 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def plot_reconstruction(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw the training loss and both errors of the library over the steps, logarithmic.
+
+    history: lines of history.jsonl
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for key, label, style in (
+        ("loss", "training loss, in its own unit", "-"),
+        ("eval_delta_error", "relative error of ΔW", "o-"),
+        ("eval_factor_l1", "mean |error| of A and B", "s-"),
+    ):
+        points = [(line["step"], line[key]) for line in history if line.get(key, 0) > 0]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3, which="both")
+    if axes.lines:
+        axes.legend()
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def plot_library(losses: Sequence[tuple[float, float]], path: Path) -> None:
+    """Draw each task's loss with its adapter over its loss without, with the line where they meet.
+
+    losses: of the base and of the adapter, in nats a token, one pair a task
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*zip(*losses, strict=True), s=12, alpha=0.6)
+    limit = 1.05 * max(max(pair) for pair in losses)
+    axes.plot([0, limit], [0, limit], "-", color="0.75", label="no change")
+    axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
+    axes.set_xlabel("base, answer NLL on the selection rows, nats per token")
+    axes.set_ylabel("with the task's adapter")
+    axes.grid(alpha=0.3)
+    axes.legend()
     write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))

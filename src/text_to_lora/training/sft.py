@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.encoders.load import load_encoder
-from text_to_lora.errors import T2LWarning
-from text_to_lora.hypernet.checkpoint import save_hypernet
+from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.hypernet.checkpoint import load_hypernet, save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig
 from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.hypernet.model import Hypernetwork
@@ -24,7 +26,13 @@ from text_to_lora.serving.base import load_base
 from text_to_lora.serving.sources import EMBEDDED, EMBEDDED_BASE
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.config import RunConfig
+from text_to_lora.training.config import (
+    AdapterSection,
+    BaseSection,
+    EncoderSection,
+    Recipe,
+    RunConfig,
+)
 from text_to_lora.training.data import (
     Descriptions,
     RowEncoder,
@@ -62,9 +70,11 @@ def train_sft(
     Source: Text-to-LoRA (arXiv 2506.06105), equation 5.
     """
     folder = RunFolder(output_dir)
-    arguments = make_arguments(config, folder.path)
+    arguments = make_arguments(
+        config.run, config.optimizer, folder.path, evaluate=config.data.eval_rows > 0
+    )
     device, main = arguments.device, arguments.process_index == 0
-    config = _resolve_dtype(config, device)
+    config = config.model_copy(update={"base": resolve_dtype(config.base, device)})
     if main:
         folder.open(config, resume=resume)
     PartialState().wait_for_everyone()
@@ -88,7 +98,7 @@ def train_sft(
     counts = {name: len(tasks) for name, tasks in split.evaluation.items()}
     tell(f"{len(split.training)} tasks to train on, validation on {counts}")
     descriptions, encoder = _embed(config, split, folder.path, device)
-    hypernet = _make_hypernet(config, base.config, encoder.embedding_dim)
+    hypernet = _make_hypernet(config, base.config, encoder)
     tell(f"{sum(p.numel() for p in hypernet.parameters()):,} parameters to train")
 
     rows = RowEncoder(
@@ -152,7 +162,7 @@ def train_sft(
     return result
 
 
-def shared_settings(config: RunConfig) -> dict[str, Any]:
+def shared_settings(config: Recipe) -> dict[str, Any]:
     """A run's settings as they are stored beside weights: folders by their last name alone."""
 
     def shorten(value: Any) -> Any:
@@ -163,64 +173,121 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
         return value.name if isinstance(value, Path) else value
 
     settings: dict[str, Any] = shorten(config.model_dump())
-    settings["base"]["name"] = _base_name(config)
+    base = getattr(config, "base", None)
+    if isinstance(base, BaseSection):
+        settings["base"]["name"] = base_name(base)
     return settings
 
 
-def _resolve_dtype(config: RunConfig, device: torch.device) -> RunConfig:
-    """Settle base.dtype "auto", so that a run goes on in the dtype that it began in."""
-    if config.base.dtype != "auto":
-        return config
+def resolve_dtype(base: BaseSection, device: torch.device) -> BaseSection:
+    """Settle a dtype of "auto", so that a run goes on in the dtype that it began in."""
+    if base.dtype != "auto":
+        return base
     dtype = "bfloat16" if has_fast_product(torch.bfloat16, device) else "float32"
-    return config.model_copy(update={"base": config.base.model_copy(update={"dtype": dtype})})
+    return base.model_copy(update={"dtype": dtype})
+
+
+def make_spec(
+    base: BaseSection, adapter: AdapterSection, base_config: PreTrainedConfig
+) -> LoraSpec:
+    """The spec of the adapters of a run.
+
+    base_config: of the base model, as transformers reads it
+
+    Raises SpecError when the base has no such targets or layers.
+    """
+    return LoraSpec.from_config(
+        base_config,
+        targets=adapter.targets,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        rslora=adapter.rslora,
+        layers=adapter.layers,
+        name=base_name(base),
+        revision=base.revision,
+    )
+
+
+def embed_texts(
+    section: EncoderSection, texts: Sequence[str], folder: Path, device: torch.device
+) -> tuple[Tensor, EncoderConfig]:
+    """Embed each text once, [texts, embedding_dim]; the encoder's weights are free afterwards.
+
+    folder: of the run, which keeps the embeddings unless the section names another
+    """
+    encoder = load_encoder(
+        section.name,
+        device=device,
+        revision=section.revision,
+        cache_dir=section.cache_dir or folder / "embeddings",
+    )
+    with warnings.catch_warnings():
+        # One for each text; `warn_long` sums them up.
+        warnings.filterwarnings("ignore", "the encoder read", T2LWarning)
+        embeddings = encoder.encode(texts)
+    warn_long(texts, encoder.count_tokens(texts), encoder.config.max_tokens)
+    return embeddings, encoder.config
 
 
 def _embed(
     config: RunConfig, split: TaskSplit, folder: Path, device: torch.device
 ) -> tuple[Descriptions, EncoderConfig]:
-    """Embed every description once; the encoder's weights are free again afterwards."""
-    encoder = load_encoder(
-        config.encoder.name,
-        device=device,
-        revision=config.encoder.revision,
-        cache_dir=config.encoder.cache_dir or folder / "embeddings",
-    )
+    """Embed every description of the run's tasks."""
     tasks = [*split.training, *(task for part in split.evaluation.values() for task in part)]
-    with warnings.catch_warnings():
-        # One for each text; `warn_long` sums them up.
-        warnings.filterwarnings("ignore", "the encoder read", T2LWarning)
-        descriptions = Descriptions.of(tasks, encoder.encode)
     texts = list(dict.fromkeys(text for task in tasks for text in task.descriptions))
-    warn_long(texts, encoder.count_tokens(texts), encoder.config.max_tokens)
-    return descriptions, encoder.config
+    embeddings, encoder = embed_texts(config.encoder, texts, folder, device)
+    return Descriptions(texts, embeddings), encoder
 
 
 def _make_hypernet(
-    config: RunConfig, base_config: PreTrainedConfig, embedding_dim: int
+    config: RunConfig, base_config: PreTrainedConfig, encoder: EncoderConfig
 ) -> Hypernetwork | StaticAdapter:
-    spec = LoraSpec.from_config(
-        base_config,
-        targets=config.adapter.targets,
-        rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
-        rslora=config.adapter.rslora,
-        layers=config.adapter.layers,
-        name=_base_name(config),
-        revision=config.base.revision,
-    )
+    spec = make_spec(config.base, config.adapter, base_config)
     generator = torch.Generator().manual_seed(config.run.seed)
     if config.hypernet.kind == "static":
         return StaticAdapter(spec, generator)
-    sizes = config.hypernet.model_dump(exclude={"kind"})
+    if config.hypernet.start_from is not None:
+        return _continue(config.hypernet.start_from, spec, encoder, config.hypernet.dropout)
+    sizes = config.hypernet.model_dump(exclude={"kind", "start_from"})
     return Hypernetwork.from_config(
-        HypernetConfig(embedding_dim=embedding_dim, **sizes), spec, generator
+        HypernetConfig(embedding_dim=encoder.embedding_dim, **sizes), spec, generator
     )
 
 
-def _base_name(config: RunConfig) -> str:
-    """The name under which adapters and hypernetwork know the base."""
-    name = EMBEDDED_BASE if config.base.name == EMBEDDED else config.base.name
-    return config.base.alias or name
+def _continue(folder: Path, spec: LoraSpec, encoder: EncoderConfig, dropout: float) -> Hypernetwork:
+    """The hypernetwork of a folder, to train on; for the adapters and the encoder of this run."""
+    loaded = load_hypernet(folder)
+    own, wanted = _parts(loaded.hypernet.spec), _parts(spec)
+    changed = [f"{key} {own[key]!r}, not {wanted[key]!r}" for key in own if own[key] != wanted[key]]
+    known = loaded.encoder.fingerprint or encoder.fingerprint  # "" is not checked
+    if (loaded.encoder.embedding_dim, known) != (encoder.embedding_dim, encoder.fingerprint):
+        changed.append(f"encoder {loaded.encoder.name!r}, not {encoder.name!r} as it is now")
+    if changed:
+        raise ConfigError(
+            f"hypernet.start_from={str(folder)!r} is of another kind: {'; '.join(changed)}; set "
+            "base, adapter and encoder as they were for it (base.alias sets the base's name)"
+        )
+    sizes = replace(loaded.hypernet.config, dropout=dropout)
+    hypernet = Hypernetwork.empty(sizes, spec)
+    hypernet.load_state_dict(loaded.hypernet.state_dict(), assign=True)
+    return hypernet
+
+
+def _parts(spec: LoraSpec) -> dict[str, Any]:
+    """What tells specs apart, in short values; all else follows from the base's configuration."""
+    return {
+        **{f"base.{key}": value for key, value in asdict(spec.base).items()},
+        "rank": spec.rank,
+        "alpha": spec.alpha,
+        "rslora": spec.rslora,
+        "targets": [group.key for group in spec.groups],
+        "layers": sorted({slot.layer for slot in spec.slots}),
+    }
+
+
+def base_name(base: BaseSection) -> str:
+    """The name under which adapters and hypernetworks know a base."""
+    return base.alias or (EMBEDDED_BASE if base.name == EMBEDDED else base.name)
 
 
 def _silent(line: str) -> None:

@@ -1,25 +1,26 @@
-"""SftTrainer: Hugging Face's Trainer over batches that are a function of the step."""
+"""Hugging Face's Trainer over batches that are a function of the step; SftTrainer for task rows."""
 
 from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Protocol, final
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerState, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback
 
 from text_to_lora.errors import ConfigError, T2LError
 from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.config import OptimizerSection, RunConfig
-from text_to_lora.training.data import Batch, TrainingBatches
+from text_to_lora.training.config import AdamWSection, LengthSection, RunConfig
+from text_to_lora.training.data import TrainingBatches
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.plots import plot_history
 from text_to_lora.training.validation import ValidationSet, validate
@@ -28,12 +29,23 @@ STATE_FILE: Final = "trainer_state.json"
 _SCHEDULES: Final = {"constant": "constant_with_warmup"}
 
 
-def make_arguments(config: RunConfig, folder: Path) -> TrainingArguments:
+class StepBatch(Protocol):
+    """What a process runs of one step."""
+
+    def to(self, device: torch.device) -> Any:
+        """The same batch on another device."""
+        ...
+
+
+def make_arguments(
+    run: LengthSection, optimizer: AdamWSection, folder: Path, *, evaluate: bool
+) -> TrainingArguments:
     """What Trainer needs to know; the device and the processes of a launcher are found here.
+
+    evaluate: every run.eval_every steps
 
     Raises ConfigError for a logger that is not installed.
     """
-    run = config.run
     list_loggers: Callable[[], list[str]] = get_available_reporting_integrations
     loggers = list_loggers()
     for name in run.report_to:
@@ -46,10 +58,10 @@ def make_arguments(config: RunConfig, folder: Path) -> TrainingArguments:
         output_dir=str(folder),
         max_steps=run.steps,
         per_device_train_batch_size=1,  # of finished batches
-        max_grad_norm=config.optimizer.max_grad_norm,
+        max_grad_norm=optimizer.max_grad_norm,
         logging_steps=run.log_every,
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if config.data.eval_rows else "no",
+        eval_strategy="steps" if evaluate else "no",
         eval_steps=run.eval_every,
         save_strategy="steps",
         save_steps=run.save_every,
@@ -64,31 +76,33 @@ def make_arguments(config: RunConfig, folder: Path) -> TrainingArguments:
     return arguments
 
 
-class SftTrainer(Trainer):
-    """Trains an SftModule; validates, keeps the best weights, checkpoints whole or not at all.
+class RunTrainer(Trainer, ABC):
+    """Trains a module whose forward pass is the loss; checkpoints whole or not at all.
 
-    sets: validation sets; save_best: writes the weights as they are as the run's result
+    batches: one finished batch a step; save_best: writes the weights as they are as the result
     report: gets lines of progress
+    unit: what pace is counted in; the name of its field in history and summary
     All randomness is a function of (seed, step), so that a checkpoint needs no generator's state.
     """
 
+    unit: ClassVar[str]
+
     def __init__(
         self,
-        module: SftModule,
+        module: nn.Module,
         arguments: TrainingArguments,
-        config: RunConfig,
         folder: RunFolder,
         *,
-        batches: TrainingBatches,
-        sets: Mapping[str, ValidationSet],
+        run: LengthSection,
+        optimizer: AdamWSection,
+        batches: Dataset[Any],
         save_best: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
         self._module = module
-        self._config = config
         self._folder = folder
+        self._run = run
         self._batches = batches
-        self._sets = sets
         self._save_best = save_best
         self._report = report
         self._seconds = 0.0
@@ -97,10 +111,26 @@ class SftTrainer(Trainer):
             model=module,
             args=arguments,
             train_dataset=batches,
-            eval_dataset=sets,  # read by `evaluate`
-            optimizers=_make_optimizer(module, config.optimizer, config.run.steps),
+            eval_dataset={},  # `validate` knows its own
+            optimizers=_make_optimizer(module, optimizer, run.steps),
         )
         self.remove_callback(PrinterCallback)
+
+    @abstractmethod
+    def count(self, batch: Any) -> int:
+        """What a batch adds to the run's count of units."""
+
+    @abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Measure the weights as they are; on every process."""
+
+    @abstractmethod
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """The number that is least for the best weights, from what `validate` gave."""
+
+    @abstractmethod
+    def plot(self) -> None:
+        """Draw the history so far."""
 
     def run(self) -> None:
         """Train to the end from the newest complete checkpoint, if there is one."""
@@ -120,19 +150,19 @@ class SftTrainer(Trainer):
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     def summary(self) -> dict[str, Any]:
-        """What came of the run: its last and its best step, best loss, tokens and seconds.
+        """What came of the run: its last and its best step, best loss, units and seconds.
 
-        Tokens are those without padding, over all processes as if each had as many as the first.
+        Units are counted over all processes as if each had as many as the first.
         """
         return {
             "step": self.state.global_step,
             "best_step": self.state.best_global_step,
             "best_loss": self.state.best_metric,
-            "tokens": self.state.num_input_tokens_seen,
+            self.unit: self.state.num_input_tokens_seen,
             "seconds": self._elapsed,
         }
 
-    def get_train_dataloader(self) -> DataLoader[Batch]:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         """One finished batch a step; neither shuffled nor divided over processes again."""
         return DataLoader(self._batches, batch_size=1, collate_fn=_only)
 
@@ -143,8 +173,8 @@ class SftTrainer(Trainer):
 
         Raises T2LError naming task and step when the loss is not finite.
         """
-        batch: Batch = inputs["batch"]
-        self.state.num_input_tokens_seen += batch.num_tokens * self.args.world_size
+        batch: StepBatch = inputs["batch"]
+        self.state.num_input_tokens_seen += self.count(batch) * self.args.world_size
         try:
             loss: Tensor = model(batch.to(self.args.device))
         except T2LError as error:
@@ -156,16 +186,8 @@ class SftTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validate, keep the weights if they are the best so far, stop if patience has run out."""
-        device = self.args.device
-        metrics = validate(
-            self._sets,
-            lambda batch: self._module.validate(batch.to(device)),
-            process=self.args.process_index,
-            processes=self.args.world_size,
-            add=self._add,
-        )
-        select_by = self._config.run.select_by
-        loss = metrics["mean_loss" if select_by == "mean" else f"{select_by}_loss"]
+        metrics = self.validate()
+        loss = self.selection(metrics)
         if not math.isfinite(loss):
             raise T2LError(
                 f"the validation loss is {loss} at step {self.state.global_step}; "
@@ -178,7 +200,7 @@ class SftTrainer(Trainer):
                 self._save_best()
         self.log({f"eval_{key}": value for key, value in metrics.items()})
         if self.is_world_process_zero():
-            plot_history(self.state.log_history, self._folder.path / "history.png")
+            self.plot()
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
@@ -186,10 +208,10 @@ class SftTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add tokens and seconds, tell the loggers, write the history, report."""
+        """Add units and seconds, tell the loggers, write the history, report."""
         if "loss" in logs:
-            tokens = self.state.num_input_tokens_seen
-            logs |= {"tokens": tokens, "seconds": self._elapsed}
+            seen = self.state.num_input_tokens_seen
+            logs |= {self.unit: seen, "seconds": self._elapsed}
         super().log(logs)
         line = self.state.log_history[-1]
         if self.is_world_process_zero() and "train_runtime" not in line:  # Trainer's farewell
@@ -202,21 +224,21 @@ class SftTrainer(Trainer):
         return self._seconds + time.monotonic() - self._began
 
     def _describe(self, line: Mapping[str, float]) -> str:
-        step, steps = self.state.global_step, self._config.run.steps
+        step, steps = self.state.global_step, self._run.steps
         head = f"step {step}/{steps}"
         if "loss" not in line:
-            losses = [f"{k.removeprefix('eval_')} {v:.4f}" for k, v in line.items() if "eval_" in k]
+            losses = [f"{k.removeprefix('eval_')} {v:.4g}" for k, v in line.items() if "eval_" in k]
             return f"{head} {', '.join(losses)}"
         seconds = line["seconds"]
         left = (steps - step) * seconds / step / 60
         return (
             f"{head} loss {line['loss']:.4f}, lr {line['learning_rate']:.2e}, "
-            f"{line['tokens'] / seconds:.0f} tokens/s, {left:.1f} min left"
+            f"{line[self.unit] / seconds:.0f} {self.unit}/s, {left:.1f} min left"
         )
 
     def _is_over(self) -> bool:
         """Whether all steps are done, or validation has not improved for too long."""
-        run, state = self._config.run, self.state
+        run, state = self._run, self.state
         if state.global_step >= run.steps:
             return True
         if run.patience is None or state.best_global_step is None:
@@ -235,12 +257,72 @@ class SftTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         assert self.optimizer is not None and self.lr_scheduler is not None
-        step, keep = self.state.global_step, self._config.run.keep_checkpoints
+        step, keep = self.state.global_step, self._run.keep_checkpoints
         with self._folder.checkpoint(step, keep=keep) as folder:
             save_file(self._module.state_dict(), folder / "model.safetensors")
             torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
             torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
             self.state.save_to_json(str(folder / STATE_FILE))
+
+
+@final
+class SftTrainer(RunTrainer):
+    """Trains an SftModule; validates on sets of held-out rows.
+
+    sets: validation sets; the rest as in RunTrainer
+    """
+
+    unit = "tokens"
+
+    def __init__(
+        self,
+        module: SftModule,
+        arguments: TrainingArguments,
+        config: RunConfig,
+        folder: RunFolder,
+        *,
+        batches: TrainingBatches,
+        sets: Mapping[str, ValidationSet],
+        save_best: Callable[[], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self._sets = sets
+        self._sft = module
+        self._select_by = config.run.select_by
+        super().__init__(
+            module,
+            arguments,
+            folder,
+            run=config.run,
+            optimizer=config.optimizer,
+            batches=batches,
+            save_best=save_best,
+            report=report,
+        )
+
+    def count(self, batch: Any) -> int:
+        """See RunTrainer.count; tokens without padding."""
+        tokens: int = batch.num_tokens
+        return tokens
+
+    def validate(self) -> dict[str, float]:
+        """See RunTrainer.validate; losses in nats a token."""
+        device = self.args.device
+        return validate(
+            self._sets,
+            lambda batch: self._sft.validate(batch.to(device)),
+            process=self.args.process_index,
+            processes=self.args.world_size,
+            add=self._add,
+        )
+
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """See RunTrainer.selection."""
+        return metrics["mean_loss" if self._select_by == "mean" else f"{self._select_by}_loss"]
+
+    def plot(self) -> None:
+        """See RunTrainer.plot."""
+        plot_history(self.state.log_history, self._folder.path / "history.png")
 
 
 def check_selection(config: RunConfig, sets: Mapping[str, ValidationSet]) -> None:
@@ -263,7 +345,7 @@ def check_selection(config: RunConfig, sets: Mapping[str, ValidationSet]) -> Non
 
 
 def _make_optimizer(
-    module: nn.Module, settings: OptimizerSection, steps: int
+    module: nn.Module, settings: AdamWSection, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     optimizer = torch.optim.AdamW(
         module.parameters(),
@@ -282,6 +364,6 @@ def _make_optimizer(
     return optimizer, schedule
 
 
-def _only(batches: list[Batch]) -> dict[str, Batch]:
+def _only(batches: list[StepBatch]) -> dict[str, StepBatch]:
     (batch,) = batches
     return {"batch": batch}

@@ -1,0 +1,1 @@
+"""What hypernetworks and libraries of adapters hold: similarities, errors, and plots of them."""

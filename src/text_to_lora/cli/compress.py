@@ -1,0 +1,128 @@
+"""t2l compress: a library of adapters becomes one hypernetwork."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from text_to_lora.cli.common import (
+    AsJson,
+    Overwrite,
+    check_output,
+    echo_json,
+    import_training,
+    load_base_quietly,
+    note,
+    progress,
+)
+
+
+def compress(
+    library: Annotated[Path, typer.Argument(help="Folder of the library.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Hypernetwork folder to write.")],
+    conditioning: Annotated[
+        Literal["text", "one-hot", "learned"] | None,
+        typer.Option(
+            help="What asks for an adapter: a description, or its task's name (one-hot, learned); "
+            "default: text where every task has a description."
+        ),
+    ] = None,
+    head: Annotated[
+        Literal["joint", "shared", "rank"], typer.Option(help="L, M or S: large to small.")
+    ] = "joint",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps; default: what fits the library.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value of a reconstruction recipe; may be repeated."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The tasks, to score answers before and after.")
+    ] = None,
+    score_tasks: Annotated[int, typer.Option(min=1, help="Most tasks scored.")] = 16,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave broken adapters out, with a warning each.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew instead of resuming OUTPUT.run.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compress a library of adapters into one hypernetwork.
+
+    Says how many adapters it stands for, bytes before and after, their ratio and the error, and with
+    --data the answer NLL of the base, of the library's adapters and of the generated ones. An
+    interrupted run in OUTPUT.run is resumed when the command is repeated.
+
+    \b
+    Examples:
+      t2l compress library -o packed
+      t2l compress library -o packed --head shared --conditioning one-hot --data tasks
+      t2l compress library -o packed --steps 20000 --set hypernet.head_in_size=512
+    """
+    check_output(output, overwrite=overwrite)
+    compression = import_training("text_to_lora.training.compression")
+    set_keys = import_training("text_to_lora.training.config").set_keys
+    kind = import_training("text_to_lora.training.reconstruction_config").ReconstructionConfig
+    with progress("reading the library"):
+        from text_to_lora.lora.library import load_library
+
+        adapters = load_library(library, skip_bad=skip_bad)
+        tasks = data and compression.choose_tasks(adapters, data, count=score_tasks)
+    sections = compression.fit_settings(adapters, conditioning=conditioning, head=head, steps=steps)
+    set_keys(sections, settings or [])
+    config = kind.from_dict(sections)
+    made = compression.compress(
+        adapters,
+        library,
+        config,
+        output=output,
+        overwrite=overwrite,
+        resume=not fresh,
+        report=note,
+    )
+    scores = None
+    if tasks:
+        with progress("scoring"):
+            base, tokenizer = load_base_quietly(adapters.spec.base.name, spec=adapters.spec)
+            scores = asdict(compression.score_compression(adapters, output, tasks, base, tokenizer))
+    facts = {
+        "path": str(output),
+        "conditioning": config.conditioning.kind,
+        "head": config.hypernet.head,
+        **made.to_dict(),
+        "scores": scores,
+    }
+    if as_json:
+        echo_json(facts)
+        return
+    for key, value in _rows(facts):
+        typer.echo(f"{key:10}  {value}")
+
+
+def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Facts as lines."""
+    yield "hypernet", f"{facts['path']}  {facts['head']}, asked by {facts['conditioning']}"
+    yield "adapters", f"{facts['adapters']:,}"
+    yield "parameters", f"{facts['parameters']:,}"
+    yield "bytes", f"{facts['bytes_before']:,} before, {facts['bytes_after']:,} after"
+    yield "ratio", f"{facts['ratio']:.2f}"
+    yield (
+        "error",
+        f"{facts['factor_l1']:.3g} mean |error| of A and B, {facts['delta_error']:.3g} relative in ΔW",
+    )
+    scores = facts["scores"]
+    if scores is None:
+        yield "answer NLL", "not scored; give the tasks with --data DIR"
+    else:
+        yield (
+            "answer NLL",
+            f"{scores['base']:.3f} base, {scores['before']:.3f} before, {scores['after']:.3f} after "
+            f"(nats a token, {scores['rows']} rows of {scores['tasks']} tasks)",
+        )

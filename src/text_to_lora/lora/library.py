@@ -1,0 +1,478 @@
+"""AdapterLibrary: named adapters of one spec, stacked; one folder that is read memory-mapped."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
+from text_to_lora.files import check_format, content_hash, read_json, write_folder, write_json
+from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.lora.weights import LoraWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+FORMAT: Final = "text-to-lora library"
+VERSION: Final = 1
+INDEX_FILE: Final = "index.json"
+LIBRARY_FILE: Final = "library.safetensors"
+
+# Names of dtypes in a safetensors header; others are not written.
+_DTYPES: Final = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
+_INDEX_FIELDS: Final = ("adapters", "dtype", "format", "spec", "training", "version")
+_NUM_LISTED: Final = 4  # names spelled out in a message
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryEntry:
+    """One adapter of a library: its task, and what is known of it.
+
+    task: name, unique in the library
+    descriptions: texts that describe the task, its definition first
+    validation_loss, base_loss: of the adapter and of the base on held-out rows, nats a token
+    steps: optimiser steps of the kept state; rows: training rows seen
+    source: "trained", or where the adapter was imported from
+    hash: SHA-256 over the adapter's tensors; filled in when the library is saved
+
+    Raises ConfigError when a field cannot be.
+    """
+
+    task: str
+    descriptions: tuple[str, ...] = ()
+    validation_loss: float | None = None
+    base_loss: float | None = None
+    steps: int | None = None
+    rows: int | None = None
+    source: str = ""
+    hash: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.task, str) or not self.task.strip():
+            raise ConfigError(f"a library's task is named {self.task!r}; a name is needed")
+        if isinstance(self.descriptions, str) or not all(
+            isinstance(text, str) and text.strip() for text in self.descriptions
+        ):
+            raise ConfigError(
+                f"task {self.task!r} has descriptions {self.descriptions!r}; texts are needed"
+            )
+        object.__setattr__(self, "descriptions", tuple(self.descriptions))
+        for name, value in (
+            ("validation_loss", self.validation_loss),
+            ("base_loss", self.base_loss),
+        ):
+            if value is not None and not (_is_number(value) and math.isfinite(value)):
+                raise ConfigError(f"task {self.task!r} has {name} {value!r}; a number is needed")
+        for name, count in (("steps", self.steps), ("rows", self.rows)):
+            if count is not None and not (isinstance(count, int) and count >= 0):
+                raise ConfigError(f"task {self.task!r} has {name} {count!r}; a count is needed")
+        for name, text in (("source", self.source), ("hash", self.hash)):
+            if not isinstance(text, str):
+                raise ConfigError(f"task {self.task!r} has {name} {text!r}; a text is needed")
+
+
+class AdapterLibrary:
+    """Adapters of one spec, stacked, with what each is for.
+
+    weights: adapter i belongs to entry i; nothing is copied
+    training: how the library was made, as JSON values
+
+    Raises ConfigError when there are not as many entries as adapters, or two of the same task.
+    """
+
+    def __init__(
+        self,
+        weights: LoraWeights,
+        entries: Sequence[LibraryEntry],
+        *,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        if len(entries) != weights.num_adapters:
+            raise ConfigError(f"{len(entries)} entries for {weights.num_adapters} adapters")
+        self.weights = weights
+        self.entries = tuple(entries)
+        self.training: dict[str, Any] = dict(training or {})
+        self._places = _places(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def spec(self) -> LoraSpec:
+        """What all adapters share."""
+        return self.weights.spec
+
+    @property
+    def names(self) -> list[str]:
+        """Tasks in order."""
+        return [entry.task for entry in self.entries]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the spec and of every task's name and adapter, in hexadecimal."""
+        hashes = [
+            entry.hash or hash_adapter(weights)
+            for entry, weights in zip(self.entries, self.weights.unbind(), strict=True)
+        ]
+        return content_hash(
+            {"spec": self.spec.to_dict(), "adapters": list(zip(self.names, hashes, strict=True))}
+        )
+
+    def entry(self, task: str) -> LibraryEntry:
+        """What is known of a task's adapter.
+
+        Raises ConfigError when there is no such task.
+        """
+        return self.entries[self._place(task)]
+
+    def adapter(self, task: str) -> LoraWeights:
+        """One task's adapter; a view.
+
+        Raises ConfigError when there is no such task.
+        """
+        return self._take([self._place(task)])
+
+    def select(self, tasks: Sequence[str]) -> Self:
+        """The library of these tasks, in this order; neighbours in order are a view, not a copy.
+
+        Raises ConfigError when there is none, one is unknown, or one is named twice.
+        """
+        if not tasks:
+            raise ConfigError("no tasks selected; name at least one")
+        places = [self._place(task) for task in tasks]
+        entries = [self.entries[place] for place in places]
+        return type(self)(self._take(places), entries, training=self.training)
+
+    def mean(self) -> LoraWeights:
+        """Element-wise mean of the factors: one adapter, the paper's average LoRA."""
+        dtype = torch.promote_types(self.weights.dtype, torch.float32)  # of the sum
+
+        def average(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                key: tensor.mean(0, keepdim=True, dtype=dtype).to(tensor.dtype)
+                for key, tensor in tensors.items()
+            }
+
+        return LoraWeights(self.spec, average(self.weights.a), average(self.weights.b))
+
+    def _place(self, task: str) -> int:
+        if task not in self._places:
+            near = difflib.get_close_matches(task, self._places, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(
+                f"the library has no task {task!r}{hint}; it has {len(self)}: {some(self.names)}"
+            )
+        return self._places[task]
+
+    def _take(self, places: list[int]) -> LoraWeights:
+        first = places[0]
+        if places != list(range(first, first + len(places))):
+            return self.weights.select(places)
+        run = slice(first, first + len(places))
+        return LoraWeights(
+            self.spec,
+            {key: tensor[run] for key, tensor in self.weights.a.items()},
+            {key: tensor[run] for key, tensor in self.weights.b.items()},
+        )
+
+
+def save_library(
+    library: AdapterLibrary,
+    path: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a library as a folder, whole or not at all.
+
+    dtype: of the file; None keeps that of the weights
+
+    Raises SpecError when an adapter has numbers that are not finite, ConfigError when `path` exists
+    without `overwrite` or cannot be written.
+    """
+    return write_library(
+        path,
+        library.spec,
+        library.entries,
+        library.weights.unbind(),
+        dtype=dtype or library.weights.dtype,
+        training=library.training,
+        overwrite=overwrite,
+    )
+
+
+def write_library(
+    path: Path | str,
+    spec: LoraSpec,
+    entries: Sequence[LibraryEntry],
+    adapters: Iterable[LoraWeights],
+    *,
+    dtype: torch.dtype,
+    training: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write adapters that come one by one as a library, so that only one is in memory.
+
+    adapters: one for each entry, in order, each of this spec
+
+    Raises as `save_library` does, ConfigError when entries name a task twice, and SpecError when an
+    adapter has another spec.
+    """
+    if dtype not in _DTYPES:
+        allowed = ", ".join(map(str, _DTYPES))
+        raise ConfigError(f"a library is not written as {dtype}; choose one of {allowed}")
+    _places(entries)
+    places, header = _layout(spec, len(entries), dtype)
+    written = []
+    with write_folder(path, overwrite=overwrite) as folder:
+        with (folder / LIBRARY_FILE).open("wb") as stream:
+            stream.write(header)
+            for index, (entry, weights) in enumerate(zip(entries, adapters, strict=True)):
+                if weights.spec != spec or weights.num_adapters != 1:
+                    raise SpecError(
+                        f"the adapter of {entry.task!r} is not one of the library's spec"
+                    )
+                weights = weights.detach().to(device="cpu", dtype=dtype)
+                if not _is_finite(weights):
+                    raise SpecError(
+                        f"the adapter of {entry.task!r} holds NaN or infinity as {dtype}; "
+                        "make it again or leave it out"
+                    )
+                for name, tensor in _named(weights):
+                    content = _bytes(tensor)
+                    stream.seek(len(header) + places[name] + index * len(content))
+                    stream.write(content)
+                written.append(replace(entry, hash=hash_adapter(weights)))
+        write_json(
+            folder / INDEX_FILE,
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "dtype": str(dtype).removeprefix("torch."),
+                "spec": spec.to_dict(),
+                "adapters": [asdict(entry) for entry in written],
+                "training": dict(training or {}),
+            },
+        )
+    return Path(path)
+
+
+def load_library(
+    path: Path | str, *, base_config: PreTrainedConfig | None = None, skip_bad: bool = False
+) -> AdapterLibrary:
+    """Read a library; its tensors stay in the file and are paged in where they are used.
+
+    base_config: configuration of the base model that the adapters must be for
+    skip_bad: leave adapters with a wrong hash or numbers that are not finite out, with a T2LWarning
+        each; without it the first of them is an error
+
+    Raises AdapterFormatError when the folder is no library, is broken, or no adapter is left;
+    SpecError when its spec is, or it is for another base than `base_config`.
+    """
+    folder = Path(path)
+    index = _read_index(folder)
+    spec = LoraSpec.from_dict(index["spec"])
+    if base_config is not None:
+        spec.check_base(base_config)
+    entries = _read_entries(folder, index["adapters"])
+    weights = _read_weights(folder, spec, len(entries), index["dtype"])
+    library = AdapterLibrary(weights, entries, training=index["training"])
+    good = []
+    for entry, adapter in zip(entries, weights.unbind(), strict=True):
+        if (problem := _problem(entry, adapter)) is None:
+            good.append(entry.task)
+            continue
+        message = f"library {str(folder)!r}: the adapter of {entry.task!r} {problem}"
+        if not skip_bad:
+            raise AdapterFormatError(
+                f"{message}; make or copy it again, or leave it out with --skip-bad"
+            )
+        warnings.warn(f"{message}; it is left out", T2LWarning, stacklevel=2)
+    if not good:
+        raise AdapterFormatError(
+            f"library {str(folder)!r} has no adapter left of {len(entries)}; make or copy it again"
+        )
+    return library if len(good) == len(entries) else library.select(good)
+
+
+def hash_adapter(weights: LoraWeights) -> str:
+    """SHA-256 of one adapter: over its groups by key, first all of A, then of B, in hexadecimal.
+
+    Each tensor counts as its name, a zero byte, and its numbers as they lie in the file.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in _named(weights):
+        digest.update(name.encode() + b"\0")
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
+    return ", ".join(listed[:_NUM_LISTED]) + more
+
+
+def _named(weights: LoraWeights) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under their names in the file, in the order in which they lie there."""
+    for side, tensors in (("A", weights.a), ("B", weights.b)):
+        for key in sorted(tensors):
+            yield f"{side}.{key}", tensors[key]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as they lie in memory; contiguous ones are not copied."""
+    array: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def _layout(spec: LoraSpec, adapters: int, dtype: torch.dtype) -> tuple[dict[str, int], bytes]:
+    """Offset of every tensor in bytes, and the safetensors header that says so.
+
+    Source: the safetensors format: length of the JSON in 8 bytes, JSON padded with spaces to a
+    multiple of 8, tensors without gaps.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    places: dict[str, int] = {}
+    end = 0
+    for name, shape in _shapes(spec, adapters).items():
+        places[name], end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [places[name], end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return places, len(text).to_bytes(8, "little") + text
+
+
+def _shapes(spec: LoraSpec, adapters: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the file, in the order in which they lie there."""
+    groups = sorted(spec.groups, key=lambda group: group.key)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for group in groups:
+        shapes[f"A.{group.key}"] = (adapters, len(group.layers), spec.rank, group.in_features)
+    for group in groups:
+        shapes[f"B.{group.key}"] = (adapters, len(group.layers), group.out_features, spec.rank)
+    return shapes
+
+
+def _places(entries: Sequence[LibraryEntry]) -> dict[str, int]:
+    """Place of every task.
+
+    Raises ConfigError when one is there twice.
+    """
+    places: dict[str, int] = {}
+    for place, entry in enumerate(entries):
+        if entry.task in places:
+            raise ConfigError(
+                f"task {entry.task!r} is in the library twice, as adapters {places[entry.task]} "
+                f"and {place}; names must differ"
+            )
+        places[entry.task] = place
+    return places
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise AdapterFormatError(f"{str(folder)!r} is not a folder; give the library's folder")
+    file = folder / INDEX_FILE
+    index = read_json(file, AdapterFormatError)
+    check_format(index, file, name=FORMAT, version=VERSION, error=AdapterFormatError)
+    if wrong := sorted(set(_INDEX_FIELDS) ^ set(index)):
+        raise AdapterFormatError(f"{str(file)!r} has wrong fields: {', '.join(wrong)}")
+    for name, kind in (("adapters", list), ("spec", dict), ("training", dict), ("dtype", str)):
+        if not isinstance(index[name], kind):
+            raise AdapterFormatError(
+                f"{str(file)!r} has {name} {index[name]!r}; a {kind.__name__} is expected"
+            )
+    return index
+
+
+def _read_entries(folder: Path, payloads: list[Any]) -> list[LibraryEntry]:
+    names = {field.name for field in fields(LibraryEntry)}
+    entries = []
+    for place, payload in enumerate(payloads):
+        where = f"{str(folder / INDEX_FILE)!r}: adapter {place}"
+        if not isinstance(payload, dict) or set(payload) != names:
+            raise AdapterFormatError(
+                f"{where} has wrong fields ({payload!r}); {', '.join(sorted(names))} are expected"
+            )
+        if not isinstance(payload["descriptions"], list):
+            raise AdapterFormatError(f"{where} has no list of descriptions")
+        try:
+            entries.append(LibraryEntry(**payload))
+        except ConfigError as error:
+            raise AdapterFormatError(f"{where}: {error}") from None
+    try:
+        _places(entries)
+    except ConfigError as error:
+        raise AdapterFormatError(f"{str(folder / INDEX_FILE)!r}: {error}") from None
+    return entries
+
+
+def _read_weights(folder: Path, spec: LoraSpec, adapters: int, dtype: str) -> LoraWeights:
+    file = folder / LIBRARY_FILE
+    if not file.is_file():
+        raise AdapterFormatError(f"{str(folder)!r} holds no {LIBRARY_FILE}; copy it again")
+    try:
+        tensors: dict[str, Tensor] = load_file(file)  # memory-mapped, private to this process
+    except (SafetensorError, OSError) as error:
+        raise AdapterFormatError(
+            f"{str(file)!r} is truncated or corrupt ({error}); copy or make it again"
+        ) from error
+    shapes = _shapes(spec, adapters)
+    problems = [f"missing {name}" for name in shapes if name not in tensors]
+    problems += [f"unexpected {name}" for name in sorted(tensors) if name not in shapes]
+    for name in sorted(set(shapes) & set(tensors)):
+        found = tensors[name]
+        if tuple(found.shape) != shapes[name]:
+            problems.append(f"{name} is {tuple(found.shape)}, not {shapes[name]}")
+        elif str(found.dtype).removeprefix("torch.") != dtype:
+            problems.append(f"{name} is {found.dtype}, not {dtype}")
+    if problems:
+        raise AdapterFormatError(
+            f"{str(file)!r} does not fit {INDEX_FILE}: {some(problems)}; copy or make it again"
+        )
+    return LoraWeights(
+        spec,
+        {group.key: tensors[f"A.{group.key}"] for group in spec.groups},
+        {group.key: tensors[f"B.{group.key}"] for group in spec.groups},
+    )
+
+
+def _problem(entry: LibraryEntry, weights: LoraWeights) -> str | None:
+    """What is wrong with the tensors of an adapter that was read."""
+    if not _is_finite(weights):
+        return "holds NaN or infinity"
+    found = hash_adapter(weights)
+    if found != entry.hash:
+        return f"has hash {found[:12]}, not {entry.hash[:12] or 'none'}: its bytes have changed"
+    return None
+
+
+def _is_finite(weights: LoraWeights) -> bool:
+    return all(bool(tensor.isfinite().all()) for _, tensor in _named(weights))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

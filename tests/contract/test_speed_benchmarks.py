@@ -1,0 +1,195 @@
+"""The benchmarks of libraries compare like with like: same adapters, same loss."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from text_to_lora.lora import BaseModelRef, LoraSpec, LoraWeights, Slot
+from text_to_lora.lora.spec import make_groups
+from text_to_lora.tasks.folder import load_folder
+from tiny_models import base_folder
+
+__all__ = ["base_folder"]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "library")]
+    monkeypatch.setattr(sys, "path", [*folders, *sys.path])
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, base_folder: Path) -> str:
+    """A recipe of a tiny library."""
+    settings = {
+        "verb": "adapters",
+        "base": {"name": str(base_folder), "alias": "tiny", "dtype": "float32"},
+        "adapter": {"targets": "all-linear", "rank": 2, "alpha": 4},
+        "data": {"max_prompt_tokens": 64, "max_answer_tokens": 8},
+        "optimizer": {"lr": 0.01, "warmup": 0.25},
+        "run": {"batch_size": 4, "tokens_per_pass": 256},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(settings))  # JSON is YAML
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two tasks of unlike lengths; one has too few rows for whole steps."""
+    entries = [
+        {"id": name, "descriptions": [f"Say {name}."], "metric": {"kind": "exact_match"}}
+        for name in ("red", "green")
+    ]
+    rows: list[dict[str, Any]] = [
+        {"task_id": name, "idx": i, "input": "x" * (5 * i % 17 + 1), "outputs": [name]}
+        for name, count in (("red", 20), ("green", 11))
+        for i in range(count)
+    ]
+    path = tmp_path / "tasks"
+    path.mkdir()
+    (path / "tasks.json").write_text(json.dumps(entries))
+    (path / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def test_the_joint_and_the_warm_run_make_the_same_adapters(
+    recipe: str, folder: Path, tmp_path: Path
+) -> None:
+    import joint_adapters as script
+
+    config = script.settings(recipe, folder, 14)
+    found = script.agree(config, tmp_path / "work")
+    assert found["tasks"] == 2 and found["steps"] == 4
+    assert 0 < found["largest_relative_difference_of_delta"] < 1e-4
+
+
+def test_runs_that_differ_are_not_compared(
+    recipe: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import joint_adapters as script
+
+    config = script.settings(recipe, folder, 8)
+    other = script.settings(recipe, folder, 8, "optimizer.lr=0.011")
+    run_warm = script.run_warm
+    monkeypatch.setattr(script, "run_warm", lambda _, *rest: run_warm(other, *rest))
+    with pytest.raises(SystemExit, match=r"differ by .* of the norm of ΔW"):
+        script.agree(config, tmp_path / "work")
+
+
+def test_time_and_padding_of_a_joint_run_add_up(recipe: str, folder: Path, tmp_path: Path) -> None:
+    import joint_adapters as script
+
+    config = script.settings(recipe, folder, 8)
+    found = script.run_joint(config, tmp_path / "run")
+    parts = found["parts_s"]
+    assert sum(parts.values()) == pytest.approx(found["loop_s"], abs=0.03)
+    assert parts["forward"] > 0 and parts["backward"] > 0
+    encoder = script.make_encoder(config, script.load(config)[1])
+    rows = [(*row, None) for job in script.make_jobs(config) for row in job.rows]
+    assert found["tokens"] == sum(encoder.length(row) for row in rows)
+    assert 0 < found["padding_share"] < 1
+
+
+def test_task_folders_hold_the_training_rows_alone(folder: Path, tmp_path: Path) -> None:
+    import joint_adapters as script
+
+    tasks = load_folder(folder)
+    script.write_tasks(tmp_path / "copy", tasks)
+    copied = load_folder(tmp_path / "copy")
+    assert [task.name for task in copied] == [task.name for task in tasks]
+    for task, copy in zip(tasks, copied, strict=True):
+        assert copy.examples == task.training()
+        assert copy.descriptions == task.descriptions
+
+
+def test_the_naive_loss_of_delta_is_ours() -> None:
+    import reconstruction_step as script
+
+    slots = [Slot(layer, "q", 12, 20) for layer in range(3)]
+    slots += [Slot(layer, "v", 12, 4) for layer in range(3)]
+    spec = LoraSpec(
+        BaseModelRef("x", None, "", "llama"), "layers", 3, 2, 4.0, True, tuple(make_groups(slots))
+    )
+    found, wanted = (script.random_adapters(spec, 2, "cpu", seed) for seed in (0, 1))
+    gradients = []
+    for name in ("delta", "naive_delta"):
+        own = LoraWeights(
+            spec,
+            {key: t.clone().requires_grad_() for key, t in found.a.items()},
+            {key: t.clone().requires_grad_() for key, t in found.b.items()},
+        )
+        loss = script.LOSSES[name]((own.a, own.b), (wanted.a, wanted.b))
+        factors = [*own.a.values(), *own.b.values()]
+        gradients.append([loss.detach(), *torch.autograd.grad(loss, factors)])
+    for ours, naive in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-9)
+
+
+def test_the_naive_loss_gets_what_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import reconstruction_step as script
+
+    one = 4 * 4096 * 4096 * script.COPIES / script.SHARE_OF_FREE  # bytes, one task and layer
+    read_text = Path.read_text
+    for share, expected in ((33, (1, 32)), (129, (4, 32)), (9, (1, 8))):
+        text = f"MemTotal: 1 kB\nMemAvailable: {int(share * one / 1024)} kB\n"
+        monkeypatch.setattr(Path, "read_text", lambda path, *a, t=text, **k: t)
+        assert script.fitting("cpu") == expected
+    monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: "MemAvailable: 9 kB\n")
+    with pytest.raises(SystemExit, match=r"0 MiB are free, too few"):
+        script.fitting("cpu")
+    monkeypatch.setattr(Path, "read_text", read_text)
+
+
+def _interval(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+
+
+def test_the_comparison_with_sft_shows_the_runs_that_validation_chose(tmp_path: Path) -> None:
+    import sft_comparison as script
+
+    def write(name: str, cell: dict[str, Any]) -> None:
+        (tmp_path / f"{name}.json").write_text(json.dumps(cell))
+
+    measured = {"nll": _interval(3.25), "score": _interval(0.125)}
+    paired = {m: {**v, "tasks": 38, "tasks_better": 20} for m, v in measured.items()}
+    for method in script.METHODS:
+        for lr, nll in ((0.001, 3.5), (0.01, 3.0)):
+            run = {"lr": lr, "steps": 40, "train_seconds": 480.4, "validation": _interval(nll)}
+            if method == "both":
+                run["halves"] = {"steps": {"first": 30, "second": 10}, "seconds": {}}
+            write(script.run_name(method, lr), run)
+        conditions = {kind: measured for kind in ("matched", "shuffled", "junk")}
+        write(
+            f"heldout-{method}",
+            {"conditions": conditions, "differences": {"matched - junk": paired}},
+        )
+    with pytest.raises(FileNotFoundError, match="heldout-references"):
+        script.markdown(tmp_path)
+    write("heldout-references", {"conditions": {"base": measured}})
+    for name in script.SEEN:
+        write(f"seen-{name}", {"summary": measured})
+    write("differences", {"heldout": {"sft - reconstruction": paired}, "seen": {}})
+    text = script.markdown(tmp_path)
+    assert "| SFT | 480 | 40 | 0.01 | 3.000 [2.990, 3.010] | 3.250" in text
+    assert "| reconstruction first, SFT after | 480 | 30 + 10 | 0.01 |" in text
+    assert "| unseen tasks | sft - reconstruction | **3.250 [3.240, 3.260]** | 20/38 |" in text
+    assert "| SFT | 0.001 | 480 | 3.500 [3.490, 3.510] |" in text  # the run that was not chosen
+
+
+def test_stages_make_every_cell_of_the_comparison_once(tmp_path: Path) -> None:
+    import sft_comparison as script
+
+    options = script.argparse.Namespace(reconstruction_lr=[1e-3, 3e-3], sft_lr=[3e-4, 1e-3])
+    names = [name for stage in script.stages(options) for name in stage]
+    assert len(names) == len(set(names))
+    options.threads, options.work = 1, tmp_path
+    assert set(names) == set(script.Comparison(options).makers)

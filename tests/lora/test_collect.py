@@ -1,0 +1,486 @@
+"""Importing folder trees: names, descriptions, equal ΔW, and everything that is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig
+
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
+from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
+from text_to_lora.lora.collect import FoundAdapter, ImportReport, find_adapters, import_adapters
+from text_to_lora.lora.library import load_library
+
+BASE = "example/base"
+
+
+class Tree:
+    """A folder tree of adapters of a tiny base, with what ΔW each of them has."""
+
+    def __init__(self, root: Path, config: PreTrainedConfig, weights: Callable[..., LoraWeights]):
+        self.root, self.config, self.make_weights = root, config, weights
+        self.deltas: dict[str, dict[str, torch.Tensor]] = {}
+
+    def add(
+        self,
+        name: str,
+        *,
+        rank: int = 4,
+        alpha: float = 8.0,
+        rslora: bool = False,
+        targets: Sequence[str] = ("q_proj", "v_proj"),
+        layers: Sequence[int] | None = None,
+        base: str = BASE,
+        provenance: dict[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        true_rank: int | None = None,
+    ) -> Path:
+        spec = LoraSpec.from_config(
+            self.config,
+            targets=targets,
+            rank=rank,
+            alpha=alpha,
+            rslora=rslora,
+            layers=layers,
+            name=base,
+        )
+        weights = self.make_weights(spec, seed=len(self.deltas)).to(dtype=dtype)
+        if true_rank is not None:
+            for tensor in weights.b.values():
+                tensor[..., true_rank:] = 0
+        self.deltas[name] = {
+            key: weights.to(dtype=torch.float64).delta(key)[0] for key in weights.a
+        }
+        return save_adapter(weights, self.root / name, scale_safe=False, provenance=provenance)
+
+    def read_base(self, name: str, revision: str | None) -> PreTrainedConfig:
+        return self.config
+
+    def load(self, library: Path, **options: Any) -> ImportReport:
+        options = {"descriptions": {task: [f"Do {task}."] for task in self.deltas}} | options
+        return import_adapters(
+            find_adapters(self.root), library, read_base=self.read_base, **options
+        )
+
+    def assert_deltas(self, library: Path, tolerance: float) -> None:
+        """Compare ΔW with those of the folders, relative to the largest number."""
+        read = load_library(library)
+        assert sorted(read.names) == sorted(self.deltas)
+        for task, expected in self.deltas.items():
+            adapter = read.adapter(task).to(dtype=torch.float64)
+            for key, delta in expected.items():
+                off = (adapter.delta(key)[0] - delta).abs().max() / delta.abs().max()
+                assert float(off) <= tolerance, (task, key)
+
+
+@pytest.fixture
+def tree(kit: Any, tmp_path: Path) -> Tree:
+    return Tree(tmp_path / "adapters", kit.config("llama"), kit.weights)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    return tmp_path / "library"
+
+
+def test_adapters_are_found_at_any_depth_and_named_by_their_path(tree: Tree) -> None:
+    for name in ("b", "a/deep/er", "b/checkpoint-5", ".hidden/c"):
+        tree.add(name)
+    (tree.root / "a/loop").symlink_to(tree.root, target_is_directory=True)
+    found = find_adapters(tree.root)
+    assert [(item.task, item.folder) for item in found] == [
+        ("a/deep/er", tree.root / "a/deep/er"),
+        ("b", tree.root / "b"),
+    ]
+    assert [item.task for item in find_adapters(tree.root / "b")] == ["b"]
+    assert [item.source for item in find_adapters(tree.root / "a/deep", name="o/n")] == ["o/n/er"]
+
+
+def test_our_own_folders_say_their_task(tree: Tree, library: Path) -> None:
+    tree.add(
+        "x",
+        provenance={
+            "task": "sort/words",
+            "descriptions": ["Sort the words.", "Order them."],
+            "validation_loss": 0.5,
+            "base_loss": 2.5,
+            "steps": 70,
+            "rows": 800,
+        },
+    )
+    tree.add("y", provenance={"description": "Say yes."})
+    import_adapters(find_adapters(tree.root), library, read_base=tree.read_base)
+    first, second = load_library(library).entries
+    assert (first.task, first.descriptions) == ("sort/words", ("Sort the words.", "Order them."))
+    assert (first.validation_loss, first.base_loss, first.steps, first.rows) == (0.5, 2.5, 70, 800)
+    assert first.source == str(tree.root / "x")
+    assert (second.task, second.descriptions) == ("y", ("Say yes.",))
+
+
+LOTS_CARD = """---
+language: en
+library_name: pytorch
+---
+# Model Card for Mistral-7B-Instruct-v0.2-4b-r16-task1391
+<!-- Provide a quick summary of what the model is/does. -->
+LoRA trained on task1391_winogrande_easy_answer_generation
+{more}
+## Model Details
+- **Developed by:** someone
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "descriptions"), [("", ()), ("\nFill in the\nblank.\n", ("Fill in the blank.",))]
+)
+def test_a_folder_of_lots_of_loras_is_named_and_described_by_its_card(
+    tree: Tree, library: Path, more: str, descriptions: tuple[str, ...]
+) -> None:
+    name = "Mistral-7B-Instruct-v0.2-4b-r16-task1391"
+    for place in (name, f"hub/models--Lots-of-LoRAs--{name[:-4]}77/snapshots/0a1b2c"):
+        tree.add(place, rank=16, targets=["q_proj", "k_proj", "v_proj"])
+    (tree.root / name / "README.md").write_text(LOTS_CARD.format(more=more))
+    found = find_adapters(tree.root)
+    assert [item.task for item in found] == ["task1391_winogrande_easy_answer_generation", "task77"]
+    whole = find_adapters(tree.root / name, name=f"Lots-of-LoRAs/{name}")
+    assert [(item.task, item.source) for item in whole] == [
+        ("task1391_winogrande_easy_answer_generation", f"Lots-of-LoRAs/{name}")
+    ]
+    if descriptions:
+        import_adapters(whole, library, read_base=tree.read_base)
+    else:
+        with pytest.warns(T2LWarning, match="no descriptions of task1391_winogrande"):
+            import_adapters(whole, library, read_base=tree.read_base)
+    read = load_library(library)
+    assert read.entries[0].descriptions == descriptions
+    assert [group.module for group in read.spec.groups] == [
+        f"self_attn.{leaf}_proj" for leaf in "kqv"
+    ]
+
+
+def test_given_descriptions_come_before_those_of_the_folder(tree: Tree, library: Path) -> None:
+    tree.add("a", provenance={"descriptions": ["Old."]})
+    tree.load(library, descriptions={"a": ["New.", "Newer."], "unused": ["x"]})
+    assert load_library(library).entry("a").descriptions == ("New.", "Newer.")
+
+
+def test_equal_scaling_is_kept_bit_for_bit(tree: Tree, library: Path) -> None:
+    tree.add("a", dtype=torch.bfloat16)
+    tree.add("b", dtype=torch.bfloat16, alpha=4.0, rslora=True)  # 4 / sqrt 4 = 8 / 4
+    report = tree.load(library)
+    assert (report.added, report.rescaled, report.dtype) == (("a", "b"), False, torch.bfloat16)
+    read = load_library(library)
+    assert (read.spec.alpha, read.spec.rslora, read.spec.base.name) == (8.0, False, BASE)
+    for task in "ab":
+        theirs = load_file(tree.root / task / "adapter_model.safetensors")
+        for group in read.spec.groups:
+            for place, layer in enumerate(group.layers):
+                name = read.spec.peft_name(layer, group.module)
+                ours = read.adapter(task)
+                assert torch.equal(ours.a[group.key][0, place], theirs[f"{name}.lora_A.weight"])
+                assert torch.equal(ours.b[group.key][0, place], theirs[f"{name}.lora_B.weight"])
+
+
+def test_unlike_scaling_is_folded_so_that_delta_stays(tree: Tree, library: Path) -> None:
+    tree.add("a", alpha=8.0, dtype=torch.bfloat16)
+    tree.add("b", alpha=3.0, dtype=torch.bfloat16)
+    tree.add("c", alpha=5.0, rslora=True, dtype=torch.float16)
+    report = tree.load(library)
+    assert (report.rescaled, report.dtype) == (True, torch.float32)
+    assert load_library(library).spec.scaling == 1.0
+    tree.assert_deltas(library, 1e-6)  # a product of float32 has a relative error of 6e-8
+
+
+def test_scaling_by_a_power_of_two_is_exact(tree: Tree, library: Path) -> None:
+    for name, alpha in (("a", 8.0), ("b", 2.0), ("c", 1.0)):
+        tree.add(name, alpha=alpha, dtype=torch.bfloat16)
+    tree.load(library)
+    tree.assert_deltas(library, 0.0)
+
+
+def test_adding_to_a_library_takes_its_scaling_and_keeps_its_adapters(
+    tree: Tree, library: Path
+) -> None:
+    tree.add("z", alpha=8.0)
+    tree.load(library)
+    before = load_library(library)
+    tree.add("b", alpha=3.0)
+    found = [item for item in find_adapters(tree.root) if item.task == "b"]
+    report = import_adapters(
+        found, library, read_base=tree.read_base, descriptions={"b": ["Do b."]}
+    )
+    assert (report.added, report.num_adapters, report.rescaled) == (("b",), 2, True)
+    read = load_library(library)
+    assert read.names == ["z", "b"]
+    assert read.spec == before.spec
+    assert read.entries[0] == before.entries[0]
+    tree.assert_deltas(library, 1e-6)
+
+
+def test_a_task_that_is_there_is_replaced_only_when_asked(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    tree.add("b")
+    tree.load(library)
+    before = (library / "library.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="2 of these tasks already: a, b; pass --overwrite"):
+        tree.load(library)
+    assert (library / "library.safetensors").read_bytes() == before
+    tree.root = tree.root.parent / "others"
+    tree.add("b", alpha=2.0)
+    report = tree.load(library, overwrite=True)
+    assert (report.added, report.replaced, report.num_adapters) == ((), ("b",), 2)
+    tree.assert_deltas(library, 0.0)
+
+
+def test_unlike_ranks_modules_and_layers_are_listed_with_who_has_them(
+    tree: Tree, library: Path
+) -> None:
+    for name in "abcde":
+        tree.add(name)
+    tree.add("f", rank=8)
+    tree.add("g", targets=["q_proj"])
+    tree.add("h", layers=[1])
+    with pytest.raises(SpecError) as error:
+        tree.load(library)
+    assert str(error.value) == (
+        "adapters are unlike: rank 4 in 'a', 'b', 'c', 'd' and 3 more; rank 8 in 'f'; "
+        "modules self_attn.q_proj, self_attn.v_proj in 'a', 'b', 'c', 'd' and 3 more; "
+        "modules self_attn.q_proj in 'g'; layers 0-1 in 'a', 'b', 'c', 'd' and 3 more; "
+        "layers 1 in 'h'; add only those that are alike"
+    )
+    assert not library.exists()
+
+
+def test_unlike_slots_of_the_same_modules_and_layers_are_listed(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    folder = tree.add("b")
+    file = folder / "adapter_config.json"
+    pattern = r"model\.layers\.(0\.self_attn\.(q|v)_proj|1\.self_attn\.q_proj)"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_modules": pattern}))
+    with pytest.raises(
+        SpecError, match=r"all in 'a'; slots without model\.layers\.1\.self_attn\.v_proj in 'b'"
+    ):
+        tree.load(library)
+
+
+def test_a_library_is_part_of_the_comparison(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    tree.load(library)
+    tree.root = tree.root.parent / "others"
+    tree.add("b", rank=2, targets=["q_proj", "k_proj", "v_proj"])
+    with pytest.raises(SpecError, match=r"rank 4 in the library; rank 2 in 'b'; modules .* in the"):
+        tree.load(library)
+
+
+def test_one_rank_is_made_by_truncated_svd_and_what_it_costs_is_told(
+    tree: Tree, library: Path
+) -> None:
+    tree.add("a")
+    tree.add("b", rank=8, alpha=3.0)
+    tree.add("c", rank=8, true_rank=3)
+    tree.add("d", rank=2)
+    with pytest.raises(SpecError, match="rank 2 in 'd'; bring them to one rank with --rank"):
+        tree.load(library)
+    report = tree.load(library, rank=4)
+    assert sorted(report.rank_errors) == ["b", "c", "d"]
+    lost, whole = 0.0, 0.0
+    for delta in tree.deltas["b"].values():
+        for values in torch.linalg.svdvals(delta):
+            lost += float(values[4:].square().sum())
+            whole += float(values.square().sum())
+    assert report.rank_errors["b"] == pytest.approx((lost / whole) ** 0.5, rel=1e-5)
+    assert report.rank_errors["b"] > 0.1
+    assert report.rank_errors["c"] < 1e-6
+    assert report.rank_errors["d"] < 1e-6
+    read = load_library(library)
+    assert read.spec.rank == 4
+    del tree.deltas["b"]
+    for task in "acd":
+        for key, delta in tree.deltas[task].items():
+            ours = read.adapter(task).to(dtype=torch.float64).delta(key)[0]
+            torch.testing.assert_close(ours, delta, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rank_that_the_library_does_not_have_is_refused(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    tree.load(library)
+    tree.root = tree.root.parent / "others"
+    tree.add("b", rank=8)
+    with pytest.raises(SpecError, match="the library has rank 4, not 6; pass --rank 4"):
+        tree.load(library, rank=6)
+    assert list(tree.load(library, rank=4).rank_errors) == ["b"]
+
+
+def test_adapters_of_another_base_are_refused_with_both_names(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    tree.add("b", base="example/other")
+    with pytest.raises(
+        SpecError, match="the base is 'example/base', but adapters name 'example/other' in b"
+    ):
+        tree.load(library)
+    with pytest.raises(ConfigError, match="--trust-base needs a base"):
+        tree.load(library, trust_base=True)
+    assert tree.load(library, base=BASE, trust_base=True).num_adapters == 2
+    tree.root = tree.root.parent / "others"
+    tree.add("c", base="example/other")
+    with pytest.raises(SpecError, match=r"for base 'example/base', but .* 'example/other' in c"):
+        tree.load(library)
+    with pytest.raises(SpecError, match="for base 'example/base', not 'example/other'"):
+        tree.load(library, base="example/other")
+
+
+def test_a_base_is_asked_for_when_no_adapter_names_one(tree: Tree, library: Path) -> None:
+    tree.add("a", base="")
+    with pytest.raises(ConfigError, match="no adapter says what its base is; name it with --base"):
+        tree.load(library)
+    tree.load(library, base=BASE)
+    assert load_library(library).spec.base.name == BASE
+
+
+def test_one_base_folder_under_two_names_is_one_base(tree: Tree, library: Path) -> None:
+    (tree.root.parent / "base").mkdir()
+    tree.add("a", base=str(tree.root.parent / "base"))
+    tree.add("b", base=str(tree.root.parent / "base" / ".." / "base"))
+    assert tree.load(library).num_adapters == 2
+
+
+def truncate(folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    file = folder / "adapter_model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    change(tensors)
+    save_file(tensors, file)
+
+
+Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncate, "truncated or corrupt"),
+    "nan": (
+        lambda folder: edit(folder, lambda t: t[f"{Q0}.lora_A.weight"].fill_(torch.nan)),
+        "NaN or infinity in .*q_proj",
+    ),
+    "missing tensor": (
+        lambda folder: edit(folder, lambda t: t.pop(f"{Q0}.lora_B.weight")),
+        r"missing .*layers\.0\.self_attn\.q_proj\.lora_B\.weight",
+    ),
+    "no tensors": (
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        r"holds no adapter_model\.safetensors",
+    ),
+    "foreign modules": (
+        lambda folder: edit(
+            folder, lambda t: t.update({f"{Q0}x.lora_A.weight": torch.zeros(4, 32)})
+        ),
+        r"layers\.0\.self_attn\.q_projx",
+    ),
+    "configuration": (
+        lambda folder: (folder / "adapter_config.json").write_text("{"),
+        r"adapter_config\.json' is not JSON",
+    ),
+    "provenance": (
+        lambda folder: (folder / "provenance.json").write_text('{"steps": "many"}'),
+        "steps 'many'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_adapter_is_named_and_left_out_on_request(
+    tree: Tree, library: Path, kind: str
+) -> None:
+    tree.add("a")
+    tree.add("b")
+    break_it, message = BROKEN[kind]
+    break_it(tree.root / "b")
+    with pytest.raises(AdapterFormatError, match=f"the adapter of 'b': .*{message}.*--skip-bad"):
+        tree.load(library)
+    assert not library.exists()
+    with pytest.warns(T2LWarning, match=f"the adapter of 'b' is left out: .*{message}"):
+        report = tree.load(library, skip_bad=True)
+    assert list(report.skipped) == ["b"]
+    del tree.deltas["b"]
+    tree.assert_deltas(library, 0.0)
+
+
+def test_a_damaged_adapter_of_the_library_is_named_or_left_out(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    tree.add("b")
+    tree.load(library)
+    file = library / "library.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # of b, the last
+    file.write_bytes(content)
+    tree.root = tree.root.parent / "others"
+    tree.add("c")
+    with pytest.raises(AdapterFormatError, match="the adapter of 'b' has hash"):
+        tree.load(library)
+    with pytest.warns(T2LWarning, match=r"the adapter of 'b' has hash .* left out"):
+        tree.load(library, skip_bad=True)
+    del tree.deltas["b"]
+    tree.assert_deltas(library, 0.0)
+
+
+def test_when_all_are_broken_there_is_no_library(tree: Tree, library: Path) -> None:
+    truncate(tree.add("a"))
+    with (
+        pytest.warns(T2LWarning, match="'a' is left out"),
+        pytest.raises(AdapterFormatError, match="no adapter is left; all 1 are broken: a"),
+    ):
+        tree.load(library, skip_bad=True)
+    assert not library.exists()
+
+
+def test_tasks_without_descriptions_are_named(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    tree.add("b")
+    with pytest.warns(T2LWarning, match="no descriptions of b: ") as warned:
+        report = tree.load(library, descriptions={"a": ["Do a."]})
+    assert len(warned) == 1
+    assert report.undescribed == ("b",)
+
+
+def test_descriptions_of_other_tasks_alone_are_refused(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    with pytest.raises(ConfigError, match="of x, y, none of which is imported; the tasks are a"):
+        tree.load(library, descriptions={"x": ["X."], "y": ["Y."]})
+
+
+def test_two_folders_of_one_task_are_refused(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    tree.add("b", provenance={"task": "a"})
+    with pytest.raises(ConfigError, match=r"two adapters are of task 'a': '.*a' and '.*b'; rename"):
+        tree.load(library)
+
+
+def test_places_without_adapters_are_refused(tree: Tree, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'nowhere' is not a folder"):
+        find_adapters(tmp_path / "nowhere", name="nowhere")
+    with pytest.raises(ConfigError, match=r"holds no PEFT adapter \(adapter_config\.json"):
+        find_adapters(tmp_path)
+
+
+def test_what_is_no_library_is_not_written_over(tree: Tree, tmp_path: Path) -> None:
+    tree.add("a")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "text").write_text("mine")
+    with pytest.raises(AdapterFormatError, match=r"index\.json' does not exist"):
+        tree.load(other, overwrite=True)
+    assert (other / "text").read_text() == "mine"
+
+
+def test_the_adapters_are_in_the_order_given(tree: Tree, library: Path) -> None:
+    found = [FoundAdapter(name, tree.add(name), name) for name in ("z", "a", "m")]
+    with pytest.warns(T2LWarning, match="no descriptions of z, a, m"):
+        import_adapters(found, library, read_base=tree.read_base)
+    assert load_library(library).names == ["z", "a", "m"]

@@ -1,0 +1,528 @@
+"""A library reconstructed: every variant learns it, in files that need no flags to load."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, get_scheduler
+
+from text_to_lora import TextToLora, load_adapter
+from text_to_lora.encoders import load_encoder
+from text_to_lora.errors import AdapterFormatError, ConfigError, T2LError, T2LWarning
+from text_to_lora.hypernet import Hypernetwork, load_hypernet, save_hypernet
+from text_to_lora.lora import LoraSpec, LoraWeights
+from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, save_library
+from text_to_lora.training import reconstruction
+from text_to_lora.training.reconstruction import (
+    LibraryBatches,
+    ReconstructionModule,
+    embed_tasks,
+    make_hypernet,
+    reconstruct,
+    train_reconstruction,
+)
+from text_to_lora.training.reconstruction_config import ReconstructionConfig
+
+Settings = Callable[..., ReconstructionConfig]
+CPU = torch.device("cpu")
+COLOURS = ("red", "green", "blue", "grey", "pink", "brown", "black", "white")
+
+
+BASE = LlamaConfig(
+    vocab_size=64,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+)
+
+
+@pytest.fixture(scope="module")
+def spec() -> LoraSpec:
+    return LoraSpec.from_config(BASE, targets="all-linear", rank=2, alpha=4, rslora=True)
+
+
+def make_library(spec: LoraSpec, adapters: int) -> AdapterLibrary:
+    """Adapters that drifted from one start, as trained ones have."""
+    generator = torch.Generator().manual_seed(adapters)
+
+    def draw(*shape: int, start: float, drift: float) -> Tensor:
+        common = start * torch.randn(1, *shape, generator=generator)
+        return common + drift * torch.randn(adapters, *shape, generator=generator)
+
+    a = {
+        g.key: draw(len(g.layers), spec.rank, g.in_features, start=0.2, drift=0.05)
+        for g in spec.groups
+    }
+    b = {
+        g.key: draw(len(g.layers), g.out_features, spec.rank, start=0.0, drift=0.1)
+        for g in spec.groups
+    }
+    entries = [
+        LibraryEntry(f"say-{c}", (f"Say {c}.", f"The answer is always {c}."))
+        for c in COLOURS[:adapters]
+    ]
+    return AdapterLibrary(LoraWeights(spec, a, b), entries)
+
+
+@pytest.fixture(scope="module")
+def library(spec: LoraSpec) -> AdapterLibrary:
+    return make_library(spec, 4)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """Settings of a run of a second; `changes` are sections over them."""
+
+    def make(**changes: dict[str, Any]) -> ReconstructionConfig:
+        sections: dict[str, dict[str, Any]] = {
+            "conditioning": {"kind": "one-hot", "vector_dim": 8},
+            "encoder": {"name": "hash"},
+            "hypernet": {"latent_size": 16, "head_in_size": 32, "dropout": 0.0},
+            "optimizer": {"lr": 0.01},
+            "run": {"steps": 6, "log_every": 2, "eval_every": 3, "save_every": 2, "device": "cpu"},
+        }
+        for name, fields in changes.items():
+            sections[name] = {**sections.get(name, {}), **fields}
+        return ReconstructionConfig.from_dict(sections)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Leave out what takes most of the time of a tiny run; counts how often it is asked for."""
+    asked: list[int] = []
+    plot = lambda history, path: asked.append(len(history))  # noqa: E731
+    monkeypatch.setattr(reconstruction, "plot_reconstruction", plot)
+    return asked
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def relative_error(found: LoraWeights, wanted: LoraWeights) -> float:
+    """Mean over adapters of |ΔW - ΔW'| / |ΔW'|, from whole ΔW."""
+    flat = [
+        torch.cat([weights.delta(key).flatten(1) for key in weights.a], dim=1).double()
+        for weights in (found, wanted)
+    ]
+    return ((flat[0] - flat[1]).norm(dim=1) / flat[1].norm(dim=1)).mean().item()
+
+
+def factor_error(found: LoraWeights, wanted: LoraWeights) -> float:
+    """Mean |error| of A and of B, halved, over groups."""
+    errors = [
+        ((f[key] - w[key]).abs().mean() / 2).item()
+        for f, w in ((found.a, wanted.a), (found.b, wanted.b))
+        for key in w
+    ]
+    return sum(errors) / len(wanted.a)
+
+
+def learn(library: AdapterLibrary, config: ReconstructionConfig, folder: Path) -> Hypernetwork:
+    """Train without a Trainer, which takes most of the time of a tiny run."""
+    embeddings = embed_tasks(library, config, folder, CPU)
+    hypernet = make_hypernet(config, library, embeddings.encoder)
+    module = ReconstructionModule(hypernet, config.objective)
+    steps = config.run.steps
+    batches = LibraryBatches(library, embeddings, steps=steps, tasks_per_batch=4, seed=0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.0)
+    schedule = get_scheduler("linear", optimizer, steps // 10, steps)
+    for step in range(steps):
+        optimizer.zero_grad()
+        module(batches[step]).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    save_hypernet(folder / "hypernet", hypernet, embeddings.encoder, training={})
+    return hypernet.eval()
+
+
+@pytest.mark.parametrize("kind", ["text", "one-hot", "learned"])
+@pytest.mark.parametrize(("head", "steps"), [("joint", 80), ("shared", 110), ("rank", 160)])
+def test_every_head_learns_a_library_under_every_conditioning(
+    head: str, steps: int, kind: str, library: AdapterLibrary, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(
+        hypernet={"head": head, "latent_size": 32, "head_in_size": 128},
+        conditioning={"kind": kind},
+        run={"steps": steps},
+    )
+    learn(library, config, tmp_path)
+    t2l = TextToLora.from_pretrained(tmp_path / "hypernet")
+    texts = [e.descriptions[0] if kind == "text" else e.task for e in library.entries]
+    assert relative_error(t2l.generate(texts).weights, library.weights) < 0.1
+    mean = library.mean().select([0] * len(library))  # what one adapter for all would give
+    assert relative_error(mean, library.weights) > 0.8
+    if kind == "text":  # other descriptions of the same tasks were trained on as well
+        texts = [entry.descriptions[1] for entry in library.entries]
+        assert relative_error(t2l.generate(texts).weights, library.weights) < 0.1
+
+
+@pytest.mark.parametrize("target", ["factors", "delta"])
+def test_raw_factors_and_products_are_learned_too(
+    target: str, library: AdapterLibrary, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(
+        hypernet={"latent_size": 32, "head_in_size": 128},
+        objective={"target": target, "delta_scaling": 100.0},
+        run={"steps": 120},
+    )
+    found = learn(library, config, tmp_path)(torch.eye(4)).detach()
+    assert relative_error(found, library.weights) < 0.05
+    # Many pairs of factors have one product, of which only the loss on factors asks for one.
+    assert (factor_error(found, library.weights) < 0.01) == (target == "factors")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, library: AdapterLibrary
+) -> tuple[Path, list[str]]:
+    """A finished run of a saved library through the Trainer, and what it reported."""
+    root, lines = tmp_path_factory.mktemp("run"), []
+    save_library(library, root / "library")
+    config = ReconstructionConfig.from_dict(
+        {
+            "data": {"library": root / "library"},
+            "conditioning": {"kind": "learned", "vector_dim": 8},
+            "hypernet": {"latent_size": 32, "head_in_size": 64, "dropout": 0.0},
+            "optimizer": {"lr": 0.01},
+            "run": {
+                "steps": 70,
+                "log_every": 10,
+                "eval_every": 20,
+                "save_every": 30,
+                "device": "cpu",
+            },
+        }
+    )
+    result = train_reconstruction(config, output_dir=root / "run", report=lines.append)
+    assert result == root / "run" / "hypernet"
+    return root / "run", lines
+
+
+def test_a_run_leaves_what_generates_the_adapters_without_flags(
+    trained: tuple[Path, list[str]], library: AdapterLibrary, tmp_path: Path
+) -> None:
+    folder, _ = trained
+    adapters = TextToLora.from_pretrained(folder / "hypernet").generate(library.names)
+    assert relative_error(adapters.weights, library.weights) < 0.1
+    assert adapters.weights.spec == library.spec
+    for path, weights in zip(
+        adapters.save(tmp_path / "out"), library.weights.unbind(), strict=True
+    ):
+        exported = load_adapter(path, base_config=BASE)
+        assert relative_error(exported, weights) < 0.15
+    with pytest.raises(ConfigError, match=r"unknown task 'say-rod', nearest 'say-red'"):
+        TextToLora.from_pretrained(folder / "hypernet").generate(["say-rod"])
+
+
+def test_the_errors_of_a_run_are_those_of_the_adapters_that_it_gives(
+    trained: tuple[Path, list[str]], library: AdapterLibrary
+) -> None:
+    folder, lines = trained
+    result = json.loads((folder / "result.json").read_text())
+    for part, name in (("hypernet", "best"), ("last", "last")):
+        loaded = load_hypernet(folder / part)
+        found = loaded.hypernet(torch.eye(4)).detach()
+        errors = result[name]
+        assert errors["delta_error"] == pytest.approx(
+            relative_error(found, library.weights), rel=1e-4
+        )
+        assert errors["factor_l1"] == pytest.approx(factor_error(found, library.weights), rel=1e-4)
+        assert result["parameters"] == loaded.hypernet.num_parameters
+    history = read_history(folder)
+    checks = [line for line in history if "eval_delta_error" in line]
+    assert [line["step"] for line in checks] == [20, 40, 60, 70]  # the last step counts as well
+    assert checks[-1]["eval_delta_error"] < 0.2 * checks[0]["eval_delta_error"]
+    assert result["best_loss"] == min(line["eval_delta_error"] for line in checks)
+    losses = [line for line in history if "loss" in line]
+    assert [line["adapters"] for line in losses] == [40 * n for n in range(1, 8)]
+    assert any("adapters/s" in line for line in lines)
+
+
+def test_weights_carry_settings_and_fingerprint_but_no_folder(
+    trained: tuple[Path, list[str]], library: AdapterLibrary
+) -> None:
+    training = load_hypernet(trained[0] / "hypernet").training
+    assert training["data"]["fingerprint"] == library.fingerprint
+    assert training["conditioning"]["kind"] == "learned"
+    assert "/" not in json.dumps(training)
+
+
+def test_a_finished_run_is_not_run_again(
+    trained: tuple[Path, list[str]], library: AdapterLibrary
+) -> None:
+    folder = trained[0]
+    payload = json.loads((folder / "config.json").read_text())
+    fields = ReconstructionConfig.model_fields
+    config = ReconstructionConfig.from_dict({k: v for k, v in payload.items() if k in fields})
+    before = (folder / "history.jsonl").stat().st_mtime_ns
+    assert train_reconstruction(config, output_dir=folder) == folder / "hypernet"
+    assert (folder / "history.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_run_goes_on_where_it_was_interrupted(
+    library: AdapterLibrary,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With dropout, drawn descriptions and a batch that does not divide the library."""
+    config = settings(
+        conditioning={"kind": "text"},
+        hypernet={"latent_size": 8, "head_in_size": 16, "dropout": 0.3},
+        data={"tasks_per_batch": 3},
+        run={"select_by": "factors"},
+    )
+    reconstruct(library, config, output_dir=tmp_path / "whole")
+    forward, calls = ReconstructionModule.forward, []
+
+    def stop_at_the_sixth(module: ReconstructionModule, batch: Any) -> Tensor:
+        calls.append(batch)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return forward(module, batch)
+
+    monkeypatch.setattr(ReconstructionModule, "forward", stop_at_the_sixth)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(library, config, output_dir=tmp_path / "cut")
+    lines: list[str] = []
+    reconstruct(library, config, output_dir=tmp_path / "cut", report=lines.append)
+    assert "resuming after step 4" in lines and len(calls) == 8
+    for part in ("hypernet", "last"):
+        files = [tmp_path / run / part / "model.safetensors" for run in ("whole", "cut")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    histories = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_history(tmp_path / run)]
+        for run in ("whole", "cut")
+    ]
+    assert histories[0] == histories[1]
+    other = make_library(library.spec, 5).select(library.names)
+    with pytest.raises(ConfigError, match=r"data\.fingerprint: .* -> "):
+        reconstruct(other, config, output_dir=tmp_path / "cut")
+
+
+def test_the_last_weights_count_where_nothing_selects(
+    library: AdapterLibrary, settings: Settings, tmp_path: Path, no_plot: list[int]
+) -> None:
+    folder = reconstruct(
+        library, settings(run={"select_by": "last"}), output_dir=tmp_path / "run"
+    ).parent
+    parts = [(folder / part / "model.safetensors").read_bytes() for part in ("hypernet", "last")]
+    assert parts[0] == parts[1]
+    assert len(no_plot) == 2  # steps 3 and 6, which is not measured twice
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("target", ["zscore", "factors", "delta"])
+def test_the_loss_is_what_the_paper_says_in_the_heads_unit(
+    target: str, scaled: bool, library: AdapterLibrary, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(
+        objective={"target": target, "lora_scaling": scaled and target == "delta"},
+        data={"adapters": 3},
+    )
+    part = library.select(library.names[:3])
+    embeddings = embed_tasks(part, config, tmp_path, CPU)
+    hypernet = make_hypernet(config, part, embeddings.encoder)
+    batches = LibraryBatches(part, embeddings, steps=5, tasks_per_batch=2, seed=3)
+    loss = ReconstructionModule(hypernet, config.objective)(batches[4])
+    tasks = batches.tasks(4).tolist()
+    a, b = hypernet.predict(torch.eye(3)[tasks])
+    w = part.weights
+    total = 0.0
+    for key in a:
+        if target == "delta":
+            wanted = 1e4 * (w.b[key][tasks] @ w.a[key][tasks])
+            mean = (b[key] @ a[key] - wanted).abs().mean().item()
+            total += mean * (library.spec.scaling if scaled else 1.0)
+            continue
+        for found, all_of_it in ((a[key], w.a[key]), (b[key], w.b[key])):
+            wanted = all_of_it[tasks]
+            if target == "zscore":
+                wanted = (wanted - all_of_it.mean(0)) / (all_of_it.std(0) + 1e-10)
+            total += (found - wanted).abs().mean().item() / 2
+    assert loss.item() == pytest.approx(total / len(a), rel=1e-4)
+
+
+def test_a_pass_sees_every_adapter_once_and_depends_on_seed_and_step_alone(
+    spec: LoraSpec, settings: Settings, tmp_path: Path
+) -> None:
+    library = make_library(spec, 8)
+    embeddings = embed_tasks(library, settings(), tmp_path, CPU)
+
+    def make(seed: int = 1, **share: int) -> LibraryBatches:
+        return LibraryBatches(library, embeddings, steps=12, tasks_per_batch=3, seed=seed, **share)
+
+    steps = [make().tasks(step).tolist() for step in range(12)]
+    passes = [steps[i] + steps[i + 1] for i in range(0, 12, 2)]  # 8 adapters: 2 steps of 3
+    assert all(len(set(one)) == 6 for one in passes)
+    assert {task for one in passes for task in one} == set(range(8))
+    assert len({tuple(one) for one in passes}) > 1
+    backwards = make()
+    assert [backwards.tasks(step).tolist() for step in range(11, -1, -1)] == steps[::-1]
+    assert [make(seed=2).tasks(step).tolist() for step in range(12)] != steps
+    parts = [make(process=process, processes=2)[5] for process in range(2)]
+    whole = make()[5]
+    assert torch.equal(torch.cat([p.a["mlp.up_proj"] for p in parts]), whole.a["mlp.up_proj"])
+    assert sum(p.share for p in parts) == 1 and {p.seed for p in parts} == {whole.seed}
+    with pytest.raises(ConfigError, match="a step has 3 adapters, too few for 4 processes"):
+        make(processes=4)
+
+
+def test_descriptions_are_drawn_from_the_tasks_own(
+    library: AdapterLibrary, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(conditioning={"kind": "text"})
+    embeddings = embed_tasks(library, config, tmp_path, CPU)
+    encode = load_encoder("hash").encode
+    own = [encode(entry.descriptions) for entry in library.entries]
+    assert torch.equal(embeddings.first(), torch.stack([rows[0] for rows in own]))
+    batches = LibraryBatches(library, embeddings, steps=40, tasks_per_batch=4, seed=0)
+    drawn: list[set[int]] = [set() for _ in own]
+    for step in range(40):
+        for task, row in zip(batches.tasks(step).tolist(), batches[step].embeddings, strict=True):
+            places = [i for i, one in enumerate(own[task]) if torch.equal(one, row)]
+            assert places
+            drawn[task] |= set(places)
+    assert drawn == [{0, 1}] * 4
+    short = settings(conditioning={"kind": "text"}, data={"descriptions_per_task": 1})
+    assert len(embed_tasks(library, short, tmp_path, CPU).rows) == 4
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations of torch."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("target", ["zscore", "delta"])
+def test_a_step_does_no_work_of_python_for_each_task(
+    target: str, spec: LoraSpec, settings: Settings, tmp_path: Path
+) -> None:
+    """As many operations and as many lines of Python for eight adapters as for two."""
+
+    def work(tasks: int) -> tuple[int, int]:
+        library = make_library(spec, 8)
+        config = settings(objective={"target": target})
+        embeddings = embed_tasks(library, config, tmp_path, CPU)
+        module = ReconstructionModule(
+            make_hypernet(config, library, embeddings.encoder), config.objective
+        )
+        batches = LibraryBatches(library, embeddings, steps=9, tasks_per_batch=tasks, seed=0)
+        batches[0]
+        calls = 0
+
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            nonlocal calls
+            calls += "text_to_lora" in frame.f_code.co_filename
+            return trace
+
+        before = sys.gettrace()
+        with Operations() as operations:
+            sys.settrace(trace)
+            try:
+                loss = module(batches[0])
+            finally:
+                sys.settrace(before)
+            loss.backward()
+        return operations.count, calls
+
+    few, many = work(2), work(8)
+    assert few == many and few[1] > 100
+
+
+def test_tasks_without_descriptions_are_named(
+    library: AdapterLibrary, settings: Settings, tmp_path: Path
+) -> None:
+    entries = [
+        replace(entry, descriptions=() if entry.task != "say-blue" else entry.descriptions)
+        for entry in library.entries
+    ]
+    mute = AdapterLibrary(library.weights, entries)
+    config = settings(conditioning={"kind": "text"})
+    message = r"3 of 4 tasks have no description: say-red, say-green, say-grey; add.*one-hot"
+    with pytest.raises(ConfigError, match=message):
+        reconstruct(mute, config, output_dir=tmp_path / "run")
+
+
+def test_one_adapter_has_no_deviation(
+    library: AdapterLibrary, settings: Settings, tmp_path: Path
+) -> None:
+    one = settings(data={"adapters": 1})
+    with pytest.raises(ConfigError, match="one adapter, which has no standard deviation"):
+        reconstruct(library, one, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    raw = settings(data={"adapters": 1}, objective={"target": "factors"})
+    assert reconstruct(library, raw, output_dir=tmp_path / "run").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"adapters": 9}, "data.adapters is 9; the library has 4"),
+        ({"fingerprint": "a" * 64}, "not data.fingerprint aaaaaaaaaaaa; give the library"),
+    ],
+)
+def test_a_library_that_does_not_fit_is_refused(
+    changes: dict[str, Any],
+    said: str,
+    library: AdapterLibrary,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        reconstruct(library, settings(data=changes), output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_library_is_needed_and_a_broken_one_is_named(
+    library: AdapterLibrary, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"data\.library is missing; name the folder"):
+        train_reconstruction(settings(), output_dir=tmp_path / "run")
+    folder = save_library(library, tmp_path / "library")
+    content = bytearray((folder / "library.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "library.safetensors").write_bytes(content)
+    config = settings(data={"library": str(folder)})
+    with pytest.raises(AdapterFormatError, match="the adapter of 'say-grey' has hash"):
+        train_reconstruction(config, output_dir=tmp_path / "run")
+    skipping = settings(data={"library": str(folder), "skip_bad": True})
+    with pytest.warns(T2LWarning, match="'say-grey'.* is left out"):
+        result = train_reconstruction(skipping, output_dir=tmp_path / "run")
+    assert load_hypernet(result).encoder.tasks == ("say-red", "say-green", "say-blue")
+
+
+def test_a_loss_that_is_not_finite_names_tasks_and_step(
+    library: AdapterLibrary, settings: Settings, tmp_path: Path
+) -> None:
+    config = settings(optimizer={"lr": 1e30, "warmup": 0.0, "max_grad_norm": 0.0})
+    with pytest.raises(T2LError, match=r"for adapters say-\w+, .* at step 2; lower optimizer.lr"):
+        reconstruct(library, config, output_dir=tmp_path / "run")
+
+
+def test_unknown_keys_and_heads_are_refused_with_what_is_known() -> None:
+    with pytest.raises(ConfigError, match=r"nearest 'objective\.target'"):
+        ReconstructionConfig.from_dict({"objective": {"targets": "delta"}})
+    with pytest.raises(ConfigError, match=r"hypernet\.head is 'XL'.*'joint', 'shared' or 'rank'"):
+        ReconstructionConfig.from_dict({"hypernet": {"head": "XL"}})
