@@ -36,6 +36,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -453,6 +454,12 @@ def agree(config: LibraryConfig, work: Path) -> dict[str, Any]:
     }
 
 
+def command() -> str:
+    """This run as it would be typed, the folder of the data left out."""
+    arguments = ["DIR" if before == "--data" else a for before, a in pairwise(sys.argv)]
+    return shlex.join(["python", "benchmarks/joint_adapters.py", *arguments])
+
+
 def kept(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The result in a file, measured first where there is none."""
     if not path.exists():
@@ -621,7 +628,7 @@ def main() -> None:
         results.append(compare(config, options.work / str(rows), options.tasks, options))
     recipe = settings(options.recipe, tasks, options.rows[0])
     result = {
-        "command": shlex.join(["python", "benchmarks/joint_adapters.py", *sys.argv[1:]]),
+        "command": command(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
         "peft": peft.__version__,

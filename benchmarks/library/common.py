@@ -193,4 +193,6 @@ PLACEHOLDERS = {
     "--out": "OUT",
     "--plots": "PLOTS",
     "--work": "WORK",
+    "--run": "RUN",
+    "--multitask-run": "RUN",
 }

@@ -73,6 +73,38 @@ def read_cells(folder: Path) -> dict[str, Cell]:
     }
 
 
+def _training(cells: Cells) -> list[str]:
+    rows = []
+    for name, title in (("library", "library"), ("multitask", "multi-task adapter")):
+        if name in cells:
+            cell = cells[name]
+            rows.append(
+                [
+                    title,
+                    f"{cell['adapters']:,}",
+                    f"{cell['rows']:,}",
+                    f"{cell['tokens'] / 1e6:.2f} M",
+                    f"{cell['seconds_training'] / 60:.0f}",
+                    f"{cell['mean_base_loss']:.3f}",
+                    f"{cell['mean_loss']:.3f}",
+                    f"{cell['better_than_base']} of {cell['adapters']}"
+                    if name == "library"
+                    else "",
+                ]
+            )
+    library = cells["library"]
+    return [
+        "## What training took",
+        f"`t2l train adapters embedded-library`, {library['groups']} groups, {library['processes']} "
+        "at a time with one thread each; `--multi-task` on the same rows with one thread. Minutes are "
+        "summed over groups, while other work ran on the machine. NLL: of the rows that choose each "
+        "task's best state, so that they flatter the adapters a little.",
+        table(
+            ["", "adapters", "rows seen", "tokens", "minutes", "NLL, base", "NLL", "better"], rows
+        ),
+    ]
+
+
 def _oracles(cells: Cells) -> list[str]:
     rows = []
     for name in ("base", "mean", "multitask", "oracle"):
@@ -163,7 +195,9 @@ def _recovery(name: str, cell: Cell) -> list[str]:
 
 def _scaling(cells: Cells) -> list[str]:
     order = sorted((name for name in cells if "-" in name), key=_scaling_key)
-    settings = next(c["training"] for c in cells.values() if "training" in c)
+    settings = next((c["training"] for c in cells.values() if "training" in c), None)
+    if settings is None:  # the references alone so far
+        return []
     rows = []
     for name in ["base", *order, "oracle"]:
         cell = cells[name]
@@ -254,18 +288,35 @@ SIMILARITIES = {
 }
 
 
+def _sft(cells: Cells) -> list[str]:
+    if "differences" not in cells:  # the last cell; the tables need all
+        return []
+    import sft_comparison
+
+    minutes = cells["differences"]["comparison"]["minutes"]
+    return [
+        "## Reconstruction against supervised training on unseen tasks",
+        f"Table 6's form, and reconstruction first, SFT after: {minutes:g} minutes of training each "
+        "on one thread, the same head, sizes, tasks and descriptions. Learning rates are chosen on "
+        "the groups set aside; the held-out tasks are scored once, for the chosen runs.",
+        sft_comparison.markdown(RESULTS / "sft"),
+    ]
+
+
 def _commands(found: Mapping[str, Cells]) -> str:
     """Each experiment's command and the time of its cells."""
     rows = []
     for name, cells in found.items():
-        if cells:
+        if cells and name != "training":  # whose section has its own
             first = next(iter(cells.values()))
             machine = first["machine"]
-            more = " --multitask MULTITASK" if "multitask" in cells else ""
+            told = name == "sft" or "multitask" in cells
+            more = " --multitask MULTITASK" if told else ""
             rows.append(
                 [
                     name,
-                    f"`python benchmarks/library/{name}.py --library LIBRARY --data DIR{more}`",
+                    f"`python benchmarks/library/{SCRIPTS.get(name, name)}.py --library LIBRARY "
+                    f"--data DIR{more}`",
                     str(len(cells)),
                     str(ceil(sum(cell["seconds"] for cell in cells.values()) / 60)),
                     f"{machine['threads']} of {machine['cores']} cores of {machine['cpu']}",
@@ -275,11 +326,14 @@ def _commands(found: Mapping[str, Cells]) -> str:
 
 
 SECTIONS: dict[str, Callable[[Cells], list[str]]] = {
+    "training": _training,
     "oracles": _oracles,
     "table1": _table1,
     "scaling": _scaling,
     "similarity": _similarity,
+    "sft": _sft,
 }
+SCRIPTS = {"sft": "sft_comparison"}
 
 
 def interval(found: Mapping[str, float | None] | None, digits: int = 3) -> str:

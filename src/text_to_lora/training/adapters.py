@@ -111,7 +111,7 @@ class LibraryRun(Section):
     """tasks trained together; null for as many as `memory_gib` holds"""
     memory_gib: Positive = 4.0
     """weights, gradients, moments and best states of the tasks trained together, in GiB"""
-    tokens_per_pass: Count = 4096
+    tokens_per_pass: Count = 2048
     """tokens, with padding, that run through the base at once"""
     save_every: Count = 10
     """steps between states to resume from"""
