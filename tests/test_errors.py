@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from text_to_lora import errors
-from text_to_lora.errors import BackendError, T2LError, TaskDataError
+from text_to_lora.errors import BackendError, T2LError, TaskDataError, list_some
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
@@ -28,3 +28,8 @@ def test_a_task_error_names_file_and_line() -> None:
 def test_a_backend_error_carries_the_output() -> None:
     error = BackendError("the server left with code 3", output="out of memory")
     assert (str(error), error.output) == ("the server left with code 3", "out of memory")
+
+
+def test_four_names_are_spelled_out_and_the_others_counted() -> None:
+    assert list_some(iter("abcd")) == "a, b, c, d"
+    assert list_some("abcdefg") == "a, b, c, d and 3 more"

@@ -13,7 +13,11 @@ The command line turns a `T2LError` into one line and exit code 2; anything else
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+_NUM_LISTED: Final = 4  # names spelled out in a message
 
 
 class T2LError(Exception):
@@ -59,3 +63,10 @@ class BackendError(T2LError, RuntimeError):
 
 class T2LWarning(UserWarning):
     """Something works, but not as the caller may think."""
+
+
+def list_some(names: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are, for a message."""
+    listed = list(names)
+    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
+    return ", ".join(listed[:_NUM_LISTED]) + more

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from text_to_lora.encoders.base import prepare_all
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, list_some
 from text_to_lora.files import content_hash
-
-_NUM_LISTED: Final = 4  # names spelled out in an error
 
 
 @final
@@ -68,8 +66,7 @@ class OneHotEncoder:
             return self._places[name]
         near = difflib.get_close_matches(name, self._places, n=1, cutoff=0)
         names = list(self._places)
-        more = f" and {len(names) - _NUM_LISTED} more" if len(names) > _NUM_LISTED else ""
         raise ConfigError(
             f"unknown task {name[:60]!r}, nearest {near[0]!r}; this hypernetwork knows names, not "
-            f"descriptions: {', '.join(names[:_NUM_LISTED])}{more}"
+            f"descriptions: {list_some(names)}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.errors import CheckpointError, ConfigError, SpecError
+from text_to_lora.errors import CheckpointError, ConfigError, SpecError, list_some
 from text_to_lora.files import (
     check_format,
     content_hash,
@@ -35,7 +35,6 @@ VERSION: Final = 1
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _FIELDS: Final = ("dtype", "encoder", "format", "hypernet", "spec", "training", "version")
 _PICKLES: Final = ("*.pt", "*.pth", "*.bin", "*.pkl")
-_NUM_LISTED: Final = 4  # names spelled out in an error
 
 
 @dataclass(frozen=True)
@@ -246,10 +245,3 @@ def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [key for key in sorted(tensors) if not tensors[key].isfinite().all()]
-
-
-def list_some(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
-    return ", ".join(listed[:_NUM_LISTED]) + more

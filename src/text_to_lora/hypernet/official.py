@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.errors import CheckpointError, ConfigError, SpecError, T2LWarning
+from text_to_lora.errors import CheckpointError, ConfigError, SpecError, T2LWarning, list_some
 from text_to_lora.files import file_hash, read_json
-from text_to_lora.hypernet.checkpoint import list_some, save_hypernet
+from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.config import HeadKind, HypernetConfig, OutputKind
 from text_to_lora.hypernet.heads import module_name
 from text_to_lora.hypernet.model import Hypernetwork

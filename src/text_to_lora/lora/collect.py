@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
 from text_to_lora.files import read_json
 from text_to_lora.lora.library import (
     AdapterLibrary,
     LibraryEntry,
     load_library,
-    some,
     write_library,
 )
 from text_to_lora.lora.peft_format import (
@@ -247,7 +246,7 @@ class _Skipped:
                 )
         if not kept:
             raise AdapterFormatError(
-                f"no adapter is left; all {len(self.reasons)} are broken: {some(self.reasons)}"
+                f"no adapter is left; all {len(self.reasons)} are broken: {list_some(self.reasons)}"
             )
         return kept
 
@@ -325,7 +324,7 @@ def _write(
     undescribed = [task for task in new if not fresh[task].descriptions]
     if undescribed:
         warnings.warn(
-            f"no descriptions of {some(undescribed)}: nothing can be trained on them by text until "
+            f"no descriptions of {list_some(undescribed)}: nothing can be trained on them by text until "
             "they are added again with descriptions",
             T2LWarning,
             stacklevel=3,
@@ -455,7 +454,7 @@ def _check_tasks(
     names = set() if library is None or overwrite else set(library.names)
     if known := [task for task in folders if task in names]:
         raise ConfigError(
-            f"the library has {len(known)} of these tasks already: {some(known)}; "
+            f"the library has {len(known)} of these tasks already: {list_some(known)}; "
             "pass --overwrite to replace their adapters"
         )
 
@@ -465,8 +464,8 @@ def _check_descriptions(
 ) -> None:
     if descriptions and not any(item.task in descriptions for item in found):
         raise ConfigError(
-            f"the descriptions are of {some(descriptions)}, none of which is imported; "
-            f"the tasks are {some(item.task for item in found)}"
+            f"the descriptions are of {list_some(descriptions)}, none of which is imported; "
+            f"the tasks are {list_some(item.task for item in found)}"
         )
 
 
@@ -491,7 +490,7 @@ def _check_base(
         if adapter.base and not _same_base(adapter.base, name):
             others.setdefault(adapter.base, []).append(adapter.task)
     if others and not trust:
-        listing = "; ".join(f"{other!r} in {some(tasks)}" for other, tasks in others.items())
+        listing = "; ".join(f"{other!r} in {list_some(tasks)}" for other, tasks in others.items())
         raise SpecError(
             f"adapters of another base: {owner}, but adapters name {listing}; leave them out, or "
             "pass --base and --trust-base when it is the same model under another name"
@@ -530,7 +529,9 @@ def _check_alike(
         modules.setdefault(f"modules {', '.join(paths)}", []).append(name)
         layers.setdefault(f"layers {_ranges(numbers)}", []).append(name)
         missing = sorted(every_slot - names)
-        slots.setdefault(f"slots without {some(missing)}" if missing else "all", []).append(name)
+        slots.setdefault(f"slots without {list_some(missing)}" if missing else "all", []).append(
+            name
+        )
 
     if library is not None:
         note("the library", library.spec.rank, frozenset(_slot_names(library.spec)))
@@ -548,7 +549,7 @@ def _check_alike(
         unlike.insert(0, ranks)
     if unlike:
         listing = "; ".join(
-            f"{value} in {some(owners)}" for kind in unlike for value, owners in kind.items()
+            f"{value} in {list_some(owners)}" for kind in unlike for value, owners in kind.items()
         )
         remedy = (
             "bring them to one rank with --rank, which loses a part that is told"

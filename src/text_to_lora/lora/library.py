@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
 from text_to_lora.files import check_format, content_hash, read_json, write_folder, write_json
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
@@ -38,7 +38,6 @@ _DTYPES: Final = {
     torch.float16: "F16",
 }
 _INDEX_FIELDS: Final = ("adapters", "dtype", "format", "spec", "training", "version")
-_NUM_LISTED: Final = 4  # names spelled out in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +176,7 @@ class AdapterLibrary:
             near = difflib.get_close_matches(task, self._places, n=1, cutoff=0.5)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(
-                f"the library has no task {task!r}{hint}; it has {len(self)}: {some(self.names)}"
+                f"the library has no task {task!r}{hint}; it has {len(self)}: {list_some(self.names)}"
             )
         return self._places[task]
 
@@ -324,13 +323,6 @@ def hash_adapter(weights: LoraWeights) -> str:
     return digest.hexdigest()
 
 
-def some(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
-    return ", ".join(listed[:_NUM_LISTED]) + more
-
-
 def _named(weights: LoraWeights) -> Iterator[tuple[str, Tensor]]:
     """Tensors under their names in the file, in the order in which they lie there."""
     for side, tensors in (("A", weights.a), ("B", weights.b)):
@@ -451,7 +443,7 @@ def _read_weights(folder: Path, spec: LoraSpec, adapters: int, dtype: str) -> Lo
             problems.append(f"{name} is {found.dtype}, not {dtype}")
     if problems:
         raise AdapterFormatError(
-            f"{str(file)!r} does not fit {INDEX_FILE}: {some(problems)}; copy or make it again"
+            f"{str(file)!r} does not fit {INDEX_FILE}: {list_some(problems)}; copy or make it again"
         )
     return LoraWeights(
         spec,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, list_some
 from text_to_lora.files import read_json, write_folder, write_json
 from text_to_lora.lora.spec import (
     LoraSpec,
@@ -55,8 +55,6 @@ _REFUSED: Final = (
 # Initialisations that leave the base weights, and with them the file's meaning, as they were.
 _PLAIN_INITIALISATIONS: Final = frozenset({"gaussian", "eva", "orthogonal"})
 
-_NUM_LISTED: Final = 4  # names spelled out in an error
-
 
 def save_adapter(
     weights: LoraWeights,
@@ -93,7 +91,9 @@ def save_adapter(
             tensors[f"{prefix}.lora_A.weight"] = a.to("cpu", dtype, copy=True).contiguous()
             tensors[f"{prefix}.lora_B.weight"] = b.to("cpu", dtype).contiguous()
     if broken := [name for name in sorted(tensors) if not tensors[name].isfinite().all()]:
-        raise SpecError(f"NaN or infinity in {_some(broken)} as {dtype}; make the adapter again")
+        raise SpecError(
+            f"NaN or infinity in {list_some(broken)} as {dtype}; make the adapter again"
+        )
     with write_folder(path, overwrite=overwrite) as folder:
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         write_json(folder / CONFIG_FILE, _adapter_config(spec, scale_safe=scale_safe))
@@ -260,7 +260,7 @@ def _spec_of_folder(
     found = {match["module"] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))}
     if foreign := sorted(found - set(slots)):
         raise AdapterFormatError(
-            f"{str(folder)!r} adapts {_some(foreign)}, no linear module of the decoder layers of "
+            f"{str(folder)!r} adapts {list_some(foreign)}, no linear module of the decoder layers of "
             f"this {base_config.model_type} base; load it with the base that it was made for"
         )
     if not chosen:
@@ -284,7 +284,7 @@ def _check_selection(folder: Path, config: Mapping[str, Any], spec: LoraSpec) ->
     names = [spec.module_name(slot.layer, slot.module) for slot in spec.slots]
     if missed := [name for name in names if not peft_selects(config, name)]:
         raise AdapterFormatError(
-            f"{str(folder)!r} does not select {_some(missed)} by its target_modules; "
+            f"{str(folder)!r} does not select {list_some(missed)} by its target_modules; "
             "load it with the spec that it was made for"
         )
 
@@ -298,31 +298,24 @@ def _check_tensors(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor]) 
         shapes[f"{prefix}.lora_B.weight"] = (slot.out_features, spec.rank)
     problems = []
     if missing := sorted(set(shapes) - set(tensors)):
-        problems.append(f"missing {_some(missing)}")
+        problems.append(f"missing {list_some(missing)}")
     if extra := sorted(set(tensors) - set(shapes)):
-        problems.append(f"unexpected {_some(extra)}")
+        problems.append(f"unexpected {list_some(extra)}")
     common = sorted(set(shapes) & set(tensors))
     if reshaped := [
         f"{name} {tuple(tensors[name].shape)}, not {shapes[name]}"
         for name in common
         if tuple(tensors[name].shape) != shapes[name]
     ]:
-        problems.append(f"wrong shape of {_some(reshaped)}")
+        problems.append(f"wrong shape of {list_some(reshaped)}")
     if len(dtypes := sorted({str(tensors[name].dtype) for name in common})) > 1:
         problems.append(f"several dtypes {', '.join(dtypes)}")
     elif common and not tensors[common[0]].is_floating_point():
         problems.append(f"dtype {dtypes[0]} is not floating")
     elif broken := [name for name in common if not tensors[name].isfinite().all()]:
-        problems.append(f"NaN or infinity in {_some(broken)}")
+        problems.append(f"NaN or infinity in {list_some(broken)}")
     if problems:
         raise AdapterFormatError(
             f"{str(folder)!r} does not fit: {'; '.join(problems)}; "
             "copy it again or load it with the base that it was made for"
         )
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
-    return ", ".join(listed[:_NUM_LISTED]) + more

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, list_some
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import load_hypernet
 from text_to_lora.hypernet.config import HeadKind
-from text_to_lora.lora.library import AdapterLibrary, some
+from text_to_lora.lora.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.folder import load_data_dir, load_folder
@@ -173,7 +173,7 @@ def choose_tasks(library: AdapterLibrary, data: Path | str, *, count: int) -> li
     if not own:
         raise ConfigError(
             f"{str(folder)!r} has none of the library's tasks with rows to validate on "
-            f"(idx % 10 == 9): {some(library.names)}; give the data that it was trained on"
+            f"(idx % 10 == 9): {list_some(library.names)}; give the data that it was trained on"
         )
     places = sorted({round(i * (len(own) - 1) / max(1, count - 1)) for i in range(count)})
     return [own[place] for place in places]

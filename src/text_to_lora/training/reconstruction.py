@@ -16,13 +16,13 @@ from transformers import TrainingArguments
 
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.encoders.one_hot import OneHotEncoder
-from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.errors import ConfigError, T2LError, list_some
 from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig
 from text_to_lora.hypernet.heads import Factors
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
-from text_to_lora.lora.library import AdapterLibrary, load_library, some
+from text_to_lora.lora.library import AdapterLibrary, load_library
 from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.checkpoints import RunFolder
@@ -179,7 +179,7 @@ def embed_tasks(
     texts = [entry.descriptions[:limit] for entry in library.entries]
     if silent := [entry.task for entry in library.entries if not entry.descriptions]:
         raise ConfigError(
-            f"{len(silent)} of {tasks} tasks have no description: {some(silent)}; add descriptions "
+            f"{len(silent)} of {tasks} tasks have no description: {list_some(silent)}; add descriptions "
             "to the library, or set conditioning.kind to one-hot"
         )
     counts = torch.tensor([len(own) for own in texts])
