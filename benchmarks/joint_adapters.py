@@ -51,7 +51,7 @@ from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.files import read_json, write_folder, write_json
 from text_to_lora.lora import adapted, load_adapter, save_adapter
 from text_to_lora.lora.library import load_library
-from text_to_lora.serving.base import load_base, load_base_config
+from text_to_lora.serving.base import load_base_config
 from text_to_lora.serving.sources import find_base
 from text_to_lora.tasks.task import Task
 from text_to_lora.training import adapters
@@ -60,7 +60,7 @@ from text_to_lora.training.config import load_recipe
 from text_to_lora.training.data import Aligned, RowEncoder
 from text_to_lora.training.joint import TaskwiseAdamW
 from text_to_lora.training.losses import answer_losses
-from text_to_lora.training.sft import make_spec, resolve_dtype
+from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype
 
 TARGET = 4.0
 BLOCKS = 4
@@ -242,10 +242,8 @@ def make_encoder(config: LibraryConfig, tokenizer: Any) -> RowEncoder:
 
 def load(config: LibraryConfig) -> tuple[PreTrainedModel, Any]:
     """The base as the joint run has it."""
-    section = resolve_dtype(config.base, torch.device("cpu"))
-    base, tokenizer = load_base(section.name, dtype=getattr(torch, section.dtype))
-    if section.attention is not None:
-        base.set_attn_implementation(section.attention)
+    device = torch.device("cpu")
+    base, tokenizer = load_for_training(resolve_dtype(config.base, device), device)
     base.requires_grad_(False)
     return base, tokenizer
 
@@ -255,13 +253,13 @@ def run_joint(config: LibraryConfig, output: Path) -> dict[str, Any]:
     clock = Clock()
 
     def load_and_watch(*args: Any, **options: Any) -> Any:
-        base, tokenizer = load_base(*args, **options)
+        base, tokenizer = load_for_training(*args, **options)
         clock.watch(base)
         return base, tokenizer
 
     update = clock.timed("optimizer", TaskwiseAdamW.step)
     with (
-        patch.object(adapters, "load_base", load_and_watch),
+        patch.object(adapters, "load_for_training", load_and_watch),
         patch.object(TaskwiseAdamW, "step", update),
         clock.running(),
     ):

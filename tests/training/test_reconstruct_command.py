@@ -63,7 +63,7 @@ def test_it_trains_prints_the_folder_and_leaves_a_plot(
     assert "2 adapters of 128 numbers" in err and "delta_error" in err
     assert (tmp_path / "run" / "history.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = t2l(*command, "--set", "optimizer.lr=0.5")
-    assert code == 2 and "optimizer.lr: 0.001 -> 0.5" in err and "--fresh" in err
+    assert code == 2 and "optimizer.lr: 0.003 -> 0.5" in err and "--fresh" in err
     code, _, err = t2l(*command, "--set", "optimizer.lr=0.5", "--fresh")
     assert code == 0, err
 

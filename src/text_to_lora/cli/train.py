@@ -1,4 +1,4 @@
-"""t2l train: a hypernetwork or the multi-task adapter from a recipe; the embedded default."""
+"""t2l train: hypernetworks, libraries and multi-task adapters by recipes; the embedded default."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ import typer
 
 from text_to_lora.cli.common import import_training, note
 
-app = typer.Typer(help="Train hypernetworks.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Train hypernetworks and adapters.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Recipe = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start anew instead of resuming the run in OUTPUT.")
+]
 
 
 @app.command("sft")
 def sft(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew instead of resuming the run in OUTPUT.")
-    ] = False,
+    recipe: Recipe,
+    output: Output,
+    settings: Settings = None,
+    fresh: Fresh = False,
 ) -> None:
     """Train by supervised fine-tuning through the frozen base model.
 
@@ -41,20 +48,16 @@ def sft(
 
 @app.command("adapters")
 def adapters(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
-    ] = None,
+    recipe: Recipe,
+    output: Output,
+    settings: Settings = None,
     multi_task: Annotated[
         bool, typer.Option("--multi-task", help="Train one adapter on the rows of all tasks.")
     ] = False,
     processes: Annotated[
         int, typer.Option(min=1, help="Groups of tasks trained at the same time, on a CPU.")
     ] = 1,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew instead of resuming the run in OUTPUT.")
-    ] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Train an adapter for every task, all together on one frozen base: a library.
 
@@ -81,14 +84,10 @@ def adapters(
 
 @app.command("reconstruct")
 def reconstruct(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew instead of resuming the run in OUTPUT.")
-    ] = False,
+    recipe: Recipe,
+    output: Output,
+    settings: Settings = None,
+    fresh: Fresh = False,
 ) -> None:
     """Train a hypernetwork to reconstruct the adapters of a library; no base is loaded.
 
@@ -111,7 +110,7 @@ def reconstruct(
 @app.command("embedded")
 def embedded(
     data: Annotated[Path, typer.Option("--data", help="Folder of task collections.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    output: Output,
 ) -> None:
     """Make the embedded default: tokenizer, base, gate, hypernetwork, report, model card.
 

@@ -23,7 +23,7 @@ from text_to_lora.files import read_json, write_json
 from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.serving.base import load_base, load_base_config
+from text_to_lora.serving.base import load_base_config
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import (
@@ -49,7 +49,7 @@ from text_to_lora.training.data import (
 from text_to_lora.training.joint import StackedAdapters, TaskwiseAdamW
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.plots import plot_library
-from text_to_lora.training.sft import make_spec, resolve_dtype, shared_settings
+from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype, shared_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -553,14 +553,7 @@ def _train_group(
     folder.open(config, resume=True)
     if folder.result is not None:
         return
-    base, tokenizer = load_base(
-        config.base.name,
-        revision=config.base.revision,
-        device=device,
-        dtype=getattr(torch, config.base.dtype),
-    )
-    if config.base.attention is not None:
-        base.set_attn_implementation(config.base.attention)
+    base, tokenizer = load_for_training(config.base, device)
     trainer = make_trainer(config, base, tokenizer, jobs)
     checkpoint = folder.newest_checkpoint()
     seconds, lines = 0.0, []

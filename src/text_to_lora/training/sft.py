@@ -47,7 +47,7 @@ from text_to_lora.training.trainer import SftTrainer, check_selection, make_argu
 from text_to_lora.training.validation import make_sets
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def train_sft(
@@ -83,14 +83,7 @@ def train_sft(
         return result
 
     tell = report if report is not None and main else _silent
-    base, tokenizer = load_base(
-        config.base.name,
-        revision=config.base.revision,
-        device=device,
-        dtype=getattr(torch, config.base.dtype),
-    )
-    if config.base.attention is not None:
-        base.set_attn_implementation(config.base.attention)
+    base, tokenizer = load_for_training(config.base, device)
     distill = config.objective.distill_weight > 0
     described = distill or config.data.in_prompt or config.data.swapped_examples > 0
     check_context(config.data, base.config, described=described)
@@ -185,6 +178,21 @@ def resolve_dtype(base: BaseSection, device: torch.device) -> BaseSection:
         return base
     dtype = "bfloat16" if has_fast_product(torch.bfloat16, device) else "float32"
     return base.model_copy(update={"dtype": dtype})
+
+
+def load_for_training(
+    base: BaseSection, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model as a run asks for it, and its tokenizer.
+
+    Raises ConfigError when it cannot be loaded.
+    """
+    model, tokenizer = load_base(
+        base.name, revision=base.revision, device=device, dtype=getattr(torch, base.dtype)
+    )
+    if base.attention is not None:
+        model.set_attn_implementation(base.attention)
+    return model, tokenizer
 
 
 def make_spec(
