@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -308,15 +309,12 @@ def _commands(found: Mapping[str, Cells]) -> str:
     rows = []
     for name, cells in found.items():
         if cells and name != "training":  # whose section has its own
-            first = next(iter(cells.values()))
-            machine = first["machine"]
-            told = name == "sft" or "multitask" in cells
-            more = " --multitask MULTITASK" if told else ""
+            commands = {re.sub(r" --cells \S+", "", cell["command"]) for cell in cells.values()}
+            machine = next(iter(cells.values()))["machine"]
             rows.append(
                 [
                     name,
-                    f"`python benchmarks/library/{SCRIPTS.get(name, name)}.py --library LIBRARY "
-                    f"--data DIR{more}`",
+                    f"`{max(commands, key=len)}`",  # the one with all options
                     str(len(cells)),
                     str(ceil(sum(cell["seconds"] for cell in cells.values()) / 60)),
                     f"{machine['threads']} of {machine['cores']} cores of {machine['cpu']}",
@@ -333,7 +331,6 @@ SECTIONS: dict[str, Callable[[Cells], list[str]]] = {
     "similarity": _similarity,
     "sft": _sft,
 }
-SCRIPTS = {"sft": "sft_comparison"}
 
 
 def interval(found: Mapping[str, float | None] | None, digits: int = 3) -> str:

@@ -119,19 +119,24 @@ def test_correlations_are_those_of_numpy_over_the_pairs(
 def test_intervals_are_percentiles_over_resampled_groups(
     similarities: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    """Each resample written out as a list of pairs, which a task drawn twice is in twice."""
+    """Each resample written out as a list of pairs; copies of a group make no pairs of their own."""
     left, right = similarities
     groups = [name for name in "abc" for _ in range(3)]
     resamples, names = 50, sorted(set(groups))
     drawn = numpy.random.default_rng(3).integers(0, len(names), size=(resamples, len(names)))
     values = []
     for draw in drawn:
-        tasks = [t for place in draw for t, group in enumerate(groups) if group == names[place]]
+        members = [
+            (copy, task)
+            for copy, place in enumerate(draw)
+            for task, group in enumerate(groups)
+            if group == names[place]
+        ]
         pairs = [
-            (tasks[i], tasks[j])
-            for i in range(len(tasks))
-            for j in range(i + 1, len(tasks))
-            if tasks[i] != tasks[j]
+            (task, other)
+            for i, (copy, task) in enumerate(members)
+            for other_copy, other in members[i + 1 :]
+            if copy == other_copy or groups[task] != groups[other]
         ]
         x, y = ([float(matrix[pair]) for pair in pairs] for matrix in (left, right))
         values.append(numpy.corrcoef(x, y)[0, 1])

@@ -89,8 +89,11 @@ def correlate_pairs(
     """Correlate two similarities [tasks, tasks] over pairs of different tasks.
 
     Pairs share tasks, and tasks share data sets: they are no independent points. The intervals come
-    from resampling source groups with replacement; a pair counts as often as the product of its
-    tasks' counts says. Spearman's ranks are taken once, over all pairs.
+    from resampling source groups with replacement, as if a group drawn twice were two groups: a pair
+    of two groups counts as often as the product of their counts says, a pair of one group as often
+    as its group is drawn. (Pairs across copies of a group would be counted as well by the product of
+    counts alone, and there are no such pairs of tasks: the interval would lean towards what pairs of
+    one group have.) Spearman's ranks are taken once, over all pairs.
 
     groups: source group of each task
     across_groups: leave out pairs of one group, which share their data
@@ -121,28 +124,34 @@ def correlate_pairs(
     times = numpy.zeros((resamples, len(names)))
     numpy.add.at(times, (numpy.arange(resamples)[:, None], drawn), 1)
     counts = times[:, group_of]  # [resamples, tasks]
-    places = first, second
+    places, apart = (first, second), group_of[first] != group_of[second]
     return PairCorrelations(
-        pearson=_correlation(x, y, places, counts),
-        spearman=_correlation(_ranks(x), _ranks(y), places, counts),
+        pearson=_correlation(x, y, places, apart, counts),
+        spearman=_correlation(_ranks(x), _ranks(y), places, apart, counts),
     )
 
 
 def _correlation(
-    x: Floats, y: Floats, places: tuple[NDArray[numpy.intp], NDArray[numpy.intp]], counts: Floats
+    x: Floats,
+    y: Floats,
+    places: tuple[NDArray[numpy.intp], NDArray[numpy.intp]],
+    apart: NDArray[numpy.bool_],
+    counts: Floats,
 ) -> Correlation:
     """Correlation over all pairs, with percentiles of it over the resamples.
 
-    x, y: of the pairs; counts: how often each task is drawn, [resamples, tasks]
+    x, y: of the pairs; apart: whether its tasks are of two groups
+    counts: how often each task is drawn, [resamples, tasks]
     """
     tasks = counts.shape[1]
     x, y = x - x.mean(), y - y.mean()  # keeps digits; a correlation does not change
 
     def summed(values: Floats) -> Floats:
-        """Sum over pairs, each as often as both its tasks are drawn, [1 + resamples]."""
+        """Sum over pairs, each as often as it is drawn, [1 + resamples]."""
         matrix = numpy.zeros((tasks, tasks))
-        matrix[places] = values
-        resampled = numpy.einsum("rt,rt->r", counts @ matrix, counts)
+        matrix[places] = numpy.where(apart, values, 0)
+        within = numpy.bincount(places[0], numpy.where(apart, 0, values), minlength=tasks)
+        resampled = numpy.einsum("rt,rt->r", counts @ matrix, counts) + counts @ within
         return numpy.concatenate([[values.sum()], resampled])
 
     number = summed(numpy.ones_like(x))
