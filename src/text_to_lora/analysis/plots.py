@@ -41,13 +41,14 @@ def plot_scaling(
     """Draw panels under each other: lines of values by size of library.
 
     panels: per label of the vertical axis, per line its points (adapters, value); a line whose name
-        begins with "mean" or "base" is dashed
+        begins with "mean" or "base" is dashed, one whose name has a "from" has crosses
     """
     figure = _figure(7, 2.4 * len(panels))
     every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, lines) in zip(every, panels.items(), strict=True):
         for name, points in lines.items():
-            style = "s--" if name.startswith(("mean", "base")) else "o-"
+            plain = "X:" if " from " in name else "o-"
+            style = "s--" if name.startswith(("mean", "base")) else plain
             axes.plot(*zip(*sorted(points), strict=True), style, label=name, color=_color(name))
         axes.set_xscale("log", base=2)
         axes.set_ylabel(label, fontsize="small")
