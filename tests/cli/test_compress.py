@@ -166,6 +166,7 @@ def test_an_interrupted_compression_goes_on(
         (("--conditioning", "text"), "1 of 3 tasks have no description: say-blue; add"),
         (("--set", "hypernet.heads=4"), "unknown key 'hypernet.heads', nearest 'hypernet.head'"),
         (("--set", "steps=4"), "override 'steps=4'; write it as section.field=value"),
+        (("--set", "data.adapters=2"), "data.adapters is '2', but the whole library"),
         (("--data", "nowhere"), "data folder 'nowhere' does not exist"),
     ],
 )

@@ -135,8 +135,15 @@ def compress(
         the same call goes on with an interrupted one
     resume: False starts anew
 
-    Raises ConfigError when `output` exists without `overwrite`, and what `reconstruct` raises.
+    Raises ConfigError when `output` exists without `overwrite`, when the settings ask for part of the
+    library or for another one, and what `reconstruct` raises.
     """
+    for key in ("library", "adapters"):
+        if (value := getattr(config.data, key)) is not None:
+            raise ConfigError(
+                f"data.{key} is {str(value)!r}, but the whole library that is named is compressed; "
+                "leave it out, or use t2l train reconstruct for part of one"
+            )
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
     result = reconstruct(library, config, output_dir=run, resume=resume, report=report)

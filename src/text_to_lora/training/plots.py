@@ -70,7 +70,8 @@ def plot_library(losses: Sequence[tuple[float, float]], path: Path) -> None:
 
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(*zip(*losses, strict=True), s=12, alpha=0.6)
+    before, after = zip(*losses, strict=True)
+    axes.scatter(before, after, s=12, alpha=0.6)
     limit = 1.05 * max(max(pair) for pair in losses)
     axes.plot([0, limit], [0, limit], "-", color="0.75", label="no change")
     axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
