@@ -54,7 +54,8 @@ def _cells(folder: Path) -> Cells:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Import a script of the experiments."""
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks" / "library"), *sys.path])
+    folders = [str(ROOT / "benchmarks" / "library"), str(ROOT / "benchmarks")]
+    monkeypatch.setattr(sys, "path", [*folders, *sys.path])
     return __import__
 
 
