@@ -295,11 +295,20 @@ def _sft(cells: Cells) -> list[str]:
     import sft_comparison
 
     minutes = cells["differences"]["comparison"]["minutes"]
+    several = any(
+        len(sft_comparison.trial_paths(RESULTS / "sft", method)) > 1
+        for method in sft_comparison.METHODS
+    )
+    rates = (
+        "learning rates are chosen on the groups set aside"
+        if several
+        else "one learning rate each, not searched"
+    )
     return [
         "## Reconstruction against supervised training on unseen tasks",
         f"Table 6's form, and reconstruction first, SFT after: {minutes:g} minutes of training each "
-        "on one thread, the same head, sizes, tasks and descriptions. Learning rates are chosen on "
-        "the groups set aside; the held-out tasks are scored once, for the chosen runs.",
+        f"on one thread, the same head, sizes, tasks and descriptions; {rates}. The held-out tasks "
+        "are scored once.",
         sft_comparison.markdown(RESULTS / "sft"),
     ]
 
