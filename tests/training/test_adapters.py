@@ -364,6 +364,22 @@ def test_bad_settings_are_refused_in_one_line(
         pick_tasks(config(data=data))
 
 
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("objective", "label_smoothing", 2, "label_smoothing is 2; it should be less than 1"),
+        ("objective", "neftune_alpha", -1, "neftune_alpha is -1; it should be greater than or"),
+        ("run", "device", "gpu", "run.device is 'gpu'; it should be 'auto' or 'cpu'"),
+        ("run", "epochs", 0, "run.epochs is 0; it should be greater than 0"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_before_anything_is_read(
+    config: Make, section: str, field: str, value: object, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(**{section: {field: value}})
+
+
 def test_other_settings_in_the_same_folder_are_refused(config: Make, tmp_path: Path) -> None:
     train_adapters(config(run={"rows": 4}), output_dir=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"run.rows: 4 -> 8; choose another output folder"):

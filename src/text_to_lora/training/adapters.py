@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from text_to_lora.training.config import (
     BaseSection,
     Count,
     Natural,
+    NotNegative,
     ObjectiveSection,
     Positive,
     Recipe,
@@ -84,9 +85,9 @@ class LibraryTasks(SourcesSection):
 class LibraryObjective(Section):
     """The loss: cross-entropy, mean over the answer tokens of a row, then over the rows of a task."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """share of the target spread over the vocabulary, in training"""
-    neftune_alpha: float = 0.0
+    neftune_alpha: NotNegative = 0.0
     """noise on input embeddings in training: uniform to ± alpha / sqrt(tokens · hidden)"""
 
 
@@ -117,8 +118,8 @@ class LibraryRun(Section):
     """steps between states to resume from"""
     seed: int = 42
     """of adapters, order of tasks, rows and noise"""
-    device: str = "auto"
-    """"auto": an accelerator where there is one; or a torch device"""
+    device: Literal["auto", "cpu"] = "auto"
+    """an accelerator where there is one, or the CPU"""
 
 
 class LibraryConfig(Recipe):
