@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -33,9 +34,15 @@ from tiny_models import make_config, make_tokenizer
 Settings = Callable[..., RunConfig]
 
 
-def make_encoder(prompt: int = 64, answer: int = 16, description: int = 64) -> RowEncoder:
+def make_encoder(
+    prompt: int = 64,
+    answer: int = 16,
+    description: int = 64,
+    description_in: Literal["system", "user"] = "system",
+) -> RowEncoder:
     return RowEncoder(
         make_tokenizer(),
+        description_in=description_in,
         max_prompt_tokens=prompt,
         max_answer_tokens=answer,
         max_description_tokens=description,
@@ -55,11 +62,12 @@ def descriptions(tasks: list[Task]) -> Descriptions:
 
 @pytest.fixture
 def make_batches(tasks: list[Task], descriptions: Descriptions) -> Callable[..., TrainingBatches]:
-    def make(seed: int = 1, **options: int | bool) -> TrainingBatches:
+    def make(seed: int = 1, encoder: RowEncoder | None = None, **options: Any) -> TrainingBatches:
         sampler = TaskSampler(
             tasks, tasks_per_batch=3, examples_per_task=3, family_share=None, seed=seed
         )
-        return TrainingBatches(sampler, make_encoder(), descriptions, steps=5, **options)
+        encoder = encoder or make_encoder()
+        return TrainingBatches(sampler, encoder, descriptions, steps=5, **options)
 
     return make
 
@@ -204,11 +212,34 @@ def test_swapping_needs_another_task_and_a_row_that_is_not_swapped(
 def test_the_definition_is_in_the_prompt_when_asked(
     make_batches: Callable[..., TrainingBatches],
 ) -> None:
-    (part,) = make_batches(in_prompt=True)[0].parts
-    for name, ids in zip(part.task_names, part.student.input_ids, strict=True):
-        colour = name.removeprefix("say-")
-        told = f"Task: Say {colour}. Please complete the task without any explanation.\n"
-        assert told in make_tokenizer().decode(ids)
+    own, paper = (
+        make_batches(in_prompt=True, encoder=make_encoder(description_in=turn))[0].parts[0]
+        for turn in ("system", "user")
+    )
+    closing = " Please complete the task without any explanation."
+    for part, after in ((own, "\n"), (paper, closing)):
+        for name, ids in zip(part.task_names, part.student.input_ids, strict=True):
+            text = make_tokenizer().decode(ids)
+            assert f"Say {name.removeprefix('say-')}.{after}" in text
+    assert closing not in make_tokenizer().decode(own.student.input_ids[0])
+
+
+def test_an_adapter_for_each_input_when_inputs_are_read(
+    tasks: list[Task], make_batches: Callable[..., TrainingBatches]
+) -> None:
+    inputs = list(dict.fromkeys(e.input for task in tasks for e in task.examples))
+    table = Descriptions(inputs, torch.arange(float(len(inputs))).view(-1, 1))
+    sampler = TaskSampler(tasks, tasks_per_batch=3, examples_per_task=3, family_share=None, seed=1)
+    read = TrainingBatches(sampler, make_encoder(), table, steps=5, reads_input=True)[2]
+    (plain,) = make_batches()[2].parts
+    (part,) = read.parts
+    assert torch.equal(part.student.input_ids, plain.student.input_ids)
+    tokenizer = make_tokenizer()
+    for i, place in enumerate(part.rows):
+        text = inputs[int(read.embeddings[place].item())]
+        assert text in tokenizer.decode(part.student.input_ids[i])
+    assert len(read.embeddings) == len(set(part.rows))
+    assert len(read.embeddings) > len(set(plain.rows))
 
 
 def test_the_papers_protocol_puts_the_definition_into_the_users_turn() -> None:
@@ -288,6 +319,33 @@ def test_a_split_shortens_descriptions_and_leaves_out_empty_sets(
     assert TaskSplit.make(tasks, settings(data={"eval_rows": 0}).data).evaluation == {}
     with pytest.raises(ConfigError, match="all 6 tasks are set aside"):
         TaskSplit.make(tasks, settings(data={"validation_one_in": 1}).data)
+
+
+def test_a_smaller_number_of_tasks_is_a_part_of_a_larger_whatever_their_order(
+    tasks: list[Task], settings: Settings
+) -> None:
+    def names(order: list[Task], **data: int) -> set[str]:
+        split = TaskSplit.make(order, settings(data=data).data)
+        assert split.evaluation.get("seen_tasks", split.training) == split.training
+        return {task.name for task in split.training}
+
+    one, two, every = (names(tasks, count=n) for n in (1, 2, 3))
+    assert one < two < every
+    assert names(tasks[::-1], count=2) == two
+    with pytest.raises(ConfigError, match=r"count is 99, but \d tasks have data\.min_desc.*=1"):
+        names(tasks, count=99)
+
+
+def test_tasks_with_few_descriptions_are_not_trained_on_when_asked(
+    tasks: list[Task], settings: Settings
+) -> None:
+    kept, aside = split_by_group(tasks, 3)
+    rich = replace(kept[0], descriptions=(*kept[0].descriptions, "One more.", "And one more."))
+    least = len(rich.descriptions)
+    chosen = settings(data={"min_descriptions": least}).data
+    split = TaskSplit.make([rich, *kept[1:], *aside], chosen)
+    assert [task.name for task in split.training] == [rich.name]
+    assert {t.name for t in split.evaluation["unseen_tasks"]} == {t.name for t in aside}
 
 
 def test_tasks_must_be_there_and_have_names_of_their_own(

@@ -295,6 +295,18 @@ def test_the_multi_task_adapter_is_a_peft_folder(
     assert not [key for line in checks for key in line if "shuffled" in key]
 
 
+def test_a_hypernetwork_that_reads_inputs_trains_and_has_no_shuffled_control(
+    settings: Settings, tmp_path: Path, no_plot: None
+) -> None:
+    config = settings(hypernet={"reads": "input"}, run={"steps": 4})
+    train_sft(config, output_dir=tmp_path / "run")
+    lines = read_history(tmp_path / "run")
+    assert [line for line in lines if "eval_mean_loss" in line]
+    assert not [key for line in lines for key in line if "shuffled" in key]
+    with pytest.raises(ConfigError, match=r"reads is 'input' but data\.swapped_examples is 1"):
+        settings(hypernet={"reads": "input"}, data={"swapped_examples": 1})
+
+
 @pytest.fixture(scope="module")
 def reconstructed(
     tmp_path_factory: pytest.TempPathFactory, settings: Settings

@@ -90,6 +90,9 @@ class HypernetSection(SizesSection):
 
     kind: Literal["text", "static"] = "text"
     """"text": the hypernetwork; "static": one adapter for all tasks, the multi-task baseline"""
+    reads: Literal["description", "input"] = "description"
+    """what an adapter is made from: a description of the row's task, or the row's own input, an
+    adapter for each (Hyperdecoders, the baseline that cannot be told anything)"""
     start_from: Path | None = None
     """folder of a hypernetwork to go on from, as of a reconstruction: its weights, head, sizes and
     kind of output count, whatever is set above; adapter, base and encoder have to be its own"""
@@ -122,6 +125,11 @@ class SourcesSection(Section):
 class DataSection(SourcesSection):
     """Tasks and batches."""
 
+    min_descriptions: Natural = 1
+    """tasks with fewer descriptions are not trained on"""
+    count: Count | None = None
+    """real tasks trained on, the first in an order by hash of their names, so that a smaller number
+    is a part of a larger; null for all. Synthetic tasks come on top"""
     descriptions_per_task: Count | None = None
     """descriptions used of each task, from the first; null for all"""
     validation_one_in: Natural = 16
@@ -152,6 +160,9 @@ class DataSection(SourcesSection):
     """tokens of the answer; longer ones lose their right"""
     in_prompt: bool = False
     """put the task's definition in the prompt as well, as the paper does"""
+    definition_in: Literal["user", "system"] = "user"
+    """where: in the user's turn with a closing request, the paper's form, or where descriptions
+    stand in this project's prompts"""
     eval_rows: Natural = 256
     """rows of each validation set; 0 turns validation off"""
 
@@ -288,6 +299,16 @@ class RunConfig(Recipe):
     optimizer: OptimizerSection = OptimizerSection()
     objective: ObjectiveSection = ObjectiveSection()
     run: RunSection = RunSection()
+
+    @model_validator(mode="after")
+    def _check_reads(self) -> Self:
+        if self.hypernet.reads == "input" and self.data.swapped_examples:
+            raise ValueError(
+                "hypernet.reads is 'input' but data.swapped_examples is "
+                f"{self.data.swapped_examples}; such rows differ by their description alone, set it "
+                "to 0"
+            )
+        return self
 
 
 def recipes(verb: str | None = None) -> list[str]:

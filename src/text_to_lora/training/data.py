@@ -83,7 +83,7 @@ class TaskSplit:
         set aside) and "unseen_families" (families set aside, over held-out rows); empty ones are
         left out.
 
-        Raises ConfigError when nothing is left to train on.
+        Raises ConfigError when nothing is left to train on, or less than `data.count` tasks.
         """
         kept, aside = split_by_group(tasks, data.validation_one_in)
         if not kept:
@@ -91,6 +91,7 @@ class TaskSplit:
                 f"all {len(tasks)} tasks are set aside by data.validation_one_in="
                 f"{data.validation_one_in}; set it to 0 or add tasks"
             )
+        kept = _chosen(kept, data)
         made: list[Task] = []
         made_aside: list[Task] = []
         if data.family_tasks:
@@ -111,6 +112,21 @@ class TaskSplit:
                 if part and data.eval_rows
             },
         )
+
+
+def _chosen(tasks: Sequence[Task], data: DataSection) -> list[Task]:
+    """The tasks that have enough descriptions, as many as are asked for."""
+    enough = [task for task in tasks if len(task.descriptions) >= data.min_descriptions]
+    if len(enough) < (data.count or 1):
+        raise ConfigError(
+            f"data.count is {data.count or 'all'}, but {len(enough)} tasks have "
+            f"data.min_descriptions={data.min_descriptions}; lower either"
+        )
+    if data.count is None:
+        return enough
+    by_hash = sorted(enough, key=lambda task: sha256(task.name.encode()).digest())
+    names = {task.name for task in by_hash[: data.count]}
+    return [task for task in enough if task.name in names]
 
 
 def _shortened(tasks: Iterable[Task], count: int | None) -> tuple[Task, ...]:
@@ -238,6 +254,7 @@ class RowEncoder:
         max_answer_tokens: int,
     ) -> None:
         self._tokenizer = tokenizer
+        self._description_in = description_in
         self._format = PromptFormat.for_tokenizer(tokenizer, description_in=description_in)
         self._max_prompt = max_prompt_tokens
         self._max_description = max_description_tokens
@@ -274,6 +291,11 @@ class RowEncoder:
         encoded = [self.encode(*row) for row in rows]
         return align([prompt for prompt, _ in encoded], [a for _, a in encoded], self.pad_id)
 
+    def definition(self, task: Task) -> str:
+        """A task's definition as it stands in a prompt: in the user's turn in the paper's form."""
+        user = self._description_in == "user"
+        return paper_definition(task.definition) if user else task.definition
+
     def _cut(self, description: str) -> str:
         if description not in self._descriptions:
             ids = self._tokenizer(description, add_special_tokens=False, verbose=False).input_ids
@@ -308,6 +330,7 @@ class TrainingBatches(Dataset[Batch]):
     steps: optimiser steps; parts: in how many parts a process runs its rows of a step
     process, processes: this process and how many there are
     in_prompt: put the task's definition in the prompt; distill: give the teacher's prompts as well
+    reads_input: make each row's adapter from its input instead of its description
     swapped: rows of each task that get the description and the answer of the step's next task; what
         is right for these the teacher alone knows, so that its prompts are given for them always
     swapped_after: steps before the first with such rows
@@ -328,6 +351,7 @@ class TrainingBatches(Dataset[Batch]):
         processes: int = 1,
         in_prompt: bool = False,
         distill: bool = False,
+        reads_input: bool = False,
         swapped: int = 0,
         swapped_after: int = 0,
     ) -> None:
@@ -352,6 +376,7 @@ class TrainingBatches(Dataset[Batch]):
         self._processes = processes
         self._in_prompt = in_prompt
         self._distill = distill
+        self._reads_input = reads_input
         self._swapped = swapped
         self._swapped_after = swapped_after
 
@@ -368,7 +393,8 @@ class TrainingBatches(Dataset[Batch]):
             for row, teller in zip(drawn, told_by, strict=True)
         ]
         texts = [self._description(row) for row in rows]
-        embeddings, adapters = self._descriptions.batch(texts)
+        read = [row.input for row in rows] if self._reads_input else texts
+        embeddings, adapters = self._descriptions.batch(read)
         first = len(rows) * self._process // self._processes
         stop = len(rows) * (self._process + 1) // self._processes
         seed = self._sampler.seed
@@ -410,8 +436,8 @@ class TrainingBatches(Dataset[Batch]):
 
     def _seen(self, row: Row) -> tuple[str, str, str | None]:
         """Input, answer, and what the prompt says of the task."""
-        definition = self._sampler.tasks[row.task_index].definition
-        return row.input, row.output, paper_definition(definition) if self._in_prompt else None
+        task = self._sampler.tasks[row.task_index]
+        return row.input, row.output, self._encoder.definition(task) if self._in_prompt else None
 
     def _description(self, row: Row) -> str:
         return self._sampler.tasks[row.task_index].descriptions[row.description_index]
@@ -492,8 +518,7 @@ def eval_batches(
     texts: the description that makes the adapter of each row
     """
     seen = [
-        (row.input, row.output, paper_definition(row.task.definition) if in_prompt else None)
-        for row in rows
+        (row.input, row.output, encoder.definition(row.task) if in_prompt else None) for row in rows
     ]
     lengths = [encoder.length(row) for row in seen]
     batches = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from text_to_lora.training.config import (
 )
 from text_to_lora.training.data import (
     Descriptions,
+    EvalRow,
     RowEncoder,
     TaskSplit,
     TrainingBatches,
@@ -44,7 +45,7 @@ from text_to_lora.training.data import (
 )
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.trainer import SftTrainer, check_selection, make_arguments
-from text_to_lora.training.validation import make_sets
+from text_to_lora.training.validation import make_sets, validation_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -90,20 +91,6 @@ def train_sft(
     split = TaskSplit.make(load_tasks(config.data), config.data)
     counts = {name: len(tasks) for name, tasks in split.evaluation.items()}
     tell(f"{len(split.training)} tasks to train on, validation on {counts}")
-    descriptions, encoder = _embed(config, split, folder.path, device)
-    hypernet = _make_hypernet(config, base.config, encoder)
-    tell(f"{sum(p.numel() for p in hypernet.parameters()):,} parameters to train")
-
-    rows = RowEncoder(
-        tokenizer,
-        description_in="user" if config.data.in_prompt else "system",  # the paper's protocol
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        max_description_tokens=config.data.max_description_tokens,
-        max_answer_tokens=config.data.max_answer_tokens,
-    )
-    shuffle = config.hypernet.kind == "text"
-    sets = make_sets(split.evaluation, config.data, rows, descriptions, shuffle=shuffle)
-    check_selection(config, sets)
     sampler = TaskSampler(
         split.training,
         tasks_per_batch=config.data.tasks_per_batch,
@@ -111,6 +98,30 @@ def train_sft(
         family_share=config.data.family_share,
         seed=config.run.seed,
     )
+    evaluated = validation_rows(split.evaluation, config.data)
+    reads_input = config.hypernet.reads == "input"
+    texts = _inputs(sampler, config.run.steps, evaluated) if reads_input else _descriptions(split)
+    embeddings, encoder = embed_texts(config.encoder, texts, folder.path, device)
+    descriptions = Descriptions(texts, embeddings)
+    hypernet = _make_hypernet(config, base.config, encoder)
+    tell(f"{sum(p.numel() for p in hypernet.parameters()):,} parameters to train")
+
+    rows = RowEncoder(
+        tokenizer,
+        description_in=config.data.definition_in if config.data.in_prompt else "system",
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_description_tokens=config.data.max_description_tokens,
+        max_answer_tokens=config.data.max_answer_tokens,
+    )
+    sets = make_sets(
+        evaluated,
+        rows,
+        descriptions,
+        in_prompt=config.data.in_prompt,
+        shuffle=config.hypernet.kind == "text" and not reads_input,
+        reads_input=reads_input,
+    )
+    check_selection(config, sets)
     batches = TrainingBatches(
         sampler,
         rows,
@@ -121,6 +132,7 @@ def train_sft(
         processes=arguments.world_size,
         in_prompt=config.data.in_prompt,
         distill=distill,
+        reads_input=reads_input,
         swapped=config.data.swapped_examples,
         swapped_after=config.data.swapped_after,
     )
@@ -237,14 +249,19 @@ def embed_texts(
     return embeddings, encoder.config
 
 
-def _embed(
-    config: RunConfig, split: TaskSplit, folder: Path, device: torch.device
-) -> tuple[Descriptions, EncoderConfig]:
-    """Embed every description of the run's tasks."""
+def _descriptions(split: TaskSplit) -> list[str]:
+    """Every description of the run's tasks, once."""
     tasks = [*split.training, *(task for part in split.evaluation.values() for task in part)]
-    texts = list(dict.fromkeys(text for task in tasks for text in task.descriptions))
-    embeddings, encoder = embed_texts(config.encoder, texts, folder, device)
-    return Descriptions(texts, embeddings), encoder
+    return list(dict.fromkeys(text for task in tasks for text in task.descriptions))
+
+
+def _inputs(
+    sampler: TaskSampler, steps: int, evaluated: Mapping[str, Sequence[EvalRow]]
+) -> list[str]:
+    """Every input that the run will see, once; of the tasks' other rows nothing is embedded."""
+    drawn = (row.input for step in range(steps) for row in sampler.batch(step))
+    validated = (row.input for rows in evaluated.values() for row in rows)
+    return list(dict.fromkeys((*drawn, *validated)))
 
 
 def _make_hypernet(
@@ -256,7 +273,7 @@ def _make_hypernet(
         return StaticAdapter(spec, generator)
     if config.hypernet.start_from is not None:
         return _continue(config.hypernet.start_from, spec, encoder, config.hypernet.dropout)
-    sizes = config.hypernet.model_dump(exclude={"kind", "start_from"})
+    sizes = config.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
     return Hypernetwork.from_config(
         HypernetConfig(embedding_dim=encoder.embedding_dim, **sizes), spec, generator
     )

@@ -42,8 +42,12 @@ class ValidationSet:
         *,
         in_prompt: bool,
         shuffle: bool,
+        reads_input: bool = False,
     ) -> ValidationSet:
-        """Tokenise the rows; `shuffle` False leaves the shuffled batches out."""
+        """Tokenise the rows; `shuffle` False leaves the shuffled batches out.
+
+        reads_input: adapters are made from inputs instead of descriptions
+        """
 
         def batches(rows: list[EvalRow], texts: list[str]) -> list[Batch]:
             return eval_batches(
@@ -52,20 +56,15 @@ class ValidationSet:
 
         others = [(row, row.shuffled) for row in rows if shuffle and row.shuffled is not None]
         return cls(
-            matched=batches(rows, [row.description for row in rows]),
+            matched=batches(rows, [row.input if reads_input else row.description for row in rows]),
             shuffled=batches([row for row, _ in others], [text for _, text in others]),
         )
 
 
-def make_sets(
-    evaluation: Mapping[str, tuple[Task, ...]],
-    data: DataSection,
-    encoder: RowEncoder,
-    descriptions: Descriptions,
-    *,
-    shuffle: bool,
-) -> dict[str, ValidationSet]:
-    """The validation sets of a run, by name.
+def validation_rows(
+    evaluation: Mapping[str, tuple[Task, ...]], data: DataSection
+) -> dict[str, list[EvalRow]]:
+    """The rows of the validation sets of a run, by name; sets without rows are left out.
 
     evaluation: tasks of each set, as in TaskSplit; all rows of tasks set aside may serve, of the
         others those that are never trained on
@@ -75,10 +74,31 @@ def make_sets(
         held_out = name != "unseen_tasks"
         rows = pick_eval_rows(tasks, data.eval_rows, seed=data.family_seed, held_out=held_out)
         if rows:
-            sets[name] = ValidationSet.make(
-                rows, encoder, descriptions, in_prompt=data.in_prompt, shuffle=shuffle
-            )
+            sets[name] = rows
     return sets
+
+
+def make_sets(
+    rows: Mapping[str, list[EvalRow]],
+    encoder: RowEncoder,
+    descriptions: Descriptions,
+    *,
+    in_prompt: bool,
+    shuffle: bool,
+    reads_input: bool = False,
+) -> dict[str, ValidationSet]:
+    """The validation sets of `validation_rows`, by name; arguments as for `ValidationSet.make`."""
+    return {
+        name: ValidationSet.make(
+            chosen,
+            encoder,
+            descriptions,
+            in_prompt=in_prompt,
+            shuffle=shuffle,
+            reads_input=reads_input,
+        )
+        for name, chosen in rows.items()
+    }
 
 
 def validate(

@@ -1,0 +1,207 @@
+"""Ablations: one hypernetwork a cell, trained on equally many rows, judged on unseen tasks.
+
+    python benchmarks/judge/cells.py --data DIR --base BASE
+
+Every cell starts anew and sees --steps x 32 rows: about eight minutes on two CPU cores for the
+default (what each took stands in its cell). Nothing is chosen: one learning rate and one length for
+all, and the weights of the last step count. A cell's figures are answer NLLs of the unseen tasks
+under matched, shuffled and junk descriptions, to be paired with those of `default-0`; the spread of
+the three seeds of the default is the noise floor.
+
+--cells NAMES makes some of them; --processes runs as many at a time, each on --threads threads.
+What is finished is kept, and an interrupted training goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, ROOT, Judge, make_cell, parser
+
+from text_to_lora.errors import ConfigError
+from text_to_lora.hypernet import load_hypernet
+from text_to_lora.serving.generator import TextToLora
+from text_to_lora.training.config import load_recipe
+from text_to_lora.training.sft import train_sft
+
+SEEDS = 3
+COUNTS = (64, 128, 256)  # of real tasks; the default has all
+DESCRIPTIONS = (1, 16, 128)  # of the tasks that have MANY
+MANY = 200
+HYPERDECODER = "hyperdecoder"
+IN_PROMPT = "in-prompt"
+REFERENCES = "references"
+
+SHARED = (
+    "data.swapped_examples=0",
+    "data.swapped_after=0",
+    "data.eval_rows=0",  # validation would take of the run's time, and the last weights count
+    "run.log_every=50",
+    "run.save_every=100",
+    "run.keep_checkpoints=1",
+)
+
+
+def variants(base: str) -> dict[str, tuple[str, ...]]:
+    """The overrides of every trained cell, by name."""
+    return {
+        **{f"default-{seed}": (f"run.seed={seed}",) for seed in range(SEEDS)},
+        **{f"tasks-{count}": (f"data.count={count}",) for count in COUNTS},
+        **{
+            f"descriptions-{count}": (
+                f"data.min_descriptions={MANY}",
+                f"data.descriptions_per_task={count}",
+            )
+            for count in DESCRIPTIONS
+        },
+        "encoder-base": (f"encoder.name=language-model:{base}",),
+        "size-M": ("hypernet.head=shared",),
+        "size-S": ("hypernet.head=rank",),
+        IN_PROMPT: ("data.in_prompt=true", "data.definition_in=system"),
+        "no-families": ("data.family_share=0", "data.family_tasks=0"),
+        "distillation": ("objective.distill_weight=1.0",),
+        "swapped": ("data.swapped_examples=1",),
+        HYPERDECODER: ("hypernet.reads=input",),
+    }
+
+
+class Cells:
+    """The cells of the ablations."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.judge = Judge(options, str(options.base))
+        self.variants = variants(str(options.base))
+
+    def make(self, name: str) -> dict[str, Any]:
+        """A cell, made unless it is there.
+
+        Raises ConfigError for a name that there is not.
+        """
+        if name != REFERENCES and name not in self.variants:
+            names = ", ".join((REFERENCES, *self.variants))
+            raise ConfigError(f"no cell {name!r}; there are {names}")
+        options = self.options
+        overrides = [
+            "encoder.name=language-model:BASE" if text.startswith("encoder.name=language-model:") else text
+            for text in self.variants.get(name, ())
+        ]
+        identity = self.judge.identity() | {
+            "training": {"recipe": options.recipe, "steps": options.steps, "overrides": overrides}
+        }
+        if name == REFERENCES:
+            identity = self.judge.identity()
+        return make_cell(
+            options.out / f"{name}.json",
+            self._references if name == REFERENCES else lambda: self._trained(name),
+            identity=identity,
+            threads=options.threads,
+        )
+
+    def _references(self) -> dict[str, Any]:
+        """The base without and with the description in its prompt."""
+        return {"nll": {"base": self.judge.untold(), "in_prompt": self.judge.told()}}
+
+    def _trained(self, name: str) -> dict[str, Any]:
+        options = self.options
+        folder = options.work / name
+        settings = [
+            *SHARED,
+            f"base.name={options.base}",
+            f"base.alias={options.alias}",
+            f"data.data_dir={options.data}",
+            f"encoder.cache_dir={options.work / 'embeddings'}",
+            f"run.steps={options.steps}",
+            "run.seed=0",
+            *self.variants[name],
+        ]
+        config = load_recipe(options.recipe, settings)
+        trained = train_sft(
+            config, output_dir=folder, report=lambda line: print(f"{name}: {line}", flush=True)
+        )
+        last = [line for line in read_history(folder) if "tokens" in line][-1]
+        t2l = TextToLora.from_pretrained(trained)
+
+        def generate(texts: Any) -> Any:
+            return t2l.generate(texts).weights
+
+        if name == HYPERDECODER:
+            read = [row.example.input for row in self.judge.rows]
+            nll = {"matched": self.judge.generated(generate, read)}
+        else:
+            nll = self.judge.controls(generate)
+        if name == IN_PROMPT:
+            told = self.judge.controls(generate, in_prompt=True)
+            nll |= {f"{kind}, in prompt": means for kind, means in told.items()}
+        return {
+            "parameters": load_hypernet(trained).hypernet.num_parameters,
+            "rows_seen": options.steps
+            * config.data.tasks_per_batch
+            * config.data.examples_per_task,
+            "tokens_seen": last["tokens"],
+            "train_seconds": round(last["seconds"], 1),
+            "last_loss": last["loss"],
+            "nll": nll,
+        }
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a run's history."""
+    lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def run_all(options: argparse.Namespace, names: list[str]) -> None:
+    """Make cells, a process each, --processes at a time, in order.
+
+    Raises ConfigError naming those that failed.
+    """
+
+    def run(name: str) -> int:
+        log = options.work / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            call = [sys.executable, __file__, *sys.argv[1:], f"--cells={name}", "--inside"]
+            code = subprocess.run(call, stdout=file, stderr=subprocess.STDOUT, check=False)
+        print(
+            f"{name}: {'made' if code.returncode == 0 else f'failed, see {log.name}'}", flush=True
+        )
+        return code.returncode
+
+    with ThreadPoolExecutor(options.processes) as pool:
+        codes = dict(zip(names, pool.map(run, names), strict=True))
+    failed = [name for name, code in codes.items() if code]
+    if failed:
+        raise ConfigError(f"cells {', '.join(failed)} failed; their logs are in the work folder")
+
+
+def main() -> None:
+    """Make the cells that the command line names."""
+    arguments = parser(__doc__)
+    add = arguments.add_argument
+    add("--base", type=Path, required=True, help="folder of the base model")
+    add("--alias", default="text-to-lora-embedded", help="name that adapters carry for the base")
+    add("--recipe", default="embedded", help="whose settings hold where no cell says otherwise")
+    add("--steps", type=int, default=600, help="optimiser steps of 32 rows (default 600)")
+    add("--cells", help="names with commas; default: all")
+    add("--processes", type=int, default=2, help="cells at a time (default 2)")
+    add("--work", type=Path, default=ROOT / "runs" / "cells", help="folder of the runs")
+    add("--inside", action="store_true", help=argparse.SUPPRESS)
+    arguments.set_defaults(out=RESULTS / "cells")
+    options = arguments.parse_args()
+    names = options.cells.split(",") if options.cells else [REFERENCES, *variants("BASE")]
+    if options.inside:
+        for name in names:
+            Cells(options).make(name)
+    else:
+        run_all(options, names)
+
+
+if __name__ == "__main__":
+    main()
