@@ -10,6 +10,12 @@ the three seeds of the default is the noise floor.
 
 --cells NAMES makes some of them; --processes runs as many at a time, each on --threads threads.
 What is finished is kept, and an interrupted training goes on from its checkpoint.
+
+With a GPU, the same cells at the paper's settings:
+
+    python benchmarks/judge/cells.py --data DIR --recipe mistral-7b \\
+        --base mistralai/Mistral-7B-Instruct-v0.2 --alias mistralai/Mistral-7B-Instruct-v0.2 \\
+        --device cuda --processes 1 --steps 20000 --out OUT
 """
 
 from __future__ import annotations
@@ -22,9 +28,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT, Judge, make_cell, parser
+from judging import RESULTS, ROOT, Judge, make_cell, parser
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.hypernet import load_hypernet
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.training.config import load_recipe
@@ -39,6 +46,7 @@ IN_PROMPT = "in-prompt"
 REFERENCES = "references"
 
 SHARED = (
+    "data.in_prompt=false",
     "data.swapped_examples=0",
     "data.swapped_after=0",
     "data.eval_rows=0",  # validation would take of the run's time, and the last weights count
@@ -56,6 +64,7 @@ def variants(base: str) -> dict[str, tuple[str, ...]]:
         **{
             f"descriptions-{count}": (
                 f"data.min_descriptions={MANY}",
+                "data.validation_one_in=0",  # all 241 that have as many, no group is set aside
                 f"data.descriptions_per_task={count}",
             )
             for count in DESCRIPTIONS
@@ -89,7 +98,9 @@ class Cells:
             raise ConfigError(f"no cell {name!r}; there are {names}")
         options = self.options
         overrides = [
-            "encoder.name=language-model:BASE" if text.startswith("encoder.name=language-model:") else text
+            "encoder.name=language-model:BASE"
+            if text.startswith("encoder.name=language-model:")
+            else text
             for text in self.variants.get(name, ())
         ]
         identity = self.judge.identity() | {
@@ -106,7 +117,10 @@ class Cells:
 
     def _references(self) -> dict[str, Any]:
         """The base without and with the description in its prompt."""
-        return {"nll": {"base": self.judge.untold(), "in_prompt": self.judge.told()}}
+        return {
+            "groups": {task.name: group_of(task) for task in self.judge.tasks},
+            "nll": {"base": self.judge.untold(), "in_prompt": self.judge.told()},
+        }
 
     def _trained(self, name: str) -> dict[str, Any]:
         options = self.options
@@ -126,7 +140,7 @@ class Cells:
             config, output_dir=folder, report=lambda line: print(f"{name}: {line}", flush=True)
         )
         last = [line for line in read_history(folder) if "tokens" in line][-1]
-        t2l = TextToLora.from_pretrained(trained)
+        t2l = TextToLora.from_pretrained(trained, device=options.device)
 
         def generate(texts: Any) -> Any:
             return t2l.generate(texts).weights
@@ -185,7 +199,7 @@ def main() -> None:
     """Make the cells that the command line names."""
     arguments = parser(__doc__)
     add = arguments.add_argument
-    add("--base", type=Path, required=True, help="folder of the base model")
+    add("--base", type=Path, required=True, help="base model: a folder or a name of the hub")
     add("--alias", default="text-to-lora-embedded", help="name that adapters carry for the base")
     add("--recipe", default="embedded", help="whose settings hold where no cell says otherwise")
     add("--steps", type=int, default=600, help="optimiser steps of 32 rows (default 600)")
