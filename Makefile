@@ -35,7 +35,7 @@ check: test lint types
 	touch $@
 
 .venv/test.stamp: .venv/demo.stamp
-	$(PIP) $(CONSTRAINT) -e packages/text-to-lora-embedded -e '.[embedded,train,eval,dev]'
+	$(PIP) $(CONSTRAINT) -e packages/text-to-lora-embedded -e '.[embedded,train,eval,benchmarks,dev]'
 	touch $@
 
 clean:

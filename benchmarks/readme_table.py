@@ -64,7 +64,8 @@ def block(results: Path = RESULTS) -> str:
                     "unseen tasks",
                     "above",
                     "matched better than shuffled, junk and multi-task in NLL",
-                    f"`t2l eval heldout --data DIR -o results --multitask embedded --rows {rows}`",
+                    "`t2l eval suite --tasks DIR --library LIBRARY --multitask embedded --oracle ORACLE "
+                    f"--icl --rows {rows} -o results`",
                     facts["machine"],
                     f"{minutes:.0f}",
                 ),
@@ -85,7 +86,8 @@ def block(results: Path = RESULTS) -> str:
 
 def _gap(heldout: Mapping[str, Any]) -> str:
     """The share of the gap from base to in_prompt that matched closes, as a sentence."""
-    share = heldout["gap_closed"].get("nll", {}).get("share", {}).get("mean")
+    closed = heldout["gap_closed"].get("in_prompt", {}).get("matched", {})
+    share = closed.get("nll", {}).get("share", {}).get("mean")
     if share is None:
         return ""
     return (

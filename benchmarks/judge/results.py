@@ -35,6 +35,11 @@ Cell = Mapping[str, Any]
 DEFAULT = "default-0"
 ALL_TASKS = 613  # of the split "train", without the groups that are set aside
 SEEDS = ("default-0", "default-1", "default-2")
+SERIES: tuple[tuple[str, Mapping[float, str], str], ...] = (
+    ("tasks-", {ALL_TASKS: DEFAULT}, "number of training tasks (the largest: all)"),
+    ("descriptions-", {}, "descriptions of each of 241 tasks"),
+)
+"""Beginning of the cells' names, a cell of another name by its number, and what the number is."""
 TITLES = {
     "default-0": "default, seed 0",
     "default-1": "default, seed 1",
@@ -68,7 +73,16 @@ INTRODUCTION = (
 def page(results: Path = RESULTS) -> str:
     """docs/results.md as Markdown."""
     parts = ["# Results", INTRODUCTION]
-    for section in (suite_section, ablation_section, alignment_section):
+    for section in (
+        suite_section,
+        ablation_section,
+        alignment_section,
+        confidence_section,
+        harm_section,
+        obedience_section,
+        maps_section,
+        more_section,
+    ):
         parts += section(results)
     return "\n\n".join(parts) + "\n"
 
@@ -83,7 +97,7 @@ def read(path: Path) -> Cell | None:
 
 def suite_section(results: Path) -> list[str]:
     """The conditions on the unseen tasks, in short."""
-    report = read(results / "suite" / "report.json")
+    report = read(results.parent / "heldout" / "report.json")
     if report is None:
         return []
     conditions, differences = report["conditions"], report["differences"]
@@ -106,7 +120,7 @@ def suite_section(results: Path) -> list[str]:
             ["condition", "tasks", "NLL", "score"],
             [[n, c["tasks"], show(c["nll"]), show(c["score"])] for n, c in conditions.items()],
         ),
-        "![NLL and score of every condition](plots/results-conditions.png)",
+        "![NLL and score of every condition](../benchmarks/results/heldout/conditions.png)",
         "Paired differences, first minus second; bold: clear of zero.",
         table(
             ["difference", "NLL", "tasks better", "score", "tasks better"],
@@ -169,6 +183,10 @@ class Ablations:
             if name != DEFAULT
         }
 
+    def is_series(self, prefix: str, extra: Mapping[float, str]) -> bool:
+        """Whether there are two cells or more."""
+        return len(self.series(prefix, extra)["matched"]) > 1
+
     def series(self, prefix: str, extra: Mapping[float, str]) -> dict[str, list[Any]]:
         """NLL by the number in a cell's name, for matched and shuffled."""
         numbers = {
@@ -219,7 +237,8 @@ def ablation_section(results: Path) -> list[str]:
     parts = [
         "## Ablations",
         f"Each cell is one hypernetwork trained from nothing on {default['rows_seen']:,} rows "
-        f"(`{default['command']}`), minutes on one core of {default['machine']['cpu']} while another "
+        f"(`python benchmarks/judge/cells.py --data DIR --base BASE`), "
+        f"minutes on one core of {default['machine']['cpu']} while another "
         f"run used the other. No learning rate or length was tuned for any of them. "
         f"{floor} Base: NLL {show(as_dict(base))}; with the description in its prompt "
         f"{show(as_dict(told))}.",
@@ -252,8 +271,9 @@ def ablation_section(results: Path) -> list[str]:
             "description by once the prompt tells the task."
         )
     parts += [
-        "![NLL by number of training tasks](plots/ablations-tasks.png)",
-        "![NLL by descriptions a task](plots/ablations-descriptions.png)",
+        f"![NLL by {label}](plots/ablations-{prefix[:-1]}.png)"
+        for prefix, extra, label in SERIES
+        if ablations.is_series(prefix, extra)
     ]
     return parts
 
@@ -292,6 +312,158 @@ def alignment_section(results: Path) -> list[str]:
     return parts
 
 
+def confidence_section(results: Path) -> list[str]:
+    """Confidence on unseen tasks, beside cosine and always yes."""
+    cell = read(results / "confidence.json")
+    if cell is None:
+        return []
+    rows = [
+        [
+            population,
+            {"no_gain": "share without gain", "nll_change": "NLL change"}[risk],
+            *(show(found["areas"][name]) for name in ("always yes", "cosine", "confidence")),
+            _signed(found["differences"]["confidence - always yes"]),
+            _signed(found["differences"]["confidence - cosine"]),
+        ]
+        for population, risks in cell["unseen"]["risk_coverage"].items()
+        for risk, found in risks.items()
+    ]
+    auroc = cell["unseen"]["auroc"]
+    kinds = cell["unseen"]["kinds"]
+    return [
+        "## Confidence",
+        "Does the adapter lower the answer NLL against the base? Fitted on tasks that training set "
+        f"aside and on seen tasks ({cell['calibration']['texts']} texts), with junk of its own; "
+        f"measured here on the unseen tasks' descriptions ({kinds['real']['texts']} texts) and the "
+        f"junk of the suite ({kinds['junk']['texts']}). Area under the risk-coverage curve: the risk "
+        "of those that are kept, averaged over how many are kept; lower is better. Cosine: to the "
+        f"nearest training description. (`{cell['command']}`)",
+        table(
+            [
+                "texts", "risk", "always yes", "cosine", "confidence", "confidence − always yes",
+                "confidence − cosine",
+            ],
+            rows,
+        ),
+        table(
+            ["AUROC", "confidence", "cosine"],
+            [[what, show(auroc["confidence"][what]), show(auroc["cosine"][what])]
+             for what in auroc["confidence"]],
+        ),
+        _verdict(cell),
+        "![Risk by coverage](plots/confidence.png)",
+    ]  # fmt: skip
+
+
+def _verdict(cell: Cell) -> str:
+    """What the intervals allow to be said, by rule."""
+    said = []
+    for population, risks in cell["unseen"]["risk_coverage"].items():
+        for other in ("always yes", "cosine"):
+            found = risks["no_gain"]["differences"][f"confidence - {other}"]
+            clear = found["low"] * found["high"] > 0
+            word = "no better or worse than" if not clear else (
+                "better than" if found["mean"] < 0 else "**worse** than"
+            )  # fmt: skip
+            said.append(f"{word} {other} on {population}")
+    return f"By the share without gain, confidence is {'; '.join(said)}."
+
+
+def harm_section(results: Path) -> list[str]:
+    """What adapters do to other tasks."""
+    cell = read(results / "no_harm.json")
+    if cell is None:
+        return []
+    harm = cell["harm"]
+    ordered = sorted(
+        ((name, found) for name, found in harm["adapters"].items()),
+        key=lambda item: item[1]["harm"]["mean"],
+    )
+    rows = [
+        [name, show(found["harm"], sign="+"), f"{found['tasks_harmed']}/{found['tasks']}",
+         f"{found['worst_task']['harm']:+.2f}", f"{found['kl']:.3f}"]
+        for name, found in ordered
+    ]  # fmt: skip
+    overall = harm["overall"]
+    return [
+        "## No harm?",
+        f"Each adapter is left on while {len(harm['tasks'])} other tasks (of training, "
+        f"{harm['rows']} rows that it never saw) are asked with their own description in the prompt. "
+        f"Harm: answer NLL with the adapter minus without. Mean over adapters "
+        f"{show(overall['harm'], sign='+')}; telling the base its task in the prompt is worth "
+        f"{show(harm['told']['gain'])} on these rows. Share of tasks harmed "
+        f"{show(overall['tasks_harmed'])}; KL on plain text {show(overall['kl'])} nats a token. "
+        f"(`{cell['command']}`)",
+        table(["adapter of", "harm", "tasks harmed", "worst", "KL"], rows),
+        "![Harm of every adapter](plots/no-harm.png)",
+    ]
+
+
+def obedience_section(results: Path) -> list[str]:
+    """The twenty rules."""
+    found = read(results.parent / "obedience.json")
+    if found is None:
+        return []
+    means = ", ".join(f"{name} {share:.1%}" for name, share in found["mean"].items())
+    return [
+        "## Obedience",
+        f"Share of answers that obey {len(found['rules'])} descriptions of the kind that first users "
+        f"try, by rule, on {len(found['sentences'])} inputs each: {means}. Every rule: "
+        "[obedience.md](../benchmarks/results/obedience.md) (`t2l eval obedience`).",
+    ]
+
+
+def maps_section(results: Path) -> list[str]:
+    """Where descriptions and adapters lie."""
+    parts = []
+    for name, title in (("training", "Training tasks"), ("benchmarks", "Benchmarks")):
+        cell = read(results / f"map-{name}.json")
+        if cell is None:
+            continue
+        rows = []
+        for space, found in cell["map"]["agreement"].items():
+            for measure in ("neighbour", "silhouette"):
+                one = found[measure]
+                rows.append(
+                    [space, measure, show(one), number(one["shuffled"]["mean"]), f"{one['p']:.3f}"]
+                )
+        parts += [
+            f"### {title}, by {cell['by']}",
+            table(["space", "measure", "value", "labels shuffled", "p"], rows),
+            f"![PCA and t-SNE, {name}](plots/map-{name}.png)",
+        ]
+    if not parts:
+        return []
+    return [
+        "## Maps",
+        "Embeddings of descriptions beside the adapters made of them (Figure 5's form). Neighbour: "
+        "how often the nearest point has the same label (by category: of another source group); "
+        "silhouette from -1 to 1.",
+        *parts,
+    ]
+
+
+def more_section(results: Path) -> list[str]:
+    """Other pages."""
+    pages = {
+        "benchmarks.md": "public benchmarks, BIG-bench, law and medicine, by our own suite",
+        "cost.md": "operations, bytes, seconds: generating against prompts and against storing",
+        "library-results.md": "libraries of adapters, reconstruction, scaling",
+        "log.md": "experiments as they went, failures included",
+    }
+    return [
+        "## More",
+        "\n".join(
+            f"- [{name}]({name}): {what}" for name, what in pages.items() if (DOCS / name).is_file()
+        ),
+    ]
+
+
+def _signed(difference: Mapping[str, Any]) -> str:
+    text = show(difference, sign="+")
+    return f"**{text}**" if difference["low"] * difference["high"] > 0 else text
+
+
 def as_dict(interval: Interval) -> dict[str, Any]:
     """An interval as `show` takes it."""
     return {"mean": interval.mean, "low": interval.low, "high": interval.high}
@@ -304,7 +476,7 @@ def _bold(difference: Mapping[str, Any]) -> str:
 
 def heldout_page(results: Path = RESULTS) -> str | None:
     """docs/results-heldout.md: the whole report of the suite."""
-    report = read(results / "suite" / "report.json")
+    report = read(results.parent / "heldout" / "report.json")
     return None if report is None else render_report(report)
 
 
@@ -320,13 +492,10 @@ def draw(results: Path, plots: Path) -> None:
         name: ablations.bootstrap.mean(ablations.references[name]).mean
         for name in ("base", "in_prompt")
     }
-    for prefix, extra, label in (
-        ("tasks-", {ALL_TASKS: DEFAULT}, "training tasks (the largest: all)"),
-        ("descriptions-", {}, "descriptions of each of 241 tasks"),
-    ):
-        series = ablations.series(prefix, extra)
-        if any(len(points) > 1 for points in series.values()):
-            plot_series(series, plots / f"ablations-{prefix[:-1]}.png", label=label, levels=levels)
+    for prefix, extra, label in SERIES:
+        if ablations.is_series(prefix, extra):
+            path = plots / f"ablations-{prefix[:-1]}.png"
+            plot_series(ablations.series(prefix, extra), path, label=label, levels=levels)
 
 
 def write(docs: Path, results: Path, *, check: bool) -> Sequence[str]:

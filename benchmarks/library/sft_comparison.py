@@ -35,12 +35,12 @@ from common import HEADS, RESULTS, ROOT, Experiment, parser
 from joint_adapters import write_tasks
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.adapters import TaskScores, as_json
-from text_to_lora.evaluation.conditions import group_of
-from text_to_lora.evaluation.report import compare_conditions
+from text_to_lora.evaluation.conditions import Sources, group_of, plan_conditions
+from text_to_lora.evaluation.paired import compare_conditions
 from text_to_lora.evaluation.samples import read_samples, sample_path
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap
-from text_to_lora.evaluation.suite import evaluate_heldout
+from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.files import read_json
 from text_to_lora.hypernet import load_hypernet
 from text_to_lora.lora import load_adapter
@@ -300,18 +300,23 @@ class Comparison:
         base, tokenizer = self.experiment.base
         hypernet = None if model is None else TextToLora.from_pretrained(model)
         multitask = self.options.multitask
-        report = evaluate_heldout(
-            base=base,
-            tokenizer=tokenizer,
-            tasks=load_data_dir(self.options.data, self.options.heldout_split),
-            output_dir=folder,
+        tasks = load_data_dir(self.options.data, self.options.heldout_split)
+        sources = Sources(
             generate=None if hypernet is None else lambda texts: hypernet.generate(texts).weights,
             multitask=None
             if multitask is None
             else load_adapter(multitask, base_config=base.config),
+        )
+        possible = [kind for kind in kinds if kind != "multitask" or multitask is not None]
+        report = evaluate_suite(
+            base=base,
+            tokenizer=tokenizer,
+            tasks=tasks,
+            baselines=plan_conditions(possible, tasks, sources, seed=self.options.seed),
+            output_dir=folder,
             rows_per_task=self.options.heldout_rows,
             seed=self.options.seed,
-            conditions=[kind for kind in kinds if kind != "multitask" or multitask is not None],
+            label_likelihood=False,
             provenance={"hypernet": None if hypernet is None else hypernet.fingerprint},
             progress=tell(folder.name),
         )

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from text_to_lora.evaluation.conditions import KINDS
+from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, save_library
+from text_to_lora.serving.generator import TextToLora
+from tiny_models import save_tiny_hypernet
 
 
 @pytest.fixture
@@ -33,25 +39,84 @@ def data(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def test_held_out_tasks_are_reported_and_the_run_is_resumed(
+def test_tasks_are_scored_and_reported_and_the_run_is_resumed(
     t2l: Any, data: Path, hypernet_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "results"
     t2l("generate", "Anything", "-m", hypernet_folder, "-o", tmp_path / "multitask")
-    options = ("--data", data, "-o", out, "-m", hypernet_folder, "--rows", 1)
+    options = ("--tasks", data, "-o", out, "-m", hypernet_folder, "--rows", 1)
     kinds = ("--conditions", "base,multitask,matched,shuffled")
-    done = t2l("eval", "heldout", *options, *kinds, "--multitask", tmp_path / "multitask")
+    done = t2l("eval", "suite", *options, *kinds, "--multitask", tmp_path / "multitask")
     assert done.code == 0
     assert done.out.strip() == (out / "report.md").read_text().strip()
     report = json.loads((out / "report.json").read_text())
     assert set(report["conditions"]) == {"base", "multitask", "matched", "shuffled"}
     assert report["conditions"]["matched"]["rows"] == 4
     assert report["settings"]["provenance"]["hypernet"]
-    again = t2l("eval", "heldout", *options, "--conditions", "base,matched")
+    assert "matched: 4/4 rows, " in done.err and " rows/s, 0 s left" in done.err
+    again = t2l("eval", "suite", *options, "--conditions", "base,matched")
     assert again.err.count("finished before") == 2
-    changed = t2l("eval", "heldout", *options, "--conditions", "base", "--dtype", "bfloat16")
+    changed = t2l("eval", "suite", *options, "--conditions", "base", "--dtype", "bfloat16")
     assert (changed.code, changed.err.count("\n")) == (2, 1)
     assert "holds an evaluation with another 'base'" in changed.err
+
+
+def test_every_condition_is_reached_by_its_flag(
+    t2l: Any, data: Path, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    made = TextToLora.from_pretrained(str(hypernet_folder))
+    topics = ("red", "blue", "green")
+    library = AdapterLibrary(
+        made.generate(topics).weights, [LibraryEntry(topic, (f"Say {topic}.",)) for topic in topics]
+    )
+    save_library(library, tmp_path / "library")
+    own = [LibraryEntry(name) for name in ("one", "three")]
+    save_library(AdapterLibrary(made.generate(["x", "y"]).weights, own), tmp_path / "oracle")
+    made.generate(["z"]).save(tmp_path / "multitask")
+    out = tmp_path / "results"
+    done = t2l(
+        *("eval", "suite", "--tasks", data, "-o", out, "-m", hypernet_folder, "--rows", 1),
+        *("--library", tmp_path / "library", "--oracle", tmp_path / "oracle", "--shots", 2),
+        *("--multitask", tmp_path / "multitask", "--paraphrases", 1, "--max-new-tokens", 2),
+    )
+    assert done.code == 0, done.err
+    run = json.loads((out / "run.json").read_text())
+    assert {noted["kind"] for noted in run["conditions"].values()} == set(KINDS)
+    assert run["conditions"]["oracle"]["tasks"] == 2
+    assert run["conditions"]["icl"]["about"]["shots"] == 2
+    assert run["conditions"]["hyperdecoder"]["about"]["trained_on"] == "unknown"
+    assert all((out / "samples" / f"{name}.parquet").exists() for name in run["conditions"])
+
+
+def test_a_task_folder_of_ones_own_is_scored_by_its_own_splits(
+    t2l: Any, data: Path, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    options = ("-m", hypernet_folder, "--conditions", "base", "--max-new-tokens", 1, "--rows", 0)
+    done = t2l("eval", "suite", "--tasks", data / "own", "-o", tmp_path / "a", *options)
+    assert done.code == 0, done.err
+    rows = json.loads((tmp_path / "a" / "run.json").read_text())["settings"]["tasks"]
+    assert [noted["rows"] for noted in rows.values()] == [[9]] * 4
+    gone = ("--tasks", data / "own", "-o", tmp_path / "b", "--split", "gone")
+    done = t2l("eval", "suite", *gone, *options)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "has no task of split 'gone'; choose one of train" in done.err
+
+
+def test_examples_in_the_prompt_are_off_for_bases_pretrained_here(
+    t2l: Any, data: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "base"
+    shutil.copytree(base_folder, own)
+    (own / "training.json").write_text("{}")
+    hypernet = save_tiny_hypernet(tmp_path / "hypernet", own)
+    options = ("--tasks", data, "-m", hypernet, "--rows", 1, "--max-new-tokens", 1)
+    left = t2l("eval", "suite", *options, "-o", tmp_path / "left", "--no-label-likelihood")
+    assert "icl is left out: this base was not trained to use examples; --icl adds it" in left.err
+    assert not (tmp_path / "left" / "samples" / "icl.parquet").exists()
+    asked = ("-o", tmp_path / "asked", "--conditions", "base", "--icl")
+    done = t2l("eval", "suite", *options, *asked)
+    assert (tmp_path / "asked" / "samples" / "icl.parquet").exists(), done.err
+    assert "icl: this base was not trained to use examples in its prompt" in done.err
 
 
 def test_obedience_is_scored_and_written(
@@ -76,15 +141,22 @@ def test_obedience_is_scored_and_written(
     ("options", "message"),
     [
         (("--dtype", "float8"), "'float8' is not one of 'float32', 'bfloat16', 'float16'"),
-        (("--conditions", "oracle"), "unknown condition 'oracle'; choose among base, in_prompt"),
+        (("--conditions", "orakle"), "unknown condition 'orakle', nearest 'oracle'; choose among"),
+        (("--conditions", "base,oracle"), "condition 'oracle' needs a library of the tasks' own"),
+        (("--conditions", "arrow"), "needs a library of adapters; give --library"),
+        (("--library", "gone"), "'gone' is not a folder; give the library's folder"),
+        (("--hyperdecoder", "gone"), "unknown hypernetwork 'gone'"),
+        (("--multitask", "gone"), "unknown adapter 'gone'"),
+        (("--shots", "0"), "'--shots': Input should be greater than or equal to 1"),
+        (("--allow-code-execution",), "has no unit tests of code; give a file code_tests.json"),
         (("--split", "gone"), "has no split 'gone'; choose one of dev_heldout"),
     ],
 )
 def test_what_cannot_be_judged_is_one_line(
     t2l: Any, data: Path, hypernet_folder: Path, tmp_path: Path, options: Any, message: str
 ) -> None:
-    common = ("--data", data, "-o", tmp_path / "results", "-m", hypernet_folder)
-    done = t2l("eval", "heldout", *common, *options)
+    common = ("--tasks", data, "-o", tmp_path / "results", "-m", hypernet_folder)
+    done = t2l("eval", "suite", *common, *options)
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert message in done.err
     assert not (tmp_path / "results").exists()

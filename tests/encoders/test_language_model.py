@@ -8,7 +8,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from text_to_lora.encoders import LanguageModelEncoder, TextSettings, load_encoder
 from text_to_lora.errors import ConfigError, T2LWarning
@@ -58,6 +64,28 @@ def test_a_live_model_and_its_folder_have_one_fingerprint(
     assert loaded.config == live.config
     assert loaded.config.kind == "language-model" and loaded.config.pooling == "last"
     assert load_encoder(live.config).encode(["sort"]).dtype == torch.float32
+
+
+def test_a_bert_decoder_with_its_head_is_read_without_a_pooler(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        is_decoder=True,
+    )
+    BertLMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = load_encoder(f"language-model:{tmp_path}")
+    with torch.no_grad():
+        model = BertLMHeadModel.from_pretrained(tmp_path)
+        ids = tokenizer("sort it.", return_tensors="pt").input_ids
+        hidden = model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
+    found = encoder.encode(["sort it."])[0]
+    torch.testing.assert_close(found, functional.normalize(hidden, dim=0) * 32**0.5)
 
 
 def test_another_models_weights_are_refused_with_both_fingerprints(

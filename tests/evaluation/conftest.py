@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from made_up_samples import make_sample
 from text_to_lora.evaluation.samples import Sample
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
@@ -142,29 +143,17 @@ def make_task(place: int, metric: Metric) -> Task:
     definition = f"{letters[place]} {letters[place]} z"
     descriptions = tuple(f"{definition} {letters[word]}" for word in range(place))
     return Task(
-        f"task{place}", definition, descriptions, examples, metric, group=f"g{place // 2 * place}"
+        f"task{place}",
+        definition,
+        descriptions,
+        examples,
+        metric,
+        group=f"g{place // 2 * place}",
+        split="dev_heldout",
     )
 
 
 @pytest.fixture
 def sample() -> Callable[..., Sample]:
     """Make a sample of which a test sets what it is about."""
-
-    def make(task: str, idx: int, nll: float, **others: Any) -> Sample:
-        fields: dict[str, Any] = {
-            "condition": "base",
-            "group": task,
-            "metric": "exact_match",
-            "adapter_text": "",
-            "prompt_text": "",
-            "input": "x",
-            "reference": "y",
-            "answer": "z",
-            "tokens": 2,
-            "score": 0.0,
-            "in_labels": None,
-            "label_score": None,
-        }
-        return Sample(task=task, idx=idx, nll=nll, **(fields | others))
-
-    return make
+    return make_sample

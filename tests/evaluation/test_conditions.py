@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from transformers import PreTrainedModel
 
-from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.conditions import JUNK, KINDS, derangements, group_of, plan_conditions
-from text_to_lora.tasks.task import Example, Metric, Task
+from text_to_lora.encoders import load_encoder
+from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.evaluation.conditions import (
+    JUNK,
+    KINDS,
+    Sources,
+    derangements,
+    group_of,
+    plan_conditions,
+)
+from text_to_lora.lora.library import AdapterLibrary, LibraryEntry
+from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.tasks.task import Example, Metric, Row, Task
+
+Generate = Callable[[Sequence[str]], LoraWeights]
 
 
 def many_tasks() -> list[Task]:
@@ -69,47 +86,128 @@ def test_tasks_that_are_too_alike_are_named(tasks: list[Task]) -> None:
         derangements(tasks[:2], seed=0)
 
 
-def test_plan_has_every_kind_in_order(tasks: list[Task]) -> None:
-    plan = plan_conditions(list(reversed(KINDS)), tasks, seed=0)
-    assert [condition.name for condition in plan] == [
+@pytest.fixture
+def sources(
+    base: PreTrainedModel, adapters: Callable[..., LoraWeights], generate: Callable[..., Generate]
+) -> Sources:
+    """Everything that any condition needs."""
+    entries = [
+        LibraryEntry(f"lib{place}", (f"{letter} {letter}",)) for place, letter in enumerate("abc")
+    ]
+    library = AdapterLibrary(adapters(base, 3), entries)
+    own = [LibraryEntry(f"task{place}") for place in (0, 2)]
+    return Sources(
+        generate=generate(base),
+        encode=load_encoder("hash").encode,
+        multitask=adapters(base, 1, seed=9),
+        library=library,
+        hyperdecoder=generate(base),
+        oracle=AdapterLibrary(adapters(base, 2, seed=4), own),
+        in_context=True,
+    )
+
+
+NAMES = [
+    "base",
+    "in_prompt",
+    "icl",
+    "mean",
+    "retrieval",
+    "arrow",
+    "multitask",
+    "hyperdecoder",
+    "matched",
+    "paraphrase.1",
+    "paraphrase.2",
+    "paraphrase.3",
+    "shuffled.1",
+    "shuffled.2",
+    "shuffled.3",
+    "junk",
+    "oracle",
+]
+
+
+@pytest.mark.parametrize("kinds", [None, list(reversed(KINDS))])
+def test_plan_has_every_kind_in_order(
+    tasks: list[Task], sources: Sources, kinds: list[str] | None
+) -> None:
+    plan = plan_conditions(kinds, tasks, sources, seed=0)
+    assert [condition.name for condition in plan] == NAMES
+
+
+def test_by_default_there_are_the_conditions_that_are_possible(
+    tasks: list[Task], sources: Sources
+) -> None:
+    def names(**changes: Any) -> list[str]:
+        return [b.name for b in plan_conditions(None, tasks, replace(sources, **changes), seed=0)]
+
+    assert [b.name for b in plan_conditions(None, tasks, Sources(), seed=0)] == [
         "base",
         "in_prompt",
-        "multitask",
-        "matched",
-        "paraphrase.1",
-        "paraphrase.2",
-        "paraphrase.3",
-        "shuffled.1",
-        "shuffled.2",
-        "shuffled.3",
-        "junk",
     ]
+    assert names(in_context=False) == [name for name in NAMES if name != "icl"]
+    assert names(library=None) == [n for n in NAMES if n not in ("mean", "retrieval", "arrow")]
+    assert names(encode=None) == [name for name in NAMES if name != "retrieval"]
+    assert names(oracle=None) == NAMES[:-1]
+    assert names(paraphrases=1) == [n for n in NAMES if n not in ("paraphrase.2", "paraphrase.3")]
+    named = plan_conditions(["icl"], tasks, Sources(), seed=0)  # asked for by name
+    assert [condition.name for condition in named] == ["icl"]
 
 
-def test_texts_are_those_of_the_condition(tasks: list[Task]) -> None:
-    plan = {condition.name: condition for condition in plan_conditions(KINDS, tasks, seed=0)}
+def test_texts_are_those_of_the_condition(tasks: list[Task], sources: Sources) -> None:
+    plan = {b.name: b for b in plan_conditions(None, tasks, sources, seed=0)}
+    rows = [Row(task, example) for task in tasks for example in task.scored()[:2]]
+
+    def keys(name: str) -> list[str | None]:
+        return [None if s is None else s.adapter for s in plan[name].plan(rows)]
+
     definitions = {task.name: task.definition for task in tasks}
-    assert not plan["base"].adapter_texts and not plan["base"].prompt_texts
-    assert plan["in_prompt"].prompt_texts == definitions
-    assert not plan["in_prompt"].adapter_texts
-    assert plan["matched"].adapter_texts == {name: (t,) for name, t in definitions.items()}
+    assert keys("matched") == [definitions[row.task.name] for row in rows]
     for number, donors in enumerate(derangements(tasks, seed=0), start=1):
-        texts = plan[f"shuffled.{number}"].adapter_texts
-        assert texts == {name: (definitions[donor],) for name, donor in donors.items()}
-    assert set(plan["junk"].adapter_texts.values()) == {JUNK}
+        assert keys(f"shuffled.{number}") == [definitions[donors[row.task.name]] for row in rows]
+    assert keys("junk") == [JUNK[place % 2] for place in range(len(rows))]
+    assert keys("hyperdecoder") == [row.example.input for row in rows]
+    for number in (1, 2, 3):  # task number n has n descriptions beside its definition
+        taken = [
+            r.task.name for r, key in zip(rows, keys(f"paraphrase.{number}"), strict=True) if key
+        ]
+        assert list(dict.fromkeys(taken)) == [f"task{place}" for place in range(number, 6)]
+    assert [key for key in dict.fromkeys(keys("oracle")) if key] == ["task0", "task2"]
 
 
-def test_tasks_with_few_descriptions_have_fewer_paraphrases(tasks: list[Task]) -> None:
-    plan = {c.name: c for c in plan_conditions(["base", "paraphrase"], tasks, seed=0)}
-    # task number n has n descriptions beside its definition
-    for number in (1, 2, 3):
-        taken = [task.name for task in tasks if plan[f"paraphrase.{number}"].takes(task)]
-        assert taken == [f"task{place}" for place in range(number, 6)]
-    assert plan["paraphrase.2"].adapter_texts["task4"] == (tasks[4].descriptions[2],)
-    assert all(plan["base"].takes(task) for task in tasks)
-    assert plan_conditions(["paraphrase"], tasks[:1], seed=0) == []
+def test_too_few_tasks_to_shuffle_leave_it_out_with_a_warning(
+    tasks: list[Task], sources: Sources
+) -> None:
+    with pytest.warns(T2LWarning, match="'shuffled' is left out: task 'task0' cannot be given"):
+        plan = plan_conditions(None, tasks[:1], sources, seed=0)
+    assert [b.name for b in plan] == [
+        name for name in NAMES if not name.startswith(("shuffled", "paraphrase"))
+    ]
+    with pytest.raises(ConfigError, match="cannot be given"):
+        plan_conditions(["shuffled"], tasks[:1], sources, seed=0)
 
 
-def test_unknown_condition_is_named(tasks: list[Task]) -> None:
-    with pytest.raises(ConfigError, match="unknown condition 'oracle'; choose among base, "):
-        plan_conditions(["oracle"], tasks, seed=0)
+@pytest.mark.parametrize(
+    ("kind", "needs"),
+    [
+        ("arrow", "a library of adapters; give --library"),
+        ("mean", "a library of adapters; give --library"),
+        ("retrieval", "a library of adapters; give --library"),
+        ("multitask", "a multi-task adapter; give --multitask"),
+        ("oracle", "a library of the tasks' own adapters; give --oracle"),
+        ("hyperdecoder", "a hypernetwork for inputs; give --hyperdecoder"),
+        ("junk", "a hypernetwork (--model"),
+    ],
+)
+def test_a_condition_without_its_source_says_what_gives_it(
+    tasks: list[Task], kind: str, needs: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"condition '{kind}' needs {needs}")):
+        plan_conditions([kind], tasks, Sources(), seed=0)
+
+
+def test_unknown_condition_is_named_with_the_nearest(tasks: list[Task]) -> None:
+    message = "unknown condition 'oracel', nearest 'oracle'; choose among base, "
+    with pytest.raises(ConfigError, match=message):
+        plan_conditions(["oracel"], tasks, Sources(), seed=0)

@@ -128,3 +128,4 @@ def test_base_prompt_and_adapters_answer_each_rule_on_each_input(
     table = (tmp_path / "obedience.md").read_text()
     assert "| description | base | in_prompt | adapter |" in table
     assert all(f"| {rule.description} |" in table for rule in rules)
+    assert (tmp_path / "obedience.png").read_bytes()[:4] == b"\x89PNG"

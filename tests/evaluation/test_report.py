@@ -2,259 +2,406 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from statistics import fmean
 from typing import Any
 
 import numpy
 import pytest
 
+from made_up_samples import GROUPS, draw, draw_conditions, evaluation_of, make_sample, write_run
 from text_to_lora.errors import ConfigError, T2LWarning
-from text_to_lora.evaluation.report import build_report, compare_conditions
-from text_to_lora.evaluation.samples import FORMAT, VERSION, Sample, sample_path, write_samples
+from text_to_lora.evaluation.conditions import KINDS
+from text_to_lora.evaluation.paired import compare_conditions
+from text_to_lora.evaluation.plots import apart
+from text_to_lora.evaluation.report import build_report, make_report, read_report
+from text_to_lora.evaluation.samples import ORDER, Sample, sample_path
+from text_to_lora.evaluation.tables import render_report
 from text_to_lora.files import write_json
 
-Make = Callable[..., Sample]
-GROUPS = {"t1": "a", "t2": "a", "t3": "b", "t4": "c", "t5": "d", "t6": "e"}
+Conditions = dict[str, list[Sample]]
+Rows = dict[tuple[str, int], float]
+
+RESAMPLES = 400
+TO_AND_FRO = {"a": 1.0, "b": -1.0, "c": 0.5, "d": -0.5, "e": 0.1}
+PLOTS = ("conditions.png", "differences.png", "slopes.png", "tasks.png")
 
 
-def write_run(folder: Path, conditions: dict[str, list[Sample]]) -> Path:
-    """A folder as an evaluation leaves it; names are "kind" or "kind.number"."""
-    for name, samples in conditions.items():
-        write_samples(sample_path(folder, name), samples, {"seconds": 1.5, "signature": []})
-    write_json(
-        folder / "run.json",
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "settings": {"seed": 0, "tasks": {}},
-            "conditions": {name: {"kind": name.split(".")[0]} for name in conditions},
-        },
-    )
+@pytest.fixture(scope="module")
+def conditions() -> Conditions:
+    return draw_conditions()
+
+
+@pytest.fixture(scope="module")
+def folder(conditions: Conditions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The evaluation and its report, both written."""
+    folder = write_run(tmp_path_factory.mktemp("evaluation"), conditions)
+    build_report(folder, resamples=RESAMPLES)
     return folder
 
 
-def draw(sample: Make, seed: int, shift: float, **others: Any) -> list[Sample]:
-    """Three rows of each task with random values around `shift`."""
-    rng = numpy.random.default_rng(seed)
-    return [
-        sample(
-            task,
-            idx,
-            float(shift + rng.normal()),
-            group=group,
-            score=float(rng.integers(2)),
-            in_labels=bool(rng.integers(2)),
-            **others,
-        )
-        for task, group in GROUPS.items()
-        for idx in (5, 6, 7)
-    ]
+@pytest.fixture(scope="module")
+def report(conditions: Conditions) -> dict[str, Any]:
+    return report_of(conditions)
 
 
-TO_AND_FRO = {"a": 1.0, "b": -1.0, "c": 0.5, "d": -0.5, "e": 0.1}
+def report_of(conditions: Conditions) -> dict[str, Any]:
+    return make_report(evaluation_of(conditions), resamples=RESAMPLES)
 
 
-def moved(sample: Make, samples: list[Sample], by: dict[str, float]) -> list[Sample]:
+def moved(samples: Iterable[Sample], by: dict[str, float]) -> list[Sample]:
     """The same rows with another likelihood in each group."""
-    return [sample(s.task, s.idx, s.nll + by[s.group], group=s.group) for s in samples]
+    return [replace(sample, nll=sample.nll + by[sample.group]) for sample in samples]
 
 
-@pytest.fixture
-def conditions(sample: Make) -> dict[str, list[Sample]]:
-    shifts = {
-        "base": 5.0,
-        "in_prompt": 2.0,
-        "multitask": 4.0,
-        "matched": 3.0,
-        "shuffled.1": 5.0,
-        "shuffled.2": 5.5,
-        "shuffled.3": 6.0,
-        "junk": 5.0,
-    }
-    found = {name: draw(sample, seed, shift) for seed, (name, shift) in enumerate(shifts.items())}
-    found["paraphrase.1"] = [s for s in draw(sample, 77, 3.0) if s.task in ("t1", "t3", "t6")]
-    return found
+def by_row(samples: Iterable[Sample], measure: str) -> Rows:
+    """Value of each row, the mean where there are several of it."""
+    several: dict[tuple[str, int], list[float]] = {}
+    for s in samples:
+        several.setdefault((s.task, s.idx), []).append(float(getattr(s, measure)))
+    return {key: fmean(values) for key, values in several.items()}
 
 
-def mean_over_groups(values: dict[tuple[str, int], float]) -> float:
-    """Rows inside tasks, tasks inside groups, groups alike."""
+def group_points(values: Rows) -> list[float]:
+    """Rows inside tasks, tasks inside groups."""
     groups: dict[str, list[float]] = {}
-    for task in {task for task, _ in values}:
+    for task in sorted({task for task, _ in values}):
         rows = [value for (name, _), value in values.items() if name == task]
         groups.setdefault(GROUPS[task], []).append(fmean(rows))
-    return fmean(map(fmean, groups.values()))
+    return [fmean(groups[group]) for group in sorted(groups)]
 
 
-def by_row(samples: list[Sample], measure: str) -> dict[tuple[str, int], float]:
-    return {(s.task, s.idx): float(getattr(s, measure)) for s in samples}
+def mean_over_groups(values: Rows) -> float:
+    return fmean(group_points(values))
 
 
-def bootstrap(points: list[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
+def bootstrap(points: list[float]) -> tuple[float, float]:
     """Percentile interval of the mean of group means, drawn one resample at a time."""
-    rng = numpy.random.default_rng(seed)
-    picks = rng.integers(0, len(points), size=(resamples, len(points)))
+    rng = numpy.random.default_rng(0)
+    picks = rng.integers(0, len(points), size=(RESAMPLES, len(points)))
     means = sorted(fmean(points[i] for i in row) for row in picks.tolist())
     low, high = numpy.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
+def of_kind(conditions: Conditions, kind: str) -> list[Sample]:
+    names = [name for name in conditions if name == kind or name.startswith(f"{kind}.")]
+    return [sample for name in names for sample in conditions[name]]
+
+
+def minus(first: Rows, second: Rows) -> Rows:
+    return {key: first[key] - second[key] for key in first if key in second}
+
+
 @pytest.mark.parametrize("measure", ["nll", "score", "in_labels"])
 def test_means_are_over_rows_tasks_and_groups(
-    conditions: dict[str, list[Sample]], tmp_path: Path, measure: str
+    conditions: Conditions, report: dict[str, Any], measure: str
 ) -> None:
-    report = build_report(write_run(tmp_path, conditions))
-    for name in ("base", "matched", "paraphrase.1"):
-        expected = mean_over_groups(by_row(conditions[name], measure))
-        assert report["conditions"][name][measure]["mean"] == pytest.approx(expected)
-    assert (report["conditions"]["base"]["groups"], report["conditions"]["base"]["rows"]) == (5, 18)
+    for name in ("base", "matched", "paraphrase.1", "oracle"):
+        values = by_row(conditions[name], measure)
+        found = report["conditions"][name][measure]
+        assert found["mean"] == pytest.approx(mean_over_groups(values))
+        low, high = bootstrap(group_points(values))
+        assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+        assert found["rows"] == len(values)
+    base = report["conditions"]["base"]
+    assert (base["tasks"], base["groups"], base["rows"]) == (6, 5, 18)
+    assert report["conditions"]["oracle"]["tasks"] == 5
 
 
 @pytest.mark.parametrize("measure", ["nll", "score"])
-def test_matched_is_compared_with_the_mean_of_three_derangements(
-    conditions: dict[str, list[Sample]], tmp_path: Path, measure: str
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("matched", kind) for kind in KINDS if kind not in ("matched", "paraphrase")]
+    + [(kind, "base") for kind in KINDS if kind not in ("base", "paraphrase")]
+    + [("paraphrase.2", "matched"), ("paraphrase.2", "shuffled")],
+)
+def test_every_paired_difference_equals_a_naive_one(
+    conditions: Conditions, report: dict[str, Any], first: str, second: str, measure: str
 ) -> None:
-    report = build_report(write_run(tmp_path, conditions))
-    assert "shuffled" in report["conditions"] and "shuffled.1" not in report["conditions"]
-    matched = by_row(conditions["matched"], measure)
-    shuffled = [by_row(conditions[f"shuffled.{i}"], measure) for i in (1, 2, 3)]
-    differences = {key: matched[key] - fmean(s[key] for s in shuffled) for key in matched}
-    found = report["differences"]["matched - shuffled"][measure]
+    differences = minus(
+        by_row(of_kind(conditions, first), measure), by_row(of_kind(conditions, second), measure)
+    )
+    found = report["differences"][f"{first} - {second}"][measure]
     assert found["mean"] == pytest.approx(mean_over_groups(differences))
-    points = [
-        mean_over_groups({key: d for key, d in differences.items() if GROUPS[key[0]] == group})
-        for group in sorted(set(GROUPS.values()))
-    ]
-    low, high = bootstrap(points)
+    low, high = bootstrap(group_points(differences))
     assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
     assert found["clear_of_zero"] == (low * high > 0)
     better = -1 if measure == "nll" else 1
-    wins = [
-        better * mean_over_groups({key: d for key, d in differences.items() if key[0] == task}) > 0
-        for task in GROUPS
+    changes = [
+        fmean(value for key, value in differences.items() if key[0] == task)
+        for task in {task for task, _ in differences}
     ]
-    assert (found["tasks"], found["tasks_better"]) == (6, sum(wins))
+    assert found["tasks"] == len(changes)
+    assert found["rows"] == len(differences)
+    assert found["tasks_better"] == sum(better * change > 1e-6 for change in changes)
+    assert found["tasks_equal"] == sum(abs(change) < 1e-6 for change in changes)
 
 
-def test_a_shift_of_every_group_is_clear_of_zero_and_one_to_and_fro_is_not(sample: Make) -> None:
-    noise = draw(sample, 1, 0.0)
-    found = compare_conditions(moved(sample, noise, dict.fromkeys("abcde", -0.5)), noise).difference
-    assert (found.mean, found.low, found.high) == (pytest.approx(-0.5),) * 3
-    assert found.clear_of_zero
-    other = moved(sample, noise, TO_AND_FRO)
-    assert not compare_conditions(other, noise).difference.clear_of_zero
+def test_a_shift_of_every_group_is_clear_of_zero_and_one_to_and_fro_is_not() -> None:
+    noise = draw(1, 0.0)
+    found = compare_conditions(moved(noise, dict.fromkeys("abcde", -0.5)), noise)
+    interval = found.difference
+    assert (interval.mean, interval.low, interval.high) == (pytest.approx(-0.5),) * 3
+    assert interval.clear_of_zero
+    assert found.tasks_better == 6
+    assert not compare_conditions(moved(noise, TO_AND_FRO), noise).difference.clear_of_zero
 
 
-def test_share_of_the_gap_is_a_ratio_of_means(
-    conditions: dict[str, list[Sample]], tmp_path: Path
+def test_sums_that_are_rounded_apart_are_equal() -> None:
+    thirds = [make_sample("t1", idx, 1 / 3) for idx in (5, 6, 7)]
+    others = [replace(sample, nll=1 - 2 / 3) for sample in thirds]
+    assert thirds[0].nll != others[0].nll
+    found = compare_conditions(thirds, others)
+    assert (found.tasks_better, found.tasks_equal) == (0, 1)
+
+
+@pytest.mark.parametrize("goal", ["in_prompt", "oracle"])
+@pytest.mark.parametrize("name", ["matched", "paraphrase.2", "junk", "multitask"])
+def test_share_of_a_gap_is_a_ratio_of_means_over_common_tasks(
+    conditions: Conditions, report: dict[str, Any], goal: str, name: str
 ) -> None:
-    report = build_report(write_run(tmp_path, conditions))
-    base, told, matched = (
-        by_row(conditions[name], "nll") for name in ("base", "in_prompt", "matched")
-    )
-    gap = mean_over_groups({key: told[key] - base[key] for key in base})
-    closed = mean_over_groups({key: matched[key] - base[key] for key in base})
-    found = report["gap_closed"]["nll"]
-    assert found["gap"]["mean"] == pytest.approx(gap)
-    assert found["share"]["mean"] == pytest.approx(closed / gap)
-    assert found["share"]["low"] < closed / gap < found["share"]["high"]
+    base, end, here = (by_row(conditions[of], "nll") for of in ("base", goal, name))
+    common = set(base) & set(end) & set(here)
+    gap = group_points({key: end[key] - base[key] for key in common})
+    closed = group_points({key: here[key] - base[key] for key in common})
+    found = report["gap_closed"][goal][name]["nll"]
+    assert found["gap"]["mean"] == pytest.approx(fmean(gap))
+    assert found["share"]["mean"] == pytest.approx(fmean(closed) / fmean(gap))
+    assert found["tasks"] == len({task for task, _ in common})
+    picks = numpy.random.default_rng(0).integers(0, len(gap), size=(RESAMPLES, len(gap)))
+    shares = [fmean(closed[i] for i in row) / fmean(gap[i] for i in row) for row in picks.tolist()]
+    low, high = numpy.percentile(shares, [2.5, 97.5])
+    assert (found["share"]["low"], found["share"]["high"]) == pytest.approx((low, high))
 
 
-def test_share_of_a_gap_that_is_not_clear_has_no_interval(sample: Make, tmp_path: Path) -> None:
-    base = draw(sample, 1, 5.0)
+def test_share_of_a_gap_that_is_not_clear_has_no_interval() -> None:
+    base = draw(1, 5.0)
+    told = {group: by - 0.1 for group, by in TO_AND_FRO.items()}
     conditions = {
         "base": base,
-        "in_prompt": moved(sample, base, TO_AND_FRO),
-        "matched": moved(sample, base, dict.fromkeys("abcde", -1.0)),
+        "in_prompt": moved(base, told),
+        "matched": moved(base, dict.fromkeys("abcde", -1.0)),
     }
-    share = build_report(write_run(tmp_path, conditions))["gap_closed"]["nll"]["share"]
-    assert (share["low"], share["high"]) == (None, None)
+    found = report_of(conditions)["gap_closed"]["in_prompt"]["matched"]["nll"]
+    assert found["share"]["mean"] == pytest.approx(-1.0 / fmean(told.values()))
+    assert (found["share"]["low"], found["share"]["high"]) == (None, None)
+    assert not found["gap_clear"]
 
 
-def test_a_paraphrase_is_compared_on_the_tasks_that_have_it(
-    conditions: dict[str, list[Sample]], tmp_path: Path
+def test_a_goal_that_is_worse_than_base_has_no_share() -> None:
+    base = draw(1, 5.0)
+    conditions = {
+        "base": base,
+        "oracle": moved(base, dict.fromkeys("abcde", 1.0)),
+        "matched": moved(base, dict.fromkeys("abcde", 0.5)),
+    }
+    report = report_of(conditions)
+    found = report["gap_closed"]["oracle"]["matched"]["nll"]
+    assert found["share"] == {"mean": None, "low": None, "high": None}
+    assert found["gap"]["mean"] == pytest.approx(1.0)
+    assert "| matched | – | 1.000 [1.000, 1.000] | 6 |" in render_report(report)
+
+
+@pytest.mark.parametrize("measure", ["nll", "score"])
+def test_spread_between_descriptions_is_over_tasks_that_have_all_of_them(
+    conditions: Conditions, report: dict[str, Any], measure: str
 ) -> None:
-    report = build_report(write_run(tmp_path, conditions))
-    found = report["differences"]["paraphrase.1 - matched"]["nll"]
-    paraphrase, matched = (by_row(conditions[n], "nll") for n in ("paraphrase.1", "matched"))
-    assert found["tasks"] == 3
-    assert found["mean"] == pytest.approx(
-        mean_over_groups({key: paraphrase[key] - matched[key] for key in paraphrase})
-    )
-    assert report["conditions"]["paraphrase.1"]["tasks"] == 3
-
-
-def test_share_inside_the_label_set_is_of_tasks_with_labels(sample: Make, tmp_path: Path) -> None:
-    rows = [
-        sample("t1", 5, 1.0, in_labels=True),
-        sample("t1", 6, 1.0, in_labels=False),
-        sample("t3", 5, 1.0, in_labels=None),
+    names = ["matched", "paraphrase.1", "paraphrase.2"]
+    tasks = ["t1", "t3", "t5", "t6"]  # t2 and t4 lack a paraphrase
+    values = [
+        {key: value for key, value in by_row(conditions[name], measure).items() if key[0] in tasks}
+        for name in names
     ]
-    report = build_report(write_run(tmp_path, {"base": rows}))
-    assert report["conditions"]["base"]["in_labels"]["mean"] == 0.5
-    assert report["tasks"]["t3"]["conditions"]["base"]["in_labels"] is None
+    found = report["descriptions"]
+    assert (found["conditions"], found["tasks"]) == (names, 4)
+    of = found["measures"][measure]
+    means = [mean_over_groups(rows) for rows in values]
+    assert list(of["means"].values()) == pytest.approx(means)
+    assert of["sd"] == pytest.approx(numpy.std(means, ddof=1))
+    assert of["range"] == pytest.approx([min(means), max(means)])
+    by_task = numpy.array(
+        [[fmean(v for k, v in rows.items() if k[0] == task) for task in tasks] for rows in values]
+    )  # descriptions x tasks, each of another group
+    assert of["within_tasks"] == pytest.approx(by_task.std(axis=0, ddof=1).mean())
+    low, high = bootstrap(list(by_task.mean(axis=0)))
+    assert (of["mean"], of["low"], of["high"]) == pytest.approx((by_task.mean(), low, high))
+    shuffled = by_row(of_kind(conditions, "shuffled"), measure)
+    mean = {key: fmean(rows[key] for rows in values) for key in values[0]}
+    difference = found["differences"]["descriptions - shuffled"][measure]
+    assert difference["mean"] == pytest.approx(mean_over_groups(minus(mean, shuffled)))
+    assert difference["tasks"] == 4
+
+
+def test_conditions_are_shown_on_the_tasks_that_all_have(
+    conditions: Conditions, report: dict[str, Any]
+) -> None:
+    common = report["common_tasks"]
+    assert common["tasks"] == 3  # without t2, t4 and t5
+    values = {k: v for k, v in by_row(conditions["junk"], "nll").items() if k[0] in "t1 t3 t6"}
+    assert common["conditions"]["junk"]["nll"]["mean"] == pytest.approx(mean_over_groups(values))
+    assert "over the 3 tasks that all have" in render_report(report)
+    whole = {name: conditions[name] for name in ("base", "matched")}
+    assert report_of(whole)["common_tasks"] is None
+
+
+def test_each_measure_covers_the_tasks_that_have_it() -> None:
+    rows = [
+        make_sample("labels", 5, 1.0, metric="classification", score=1.0, in_labels=True,
+                    label_score=0.0, answer="Yes.", outputs=("yes",)),
+        make_sample("labels", 6, 1.0, metric="classification", score=0.0, in_labels=False,
+                    label_score=1.0, answer="maybe", outputs=("yes",)),
+        make_sample("words", 5, 1.0, metric="rougeL", score=0.5, answer="b", outputs=("a", "B")),
+        make_sample("words", 6, 1.0, metric="rougeL", score=0.25, answer="c", outputs=("a", "b")),
+        make_sample("sums", 5, 1.0, metric="final_number", score=1.0, answer="it is 3",
+                    outputs=("3",)),
+        make_sample("code", 5, 1.0, metric="code_execution", score=0.0),
+        make_sample("silent", 5, 2.0, score=None, answer=""),
+    ]  # fmt: skip
+    report = report_of({"base": rows})
+    expected = {
+        "nll": (5, 7, 6 / 5),  # every task is a group
+        "score": (4, 6, fmean([0.5, 0.375, 1, 0])),
+        "label_score": (1, 2, 0.5),
+        "label_generated": (1, 2, 0.5),
+        "in_labels": (1, 2, 0.5),
+        "exact_match": (4, 6, fmean([0.5, 0.5, 0, 0])),
+        "rouge_l": (1, 2, 0.375),
+        "final_number": (1, 1, 1.0),
+        "code": (1, 1, 0.0),
+    }
+    assert list(report["measures"]) == list(expected)
+    for name, (tasks, count, mean) in expected.items():
+        found, covered = report["conditions"]["base"][name], report["measures"][name]
+        assert found["mean"] == pytest.approx(mean), name
+        assert (found["tasks"], found["rows"]) == (tasks, count), name
+        assert (covered["tasks"], covered["rows"]) == (tasks, count), name
+    assert report["tasks"]["words"]["conditions"]["base"]["in_labels"] is None
+    text = render_report(report)
+    assert "| ROUGE-L | 1 | 2 | tasks of this metric alone" in text
+    assert "| exact match | 4 | 6 | every answer" in text
+
+
+def test_cut_prompts_and_left_out_examples_are_counted() -> None:
+    rows = draw(1, 2.0)
+    cut = [replace(row, cut=place < 4) for place, row in enumerate(rows)]
+    evaluation = evaluation_of({"base": rows, "icl": cut})
+    evaluation = replace(evaluation, shots_left_out={"base": 0, "icl": 7})
+    report = make_report(evaluation, resamples=RESAMPLES)
+    icl = report["conditions"]["icl"]
+    assert (icl["prompts"], icl["prompts_cut"], icl["shots_left_out"]) == (18, 4, 7)
+    text = render_report(report)
+    assert "| icl | 6 | 18 | 4 (22%) |" in text
+    assert "icl: 7 examples did not fit the prompts" in text
+    assert "base: " not in text.split("## Measures")[0].split("## Conditions")[1]
 
 
 def test_rows_that_are_not_finite_are_left_out_counted_and_warned_of(
-    conditions: dict[str, list[Sample]], sample: Make, tmp_path: Path
+    conditions: Conditions, report: dict[str, Any]
 ) -> None:
-    good = build_report(write_run(tmp_path / "good", conditions))
     broken = dict(conditions)
-    extra = [sample("t1", 8, nll, group="a") for nll in (float("nan"), 1.0)]
+    extra = [make_sample("t1", 8, nll, group="a", score=None) for nll in (float("nan"), 1.0)]
     broken["matched"] = [*conditions["matched"], extra[0]]
     for name in ("shuffled.1", "shuffled.2", "shuffled.3", "base"):
         broken[name] = [*conditions[name], extra[1]]
     with pytest.warns(T2LWarning, match="'matched' has 1 rows whose likelihood is not a finite"):
-        report = build_report(write_run(tmp_path / "broken", broken))
-    assert report["conditions"]["matched"]["rows_not_finite"] == 1
-    found = report["differences"]["matched - shuffled"]["nll"]
-    assert found["rows_left_out"] == 1
-    assert found["mean"] == good["differences"]["matched - shuffled"]["nll"]["mean"]
+        found = report_of(broken)
+    assert found["conditions"]["matched"]["rows_not_finite"] == 1
+    difference = found["differences"]["matched - shuffled"]["nll"]
+    assert difference["rows_left_out"] == 1
+    assert difference["mean"] == report["differences"]["matched - shuffled"]["nll"]["mean"]
 
 
-def test_equal_samples_give_equal_files(
-    conditions: dict[str, list[Sample]], tmp_path: Path
+def test_equal_samples_give_equal_files_in_whatever_order_their_rows_are(
+    conditions: Conditions, folder: Path, tmp_path: Path
 ) -> None:
-    names = ("report.json", "report.md", "conditions.png", "slopes.png")
-    folder = write_run(tmp_path, conditions)
-    build_report(folder)
-    first = [(folder / name).read_bytes() for name in names]
-    build_report(folder)
-    assert [(folder / name).read_bytes() for name in names] == first
+    mixed = {}
+    for name in reversed(conditions):
+        mixed[name] = list(conditions[name])
+        Random(name).shuffle(mixed[name])
+    build_report(write_run(tmp_path, mixed), resamples=RESAMPLES)
+    for name in ("report.json", "report.md", *PLOTS):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_plots_are_png_images_that_can_be_read(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", content[16:24])
+    assert min(width, height) > 400
+
+
+def test_a_base_alone_has_no_plots_of_differences(tmp_path: Path) -> None:
+    report = build_report(write_run(tmp_path, {"base": draw(1, 2.0)}), resamples=RESAMPLES)
+    assert (report["differences"], report["gap_closed"]) == ({}, {})
+    assert report["descriptions"] is None
+    assert {path.name for path in tmp_path.glob("*.png")} == {"conditions.png"}
+
+
+def test_names_beside_slopes_keep_their_order_and_do_not_overlap() -> None:
+    places = [0.5, 0.52, 3.0, 0.51, 2.97, 9.0]
+    moved_places = apart(places, 0.2)
+    assert numpy.argsort(moved_places).tolist() == numpy.argsort(places).tolist()
+    assert numpy.diff(sorted(moved_places)).min() >= 0.2 - 1e-9
+    assert moved_places[5] == 9.0
+    assert fmean(moved_places) == pytest.approx(fmean(places))
 
 
 def test_tables_show_the_figures_and_bold_what_is_clear_of_zero(
-    conditions: dict[str, list[Sample]], tmp_path: Path
+    folder: Path, report: dict[str, Any]
 ) -> None:
-    report = build_report(write_run(tmp_path, conditions))
-    text = (tmp_path / "report.md").read_text()
+    text = (folder / "report.md").read_text()
     assert "6 tasks of 5 source groups" in text
+    section = text.split("## Paired differences")[1].split("The same in the other measures")[0]
     for name, difference in report["differences"].items():
-        (line,) = (line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        (line,) = (line for line in section.splitlines() if line.startswith(f"| {name} |"))
         nll = difference["nll"]
         shown = f"{nll['mean']:.3f} [{nll['low']:.3f}, {nll['high']:.3f}]"
-        assert (f"**{shown}**" if nll["clear_of_zero"] else shown) in line
-        assert line.count("**") == 2 * sum(d["clear_of_zero"] for d in difference.values())
-    assert f"{report['gap_closed']['nll']['share']['mean']:.3f}" in text
+        assert (f"| **{shown}** |" if nll["clear_of_zero"] else f"| {shown} |") in line
+        assert line.count("**") == 2 * sum(difference[m]["clear_of_zero"] for m in ("nll", "score"))
+    share = report["gap_closed"]["oracle"]["matched"]["nll"]["share"]
+    assert f"| matched | {share['mean']:.3f} [{share['low']:.3f}, {share['high']:.3f}] |" in text
     assert "| t6 | e |" in text
 
 
-def test_conditions_come_in_one_order(conditions: dict[str, list[Sample]], tmp_path: Path) -> None:
-    backwards = dict(reversed(conditions.items()))
-    assert list(build_report(write_run(tmp_path, backwards))["conditions"]) == [
-        "base",
-        "in_prompt",
-        "multitask",
-        "matched",
-        "paraphrase.1",
-        "shuffled",
-        "junk",
-    ]
+def test_conditions_come_in_one_order(folder: Path, report: dict[str, Any]) -> None:
+    assert ORDER == KINDS
+    order = [*KINDS[:9], "paraphrase.1", "paraphrase.2", *KINDS[10:]]
+    assert list(report["conditions"]) == order
+    text = (folder / "report.md").read_text().split("### On the tasks")[0]
+    lines = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert lines[2:] == [f"| {name}" for name in order]
 
 
-def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path, sample: Make) -> None:
-    folder = write_run(tmp_path, {"base": [sample("t1", 5, 1.0)]})
+def test_what_conditions_are_made_of_is_shown(tmp_path: Path) -> None:
+    about = {"mean": {"library": "0123456789abcdef" * 4, "adapters": 256}}
+    conditions = {"base": draw(1, 2.0), "mean": draw(2, 2.0)}
+    report = build_report(write_run(tmp_path, conditions, about=about), resamples=RESAMPLES)
+    assert report["conditions"]["mean"]["about"] == about["mean"]
+    text = render_report(report)
+    assert "adapters (adapters: 256, library: 0123456789abcd…cdef)" in text
+    assert "provenance.hypernet: h, rows_per_task: 3, seed: 0." in text
+
+
+def test_conditions_without_a_common_row_have_no_difference() -> None:
+    conditions = {"base": [make_sample("t1", 5, 1.0)], "matched": [make_sample("t3", 5, 1.0)]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = report_of({**conditions, "oracle": [make_sample("t3", 5, 2.0)]})
+    assert list(report["differences"]) == ["matched - oracle"]
+    assert report["gap_closed"] == {}
+    with pytest.raises(ConfigError, match="no task has a value under both conditions"):
+        compare_conditions(conditions["base"], conditions["matched"])
+
+
+def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, {"base": [make_sample("t1", 5, 1.0)]})
     sample_path(folder, "base").unlink()
     with pytest.raises(ConfigError, match="holds no samples; evaluate first"):
         build_report(folder)
@@ -263,6 +410,19 @@ def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path, sample: Make)
         build_report(folder)
 
 
-def test_conditions_without_a_common_row_cannot_be_compared(sample: Make) -> None:
-    with pytest.raises(ConfigError, match="no task has a value under both conditions"):
-        compare_conditions([sample("t1", 5, 1.0)], [sample("t3", 5, 1.0)])
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (
+            {"format": "text-to-lora report", "version": 1},
+            "is a report of version 1.*evaluate again",
+        ),
+        ({"format": "text-to-lora report", "version": 9}, "has version 9; this release reads 2"),
+        ({"format": "x"}, "has format 'x'; 'text-to-lora report' is expected"),
+    ],
+)
+def test_another_file_is_no_report(tmp_path: Path, payload: Any, message: str) -> None:
+    write_json(tmp_path / "report.json", payload)
+    for path in (tmp_path, tmp_path / "report.json"):
+        with pytest.raises(ConfigError, match=message):
+            read_report(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from text_to_lora.errors import ConfigError, TaskDataError
 from text_to_lora.evaluation import scoring
-from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
+from text_to_lora.evaluation.scoring import Answer, Row, Scorer, choose_rows, held_out
 from text_to_lora.lora.apply import merge
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Metric, Task
@@ -124,6 +125,61 @@ def test_long_prompts_are_cut_to_leave_room(
     assert answer.tokens == 32  # half of the model's 64 positions
 
 
+def test_shots_stand_before_the_input_and_the_longest_go_first(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    shots = (Example("a b", ("c",), 0), Example("d " * 12, ("e",), 1), Example("f", ("g",), 2))
+    task = Task("t", "d", (), (Example("h", ("i", "j"), 5),), Metric("rougeL"))
+    row = Row(task, task.examples[0])
+
+    def score(text: str, max_length: int) -> tuple[float, Answer]:
+        """Likelihood by hand after the prompt that is expected, and what the scorer says."""
+        scorer = Scorer(base, tokenizer, max_new_tokens=4, max_length=max_length)
+        (answer,) = scorer.score([row], shots=[shots])
+        prompt = list(tokenizer(text, add_special_tokens=False).input_ids)
+        return naive_nll(base, prompt, [*tokenizer("i").input_ids, END]), answer
+
+    first = "[INPUT] a b [ANSWER] c [END]"
+    last, question = "[INPUT] f [ANSWER] g [END]", "[INPUT] h [ANSWER]"
+    middle = f"[INPUT] {'d ' * 12} [ANSWER] e [END]"
+    for text, max_length, cut, kept in (
+        (f"{first} {middle} {last} {question}", 60, False, 3),
+        (f"{first} {last} {question}", 20, True, 2),
+        (f"{last} {question}", 13, True, 1),
+        (question, 9, True, 0),
+    ):
+        expected, answer = score(text, max_length)
+        assert answer.nll * answer.tokens == pytest.approx(expected, rel=1e-4)
+        assert (answer.cut, answer.shots) == (cut, kept)
+
+
+def test_a_cut_prompt_is_marked(base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    examples = (Example("a " * 100, ("b",), 5), Example("a", ("b",), 6))
+    task = Task("t", "d", (), examples, Metric("rougeL"))
+    rows = [Row(task, example) for example in examples]
+    answers = Scorer(base, tokenizer, max_new_tokens=4).score(rows)
+    assert [answer.cut for answer in answers] == [True, False]
+
+
+def test_code_is_scored_from_outside_and_never_cut_short(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    task = Task("t", "d", (), (Example("a b", ("c",), 5),), Metric("code_execution"))
+    row = Row(task, task.examples[0])
+    (plain,) = Scorer(base, tokenizer, max_new_tokens=16).score([row])
+    assert plain.score is None
+    calls: list[tuple[Row, str]] = []
+
+    def grade(row: Row, answer: str) -> float:
+        calls.append((row, answer))
+        return 0.5
+
+    (graded,) = Scorer(base, tokenizer, max_new_tokens=16, grade=grade).score([row])
+    assert (graded.score, calls) == (0.5, [(row, graded.text)])
+    greedy = naive_greedy(base, prompt_of(tokenizer, row, None), 16)
+    assert graded.text == tokenizer.decode(greedy, skip_special_tokens=True)
+
+
 def test_wrong_budget_of_new_tokens_is_named(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -148,6 +204,11 @@ def test_all_rows_are_taken_without_a_cap(tasks: list[Task]) -> None:
     assert len(choose_rows(tasks[:1], rows_per_task=None, seed=0)) == 10
     rows = choose_rows(tasks[:1], rows_per_task=50, seed=0, examples=Task.validation)
     assert [row.example.idx for row in rows] == [9, 19]
+
+
+def test_training_tasks_are_scored_on_their_held_out_rows(tasks: list[Task]) -> None:
+    assert held_out(replace(tasks[0], split="train")) == tasks[0].validation()
+    assert held_out(tasks[0]) == tasks[0].scored()
 
 
 def test_task_without_rows_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,28 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from text_to_lora.baselines import Arrow, Base, Baseline, InContext, Multitask, Setup
+from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.evaluation import suite
-from text_to_lora.evaluation.conditions import JUNK, derangements
+from text_to_lora.evaluation.conditions import JUNK, Sources, derangements, plan_conditions
 from text_to_lora.evaluation.samples import Sample, read_samples, sample_path
-from text_to_lora.evaluation.suite import evaluate_heldout
+from text_to_lora.evaluation.scoring import Row
+from text_to_lora.evaluation.suite import evaluate_suite
+from text_to_lora.lora.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.task import Metric, Task
 
 ALL = {
     "base",
     "in_prompt",
+    "icl",
+    "mean",
+    "retrieval",
+    "arrow",
     "multitask",
+    "hyperdecoder",
+    "oracle",
     "matched",
     *(f"paraphrase.{number}" for number in (1, 2, 3)),
     *(f"shuffled.{number}" for number in (1, 2, 3)),
@@ -33,29 +44,50 @@ Generate = Callable[[Sequence[str]], LoraWeights]
 
 
 @pytest.fixture
+def library(base: PreTrainedModel, adapters: Callable[..., LoraWeights]) -> AdapterLibrary:
+    """Adapters of five tasks, two of them scored here."""
+    names = ("task0", "x", "task3", "y", "z")
+    entries = [LibraryEntry(name, (f"{name[-1]} a",)) for name in names]
+    return AdapterLibrary(adapters(base, 5, seed=5), entries)
+
+
+@pytest.fixture
 def evaluate(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     tasks: list[Task],
     generate: Callable[[PreTrainedModel], Generate],
     adapters: Callable[..., LoraWeights],
+    library: AdapterLibrary,
     tmp_path: Path,
 ) -> Callable[..., dict[str, Any]]:
     """Evaluate the six tasks on the tiny base, into tmp_path / "out"."""
 
-    def run(**changes: Any) -> dict[str, Any]:
+    def run(conditions: Sequence[str] | None = None, **changes: Any) -> dict[str, Any]:
+        own = changes.pop("generate", generate(base))
+        sources = Sources(
+            generate=own,
+            encode=load_encoder("hash").encode,
+            multitask=adapters(base, 1, seed=99),
+            library=library,
+            hyperdecoder=own,
+            oracle=library,
+            in_context=True,
+        )
+        scored = changes.get("tasks", tasks)
         options: dict[str, Any] = {
             "base": base,
             "tokenizer": tokenizer,
             "tasks": tasks,
             "output_dir": tmp_path / "out",
-            "generate": generate(base),
-            "multitask": adapters(base, 1, seed=99),
             "rows_per_task": 2,
             "max_new_tokens": 4,
             "max_length": 48,
         }
-        return evaluate_heldout(**(options | changes))
+        if "baselines" not in changes:
+            seed = changes.get("seed", 0)
+            options["baselines"] = plan_conditions(conditions, scored, sources, seed=seed)
+        return evaluate_suite(**(options | changes))
 
     return run
 
@@ -65,7 +97,10 @@ def samples_of(folder: Path, condition: str) -> list[Sample]:
 
 
 def test_every_condition_is_scored_on_the_same_rows_with_its_own_texts(
-    evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
+    evaluate: Callable[..., dict[str, Any]],
+    tasks: list[Task],
+    library: AdapterLibrary,
+    tmp_path: Path,
 ) -> None:
     lines: list[str] = []
     report = evaluate(progress=lines.append)
@@ -76,16 +111,22 @@ def test_every_condition_is_scored_on_the_same_rows_with_its_own_texts(
     rows = {name: [(s.task, s.idx) for s in samples_of(out, name)] for name in ALL}
     assert len(rows["base"]) == 12
     assert all(idx % 10 >= 5 for _, idx in rows["base"])
-    for name in ALL - {f"paraphrase.{number}" for number in (1, 2, 3)}:
+    for name in ALL - {"oracle", *(f"paraphrase.{number}" for number in (1, 2, 3))}:
         assert rows[name] == rows["base"]
+    assert {task for task, _ in rows["oracle"]} == {"task0", "task3"}
     # task number n has n descriptions beside its definition
     assert {task for task, _ in rows["paraphrase.3"]} == {"task3", "task4", "task5"}
     for sample in samples_of(out, "in_prompt"):
         assert (sample.prompt_text, sample.adapter_text) == (definitions[sample.task], "")
     for sample in samples_of(out, "matched"):
         assert (sample.prompt_text, sample.adapter_text) == ("", definitions[sample.task])
-    for name in ("base", "multitask"):
+    for name in ("base", "multitask", "icl", "mean", "arrow"):
         assert {(s.prompt_text, s.adapter_text) for s in samples_of(out, name)} == {("", "")}
+    for sample in samples_of(out, "hyperdecoder"):
+        assert (sample.prompt_text, sample.adapter_text) == ("", sample.input)
+    for sample in samples_of(out, "oracle"):
+        assert (sample.prompt_text, sample.adapter_text) == ("", sample.task)
+    assert {s.adapter_text for s in samples_of(out, "retrieval")} <= set(library.names)
     for number, donors in enumerate(derangements(tasks, seed=0), start=1):
         for sample in samples_of(out, f"shuffled.{number}"):
             assert sample.adapter_text == definitions[donors[sample.task]]
@@ -122,20 +163,34 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
     evaluate: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = ["base", "matched", "shuffled", "junk"]
+    monkeypatch.setattr(suite, "ROWS_PER_PART", 5)
     whole = evaluate(conditions=kinds, output_dir=tmp_path / "whole")
+    assert not (tmp_path / "whole" / "parts").exists()
     write = suite.write_samples
+    written: list[Path] = []
 
     def stop_in_the_middle(path: Path, *args: Any) -> None:
-        if path.stem == "shuffled.2":
+        if path.parent.name == "shuffled.2" and path.stem == "00002":
             raise KeyboardInterrupt
+        written.append(path)
         write(path, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(suite, "write_samples", stop_in_the_middle)
         evaluate(conditions=kinds)
-    done = {path.name for path in (tmp_path / "out" / "samples").iterdir()}
+    out = tmp_path / "out"
+    done = {path.name for path in (out / "samples").iterdir()}
     assert done == {"base.parquet", "matched.parquet", "shuffled.1.parquet"}
+    parts = sorted((out / "parts" / "shuffled.2").iterdir())
+    assert [path.name for path in parts] == ["00000.parquet", "00001.parquet"]
+    monkeypatch.setattr(
+        suite, "write_samples", lambda *args: written.append(args[0]) or write(*args)
+    )
+    written.clear()
     resumed = evaluate(conditions=kinds)
+    assert written[:2] == [out / "parts/shuffled.2/00002.parquet", sample_path(out, "shuffled.2")]
+    assert samples_of(out, "shuffled.2") == samples_of(tmp_path / "whole", "shuffled.2")
+    assert not (out / "parts").exists()
     for report in (whole, resumed):
         for condition in report["conditions"].values():
             del condition["seconds"]
@@ -179,17 +234,6 @@ def test_samples_of_other_adapters_are_not_taken_over(
         evaluate(conditions=["matched"], generate=lambda texts: generate(base)(texts).scale(1.001))
 
 
-def test_conditions_without_their_adapters_are_left_out_or_refused(
-    evaluate: Callable[..., dict[str, Any]],
-) -> None:
-    report = evaluate(generate=None, multitask=None)
-    assert list(report["conditions"]) == ["base", "in_prompt"]
-    with pytest.raises(ConfigError, match="'junk' needs generate=; give it or leave 'junk' out"):
-        evaluate(generate=None, conditions=["junk"])
-    with pytest.raises(ConfigError, match="'multitask' needs multitask="):
-        evaluate(multitask=None, conditions=["multitask"])
-
-
 def test_equal_names_and_broken_adapters_are_refused(
     evaluate: Callable[..., dict[str, Any]],
     tasks: list[Task],
@@ -197,10 +241,156 @@ def test_equal_names_and_broken_adapters_are_refused(
     generate: Callable[[PreTrainedModel], Generate],
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(ConfigError, match="two tasks have the same name"):
-        evaluate(tasks=[*tasks, tasks[0]])
+    with pytest.raises(ConfigError, match="two tasks have the same name, 'task0'"):
+        evaluate(tasks=[*tasks, tasks[0]], conditions=["base"])
+    with pytest.raises(ConfigError, match="two conditions have the same name, 'base'"):
+        evaluate(baselines=[Base(), Base()])
+    with pytest.raises(ConfigError, match="no condition to score"):
+        evaluate(baselines=[])
     with pytest.raises(SpecError, match="holds NaN or infinity"):
         evaluate(
             conditions=["matched"], generate=lambda texts: generate(base)(texts).scale(torch.inf)
         )
     assert not sample_path(tmp_path / "out", "matched").exists()
+
+
+def test_parts_of_other_adapters_are_not_taken_over(
+    evaluate: Callable[..., dict[str, Any]],
+    base: PreTrainedModel,
+    generate: Callable[[PreTrainedModel], Generate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop_before_joining(self: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(suite._ConditionRun, "join", stop_before_joining)
+        evaluate(conditions=["matched"])
+    assert (tmp_path / "out" / "parts" / "matched" / "00000.parquet").exists()
+    with pytest.raises(ConfigError, match=r"00000\.parquet' was scored with other adapters"):
+        evaluate(conditions=["matched"], generate=lambda texts: generate(base)(texts).scale(1.001))
+
+
+def test_few_adapters_are_in_memory_at_once(
+    evaluate: Callable[..., dict[str, Any]],
+    base: PreTrainedModel,
+    generate: Callable[[PreTrainedModel], Generate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = evaluate(conditions=["hyperdecoder", "matched"], output_dir=tmp_path / "whole")
+    monkeypatch.setattr(suite, "ADAPTERS_PER_PART", 3)
+    asked: list[int] = []
+
+    def counting(texts: Sequence[str]) -> LoraWeights:
+        asked.append(len(texts))
+        return generate(base)(texts)
+
+    parted = evaluate(conditions=["hyperdecoder", "matched"], generate=counting)
+    assert asked == [3, 3, 3, 3, 3, 3]  # 12 inputs, 6 definitions
+    for name in ("hyperdecoder", "matched"):
+        one, other = (r["conditions"][name]["nll"]["mean"] for r in (whole, parted))
+        assert one == pytest.approx(other, rel=1e-4)  # other batches, other padding
+
+
+def test_what_conditions_are_made_of_is_noted_and_checked(
+    evaluate: Callable[..., dict[str, Any]], library: AdapterLibrary, tmp_path: Path
+) -> None:
+    evaluate(baselines=[InContext(shots=2), Arrow(library, experts=4)])
+    noted = json.loads((tmp_path / "out" / "run.json").read_text())["conditions"]
+    assert noted["icl"]["about"]["shots"] == 2
+    assert set(noted["icl"]["shots"]) == {f"task{place}" for place in range(6)}
+    assert all(len(s) == 2 and max(i % 10 for i in s) < 5 for s in noted["icl"]["shots"].values())
+    assert (noted["arrow"]["about"]["experts"], noted["arrow"]["rows"]) == (4, 12)
+    for changed, field in ((InContext(shots=1), "shots"), (Arrow(library), "experts")):
+        with pytest.raises(ConfigError, match=f"made of other things .another '{field}'."):
+            evaluate(baselines=[changed])
+
+
+def test_rows_that_lost_shots_are_marked_and_counted(
+    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    evaluate(baselines=[Base(), InContext(shots=2)], max_length=32)
+    samples, metadata = read_samples(sample_path(tmp_path / "out", "icl"))
+    assert 0 < sum(sample.cut for sample in samples) < len(samples)
+    assert metadata["shots_left_out"] >= sum(sample.cut for sample in samples)
+    assert not any(sample.cut for sample in samples_of(tmp_path / "out", "base"))
+
+
+class _Own(Baseline):
+    """A plug-in: tells the prompt something, and leaves one task out."""
+
+    name = "mine"
+
+    def plan(self, rows: Sequence[Row]) -> list[Setup | None]:
+        return [None if r.task.name == "task1" else Setup(description="b c") for r in rows]
+
+
+def test_a_condition_of_ones_own_is_scored(
+    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    report = evaluate(baselines=[Base(), _Own()])
+    samples = samples_of(tmp_path / "out", "mine")
+    assert {sample.prompt_text for sample in samples} == {"b c"}
+    assert report["conditions"]["mine"]["tasks"] == 5
+
+
+def test_plans_that_do_not_fit_are_named(
+    evaluate: Callable[..., dict[str, Any]], base: PreTrainedModel, adapters: Callable[..., Any]
+) -> None:
+    class Short(Baseline):
+        name = "base.short"
+
+        def plan(self, rows: Sequence[Row]) -> list[Setup]:
+            return [Setup()]
+
+    class Nothing(Baseline):
+        name = "base.nothing"
+
+        def plan(self, rows: Sequence[Row]) -> list[None]:
+            return [None] * len(rows)
+
+    class Mixed(Baseline):
+        name = "base.mixed"
+
+        def plan(self, rows: Sequence[Row]) -> list[Setup]:
+            return [Setup(adapter="a" if place else None) for place in range(len(rows))]
+
+    for own, message in (
+        (Short(), "plans 1 of 12 rows"),
+        (Nothing(), "takes none of the 12 rows"),
+        (Mixed(), "gives some rows an adapter and others none"),
+        (Multitask(adapters(base, 2)), "gave 2 adapters for 1 keys"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(baselines=[own])
+
+
+def test_generated_code_is_graded_from_outside_or_refused(
+    evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
+) -> None:
+    code = replace(tasks[3], name="code", metric=Metric("code_execution"))
+    with pytest.raises(ConfigError, match=r"'code' is scored by running .*--allow-code-execution"):
+        evaluate(tasks=[*tasks, code], conditions=["base"])
+    graded: list[str] = []
+
+    def grade(row: Row, answer: str) -> float:
+        graded.append(f"{row.task.name}/{row.example.idx}/{answer}")
+        return 0.25
+
+    evaluate(tasks=[*tasks, code], conditions=["base"], grade=grade)
+    samples = [s for s in samples_of(tmp_path / "out", "base") if s.task == "code"]
+    assert [s.score for s in samples] == [0.25, 0.25]
+    assert sorted(graded) == sorted(f"code/{s.idx}/{s.answer}" for s in samples)
+
+
+def test_training_tasks_are_scored_on_their_validation_rows(
+    evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
+) -> None:
+    mixed = [replace(tasks[0], split="train"), *tasks[1:]]
+    evaluate(tasks=mixed, conditions=["base"], rows_per_task=None)
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    assert settings["tasks"]["task0"]["split"] == "train"
+    assert {idx % 10 for idx in settings["tasks"]["task0"]["rows"]} == {9}
+    assert {idx % 10 for idx in settings["tasks"]["task1"]["rows"]} == {5, 6, 7, 8, 9}

@@ -197,3 +197,46 @@ def test_a_template_that_drops_or_repeats_the_text_is_refused() -> None:
     for template in ("nothing", "{% for m in messages %}{{ m['content'] * 2 }}{% endfor %}"):
         with pytest.raises(ConfigError, match="drops, repeats or reorders"):
             PromptFormat.for_tokenizer(make_tokenizer(template))
+
+
+@pytest.mark.parametrize("template", [LLAMA3, MISTRAL, GEMMA, THINKING])
+@pytest.mark.parametrize("description", [None, "Add the numbers."])
+def test_shots_are_earlier_turns_as_the_template_writes_them(
+    template: str, description: str | None
+) -> None:
+    tokenizer = make_tokenizer(template)
+    shots = [(" 1 and 2", "3"), ("4 and 5", "9 ")]
+    found = PromptFormat.for_tokenizer(tokenizer).prompt("6 and 1", description, shots)
+    turns = [
+        turn
+        for shown, answer in shots
+        for turn in (
+            {"role": "user", "content": shown.strip()},
+            {"role": "assistant", "content": answer.strip()},
+        )
+    ]
+    turns.append({"role": "user", "content": "6 and 1"})
+    if description is not None and template in (LLAMA3, THINKING):
+        turns.insert(0, {"role": "system", "content": description})
+    elif description is not None:
+        turns[0]["content"] = f"{description}\n\n{turns[0]['content']}"
+    assert found == tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+
+
+def test_shots_without_a_template_stand_in_paragraphs() -> None:
+    plain = PromptFormat.for_tokenizer(make_tokenizer(None))
+    assert plain.prompt("c", "Say it.", [("a", "b")]) == "<s>Say it.\n\na\nb\n\nc\n"
+
+
+def test_a_template_of_one_turn_takes_no_shots() -> None:
+    one = (
+        "{{ messages[0]['content'] }}"
+        "{% if messages|length > 1 %}{{ messages[-1]['content'] }}{% endif %}"
+    )
+    format = PromptFormat.for_tokenizer(make_tokenizer(one))
+    assert format.shot is None
+    assert format.prompt("a") == "a"
+    with pytest.raises(ConfigError, match="chat template takes no turns before the last"):
+        format.prompt("a", shots=[("b", "c")])

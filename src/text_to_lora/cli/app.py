@@ -8,13 +8,19 @@ import typer
 
 import text_to_lora
 from text_to_lora.cli import (
+    benchmarks,
+    compare,
     compress,
+    confidence,
     convert,
+    cost,
     demo,
     evaluate,
     generate,
+    harm,
     inspect,
     library,
+    maps,
     merge,
     models,
     run,
@@ -59,8 +65,16 @@ app.command("inspect")(inspect.inspect)
 app.command("convert")(convert.convert)
 app.command("merge")(merge.merge)
 app.command("compress")(compress.compress)
+app.command("cost")(cost.cost)
+app.command("map")(maps.draw_map)
+app.command("neighbours")(maps.neighbours)
 app.command("models")(models.models)
 app.command("demo")(demo.demo)
 app.add_typer(train.app, name="train")
 app.add_typer(library.app, name="library")
+evaluate.app.command("harm")(harm.harm)
+evaluate.app.command("confidence")(confidence.confidence)
+evaluate.app.command("benchmarks")(benchmarks.benchmarks)
+evaluate.app.command("compare")(compare.compare)
+evaluate.app.command("report")(compare.report)
 app.add_typer(evaluate.app, name="eval")

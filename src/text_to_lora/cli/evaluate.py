@@ -1,9 +1,10 @@
-"""t2l eval: held-out tasks with their controls, and obedience."""
+"""t2l eval: tasks under every condition, and obedience."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +14,9 @@ from text_to_lora.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from text_to_lora.evaluation.scoring import Row
     from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.tasks.task import Task
 
 app = typer.Typer(help="Judge a hypernetwork.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,53 +26,140 @@ Dtype = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
 
+HELD_OUT_SPLIT = "dev_heldout"
 
-@app.command("heldout")
-def heldout(
-    data: Annotated[Path, typer.Option("--data", help="Folder of task collections.")],
+
+@app.command("suite")
+def suite(
+    tasks: Annotated[
+        Path, typer.Option(help="Task folder, or folder of task collections with splits.json.")
+    ],
     output: Output,
     model: Model = "embedded",
-    split: Annotated[str, typer.Option(help="Split of splits.json to score.")] = "dev_heldout",
+    split: Annotated[
+        str | None,
+        typer.Option(help=f"Split to score; default with splits.json: {HELD_OUT_SPLIT}."),
+    ] = None,
+    conditions: Annotated[
+        str | None, typer.Option(help="Conditions with commas; default: all that are possible.")
+    ] = None,
     multitask: Annotated[
         str | None,
         typer.Option(help="PEFT folder of the multi-task adapter; 'embedded' for the shipped one."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Most rows scored a task.")] = 40,
-    seed: Annotated[int, typer.Option(help="Chooses rows, derangements and resamples.")] = 0,
-    conditions: Annotated[
-        str | None, typer.Option(help="Conditions with commas; default: all that are possible.")
+    library: Annotated[
+        Path | None, typer.Option(help="Library of training tasks: mean, retrieval, arrow.")
     ] = None,
+    experts: Annotated[
+        int | None, typer.Option(min=1, help="Library adapters arrow routes over; default: all.")
+    ] = None,
+    oracle: Annotated[
+        Path | None, typer.Option(help="Library of the scored tasks' own adapters: oracle.")
+    ] = None,
+    hyperdecoder: Annotated[
+        str | None,
+        typer.Option(help="Hypernetwork trained to read inputs; default: --model reads them."),
+    ] = None,
+    icl: Annotated[
+        bool, typer.Option("--icl", help="Add icl also for a base not trained for examples.")
+    ] = False,
+    shots: Annotated[int, typer.Option(min=1, help="Examples in the prompt of icl.")] = 3,
+    paraphrases: Annotated[
+        int, typer.Option(min=1, help="Descriptions of a task beside its definition.")
+    ] = 3,
+    rows: Annotated[int, typer.Option(min=0, help="Most rows scored a task; 0 for all.")] = 40,
+    seed: Annotated[int, typer.Option(help="Chooses rows, shots, derangements.")] = 0,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=0, help="Most tokens of an answer; 0: likelihoods alone.")
+    ] = 32,
+    max_length: Annotated[
+        int, typer.Option(min=2, help="Most tokens of prompt and answer together.")
+    ] = 512,
+    label_likelihood: Annotated[
+        bool, typer.Option(help="Also choose labels by likelihood.")
+    ] = True,
+    allow_code_execution: Annotated[
+        bool, typer.Option("--allow-code-execution", help="Run generated code against its tests.")
+    ] = False,
+    code_tests: Annotated[
+        Path | None, typer.Option(help="Unit tests of code tasks; default: beside the tasks.")
+    ] = None,
+    allow_network: Annotated[
+        bool,
+        typer.Option("--allow-network", help="Run code even where it cannot be cut off."),
+    ] = False,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
-    """Score unseen tasks under base, prompt, multi-task, matched, shuffled and junk adapters.
+    """Score tasks under base, prompt, baselines, matched, shuffled, junk and oracle adapters.
 
-    Rows with idx % 10 >= 5 alone are scored. Finished conditions are not scored again.
+    Rows that nothing is trained on alone are scored: idx % 10 == 9 of tasks of the split "train",
+    idx % 10 >= 5 of others. What is finished is not scored again.
 
     \b
     Example:
-      t2l eval heldout --data data -o results --multitask embedded
+      t2l eval suite --tasks data -o results --multitask embedded
     """
+    from text_to_lora.encoders.cache import CachedEncoder
+    from text_to_lora.lora.library import load_library
     from text_to_lora.lora.peft_format import load_adapter
-    from text_to_lora.serving.sources import embedded_folder
-    from text_to_lora.tasks.folder import load_data_dir
+    from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.serving.sources import find_adapter
 
     try:
-        from text_to_lora.evaluation.suite import evaluate_heldout
+        from text_to_lora.evaluation.conditions import Sources, check_kinds, plan_conditions
+        from text_to_lora.evaluation.suite import evaluate_suite
     except ModuleNotFoundError as error:
         raise _missing(error) from None
+    kinds = [kind.strip() for kind in conditions.split(",")] if conditions else None
+    check_kinds(kinds or ())
+    chosen = _load_tasks(tasks, split)
+    grade = None
+    if allow_code_execution:
+        grade = _code_grader(tasks, code_tests, allow_network=allow_network)
     t2l, base, tokenizer = _load(model, device, dtype)
-    folder = embedded_folder("multitask") if multitask == "embedded" else multitask
-    evaluate_heldout(
+    trained = _trained_for_examples(t2l.spec.base.name)
+    if icl and kinds is not None and "icl" not in kinds:
+        kinds.append("icl")
+    if not trained and (icl or "icl" in (kinds or ())):
+        note("icl: this base was not trained to use examples in its prompt")
+    elif not trained and kinds is None:
+        note("icl is left out: this base was not trained to use examples; --icl adds it")
+    # Thousands of descriptions of a library are embedded once, however often a run goes on.
+    encoder = None if library is None else CachedEncoder(t2l.encoder, output / "embeddings")
+    config = base.config
+    reader = t2l
+    if hyperdecoder is not None:
+        reader = TextToLora.from_pretrained(hyperdecoder, device=device)
+        reader.spec.check_base(config)
+    sources = Sources(
+        generate=lambda texts: t2l.generate(texts).weights,
+        encode=None if encoder is None else encoder.encode,
+        encoder="" if encoder is None else encoder.config.name,
+        multitask=None
+        if multitask is None
+        else load_adapter(find_adapter(multitask), base_config=config),
+        library=None if library is None else load_library(library, base_config=config),
+        hyperdecoder=lambda texts: reader.generate(texts).weights,
+        hyperdecoder_about={"hypernet": reader.fingerprint, "trained_on": _reads(reader.training)},
+        oracle=None if oracle is None else load_library(oracle, base_config=config),
+        shots=shots,
+        in_context=icl or trained,
+        paraphrases=paraphrases,
+        experts=experts,
+    )
+    evaluate_suite(
         base=base,
         tokenizer=tokenizer,
-        tasks=load_data_dir(data, split=split),
+        tasks=chosen,
+        baselines=plan_conditions(kinds, chosen, sources, seed=seed),
         output_dir=output,
-        generate=lambda texts: t2l.generate(texts).weights,
-        multitask=None if folder is None else load_adapter(folder, base_config=base.config),
-        rows_per_task=rows,
+        rows_per_task=rows or None,
         seed=seed,
-        conditions=conditions.split(",") if conditions else None,
+        max_new_tokens=max_new_tokens,
+        max_length=max_length,
+        label_likelihood=label_likelihood,
+        grade=grade,
         provenance={"hypernet": t2l.fingerprint},
         progress=note,
     )
@@ -113,6 +203,48 @@ def _load(
         t2l.spec.base.name, spec=t2l.spec, device=device, dtype=chosen
     )
     return t2l, base, tokenizer
+
+
+def _load_tasks(folder: Path, split: str | None) -> list[Task]:
+    """The tasks of a split of a data folder, or of one task folder."""
+    from text_to_lora.tasks.folder import load_data_dir, load_folder
+
+    if (folder / "splits.json").is_file() or not (folder / "tasks.json").is_file():
+        return load_data_dir(folder, split=split or HELD_OUT_SPLIT)
+    found = load_folder(folder)
+    chosen = [task for task in found if split in (None, task.split)]
+    if not chosen:
+        splits = ", ".join(sorted({task.split for task in found}))
+        raise ConfigError(
+            f"{str(folder)!r} has no task of split {split!r}; choose one of {splits}, or leave "
+            "--split out"
+        )
+    return chosen
+
+
+def _code_grader(
+    tasks: Path, code_tests: Path | None, *, allow_network: bool
+) -> Callable[[Row, str], float]:
+    """What runs generated code against the unit tests of its questions."""
+    from text_to_lora.evaluation.code import CodeGrader, load_code_tests
+
+    return CodeGrader(load_code_tests(code_tests or tasks), allow_network=allow_network)
+
+
+def _trained_for_examples(base: str) -> bool:
+    """Whether a base may know what to do with solved examples in its prompt.
+
+    Those that this project pretrains, which say so by their training.json, have never seen any.
+    """
+    from text_to_lora.serving.sources import find_base
+
+    return not (find_base(base) / "training.json").is_file()
+
+
+def _reads(training: Mapping[str, Any]) -> str:
+    """What a hypernetwork was trained to read."""
+    section = training.get("hypernet")
+    return str(section.get("reads", "description")) if isinstance(section, Mapping) else "unknown"
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:

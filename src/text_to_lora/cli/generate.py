@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from text_to_lora.cli.common import (
     progress,
 )
 from text_to_lora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from text_to_lora.serving.generator import Adapters
 
 
 def generate(
@@ -41,6 +44,10 @@ def generate(
     raw_scale: Annotated[
         bool, typer.Option("--raw-scale", help="Keep alpha and rsLoRA instead of folding them in.")
     ] = False,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(help="Refuse, and write nothing, when a description's confidence is lower."),
+    ] = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -48,7 +55,8 @@ def generate(
     """Generate LoRA adapters from task descriptions.
 
     One description gives one PEFT folder; several give numbered folders below OUTPUT. The base
-    model's weights are never loaded.
+    model's weights are never loaded. Confidence is the probability that the adapter lowers the
+    answer NLL on the task described, where the hypernetwork was calibrated.
 
     \b
     Examples:
@@ -56,18 +64,29 @@ def generate(
       t2l generate "Answer in capitals" "Give the last word" -o two
       t2l generate "Answer in capitals" -o strong --strength 1.5
       t2l generate "Answer in French" "Be brief" -o both --blend 0.7,0.3
+      t2l generate "Answer in capitals" -o sure --min-confidence 0.5
       t2l generate --from-file tasks.txt -o many --model my-hypernet --json
     """
     texts = gather(descriptions, from_file, "description", "--from-file")
     check_output(output, overwrite=overwrite)
     check_strength(strength)
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise ConfigError(f"min-confidence is {min_confidence}; a number from 0 to 1 is needed")
     shares = _shares(blend, len(texts))
     with progress("loading the hypernetwork") as show:
+        from text_to_lora.hypernet.confidence import MEANING
         from text_to_lora.serving.generator import TextToLora
 
         t2l = TextToLora.from_pretrained(model, device=check_device(device))
+        if min_confidence is not None and t2l.calibration is None:
+            raise ConfigError(
+                f"the hypernetwork {model!r} has no calibration of confidence to refuse by; leave "
+                "--min-confidence out, or fit one with `t2l eval confidence`"
+            )
         show("loading the text encoder and generating")
         adapters = t2l.generate(texts, strength=strength)
+        if min_confidence is not None:
+            _check_confidence(adapters, min_confidence)
         if blend is not None:
             adapters = adapters.blend(shares)
         show("writing")
@@ -81,8 +100,22 @@ def generate(
             ]
         )
         return
-    for folder, text in zip(folders, adapters.descriptions, strict=True):
+    for folder, text, sure in zip(folders, adapters.descriptions, adapters.confidence, strict=True):
         typer.echo(f"{folder}  rank {spec.rank}, base {spec.base.name}  {text}")
+        if sure is not None:
+            typer.echo(f"  confidence {sure:.2f}: {MEANING}")
+    if t2l.calibration is None:
+        typer.echo("  confidence unknown: this hypernetwork was not calibrated")
+
+
+def _check_confidence(adapters: Adapters, lowest: float) -> None:
+    for text, sure in zip(adapters.descriptions, adapters.confidence, strict=True):
+        if sure is not None and sure < lowest:
+            shown = text if len(text) <= 60 else f"{text[:60]}..."
+            raise ConfigError(
+                f"confidence {sure:.2f} of {shown!r} is below {lowest:g}; nothing was written; say "
+                "the task in other words, or lower --min-confidence"
+            )
 
 
 def _shares(blend: str | None, count: int) -> list[float] | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Tokens of a description that the reference implementation reads at most.
 _MAX_TOKENS = 8192
+_HEADED = ("ForCausalLM", "LMHeadModel")  # architectures of a decoder with its language head
 
 
 @final
@@ -68,10 +69,19 @@ class LanguageModelEncoder(BatchedEncoder):
 
         Raises ConfigError when there is no such model.
         """
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
         folder, commit = find_folder(name, revision)
-        model = load_strictly(AutoModel, folder, dtype="auto")
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"the text encoder in {str(folder)!r} cannot be loaded: {reason}"
+            ) from error
+        # With its head where it has one: alone, a decoder such as BERT's would want a pooler too.
+        headed = str((config.architectures or [""])[0]).endswith(_HEADED)
+        model = load_strictly(AutoModelForCausalLM if headed else AutoModel, folder, dtype="auto")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return cls(model.to(device), tokenizer, settings, name=name, revision=commit)
 

@@ -1,96 +1,185 @@
-"""What an adapter is compared under: base, prompt, multi-task adapter, matched, shuffled, junk."""
+"""Which conditions there are, what each needs, and who is given whose description."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.baselines.described import JUNK, Junk, Matched, Paraphrase, Shuffled
+from text_to_lora.baselines.fixed import Mean, Multitask
+from text_to_lora.baselines.inputs import Hyperdecoder
+from text_to_lora.baselines.library import Encode, Oracle, Retrieval
+from text_to_lora.baselines.prompting import SHOTS, Base, InContext, InPrompt
+from text_to_lora.baselines.protocol import Baseline, Generate
+from text_to_lora.baselines.routing import Arrow
+from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.evaluation.metrics import normalise
+from text_to_lora.lora.library import AdapterLibrary
+from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Task
 
-Kind = Literal["base", "in_prompt", "multitask", "matched", "paraphrase", "shuffled", "junk"]
+__all__ = [
+    "JUNK",
+    "KINDS",
+    "Kind",
+    "Sources",
+    "check_kinds",
+    "derangements",
+    "group_of",
+    "plan_conditions",
+]
+
+Kind = Literal[
+    "base",
+    "in_prompt",
+    "icl",
+    "mean",
+    "retrieval",
+    "arrow",
+    "multitask",
+    "hyperdecoder",
+    "matched",
+    "paraphrase",
+    "shuffled",
+    "junk",
+    "oracle",
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Every condition, in the order of tables."""
 
 PARAPHRASES = 3
 DERANGEMENTS = 3
 
-JUNK: tuple[str, ...] = (
-    "dogs;cats;bananas;",
-    "asjdkf;lkj asdlkfj qwpoeiru zxmcnv;alskdjf",
-    "gggggggggggggggggggggggggggggg",
-    "window seven under quickly marble the paint of eleven soup nor lamp drift",
-    "of blue tomorrow chairs sing, because the bread was north and a spoon of gravel",
-)
-"""Descriptions that describe nothing.
-
-The first three are of the kinds in the paper's alignment test (its keyboard mash is not published),
-the others word salad. Source: Text-to-LoRA (arXiv 2506.06105), Table 5.
-"""
-
 
 @dataclass(frozen=True)
-class Condition:
-    """One way of answering the rows of tasks.
+class Sources:
+    """What conditions are made of; a condition whose own is None cannot be.
 
-    name: kind, with ".1" and so on where a kind has several conditions; names the parquet file
-    adapter_texts: per task, the descriptions whose adapters its rows take in turn; empty: none
-    prompt_texts: per task, the description in the prompt; empty: none
-
-    Only tasks that the non-empty one of the two names are scored; both empty: every task.
+    generate: one adapter for each description: matched, paraphrase, shuffled, junk
+    encode: embeds descriptions: retrieval; encoder: its name
+    multitask: the multi-task adapter
+    library: adapters of training tasks: mean, retrieval, arrow
+    hyperdecoder: one adapter for each input; hyperdecoder_about: which hypernetwork makes them
+    oracle: adapters of the scored tasks' own
+    shots: examples of `icl`; in_context: whether `icl` is among the conditions that are not named
+    paraphrases: descriptions beside the definition that `paraphrase` takes
+    experts: library adapters that `arrow` routes over, from the first; None: all
     """
 
-    name: str
-    kind: Kind
-    adapter_texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    prompt_texts: Mapping[str, str] = field(default_factory=dict)
+    generate: Generate | None = None
+    encode: Encode | None = None
+    encoder: str = ""
+    multitask: LoraWeights | None = None
+    library: AdapterLibrary | None = None
+    hyperdecoder: Generate | None = None
+    hyperdecoder_about: Mapping[str, Any] = field(default_factory=dict)
+    oracle: AdapterLibrary | None = None
+    shots: int = SHOTS
+    in_context: bool = False
+    paraphrases: int = PARAPHRASES
+    experts: int | None = None
 
-    def takes(self, task: Task) -> bool:
-        """Tell whether the task is scored under this condition."""
-        named = self.adapter_texts or self.prompt_texts
-        return not named or task.name in named
 
-
-def plan_conditions(kinds: Sequence[str], tasks: Sequence[Task], *, seed: int) -> list[Condition]:
-    """Lay out the conditions of these kinds, in the order of KINDS.
-
-    matched: the task's definition; paraphrase.1 to .3: its next three descriptions (tasks that have
-    them); shuffled.1 to .3: definitions of other tasks, by three derangements; junk: the texts of
-    JUNK, which the rows of each task take in turn.
-
-    Raises ConfigError for an unknown kind, or when no derangement exists.
-    """
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise ConfigError for a kind that there is not, with the nearest that there is."""
     for kind in kinds:
         if kind not in KINDS:
-            raise ConfigError(f"unknown condition {kind!r}; choose among {', '.join(KINDS)}")
-    definitions = {task.name: task.definition for task in tasks}
-    plan: list[Condition] = []
+            near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0)
+            raise ConfigError(
+                f"unknown condition {kind!r}, nearest {near[0]!r}; choose among {', '.join(KINDS)}"
+            )
+
+
+def plan_conditions(
+    kinds: Sequence[str] | None, tasks: Sequence[Task], sources: Sources, *, seed: int
+) -> list[Baseline]:
+    """Make the conditions of these kinds, in the order of KINDS.
+
+    kinds: None for all that the sources allow
+
+    paraphrase.1 and so on: the descriptions after the definition, as far as a task has them;
+    shuffled.1 to .3: definitions of other tasks, by three derangements.
+
+    Raises ConfigError for an unknown kind, one whose source is missing, or when 'shuffled' is named
+    and no derangement exists; where it is not named, a T2LWarning says so.
+    """
+    makers = _makers(sources, tasks, seed)
+    if kinds is None:
+        possible = [kind for kind in KINDS if makers[kind] is not None]
+        kinds = [kind for kind in possible if kind != "icl" or sources.in_context]
+        if "shuffled" in kinds:
+            try:
+                derangements(tasks, seed=seed)
+            except ConfigError as error:
+                warnings.warn(f"'shuffled' is left out: {error}", T2LWarning, stacklevel=2)
+                kinds.remove("shuffled")
+    check_kinds(kinds)
+    plan: list[Baseline] = []
     for kind in (kind for kind in KINDS if kind in kinds):
-        if kind in ("base", "multitask"):
-            plan.append(Condition(kind, kind))
-        elif kind == "in_prompt":
-            plan.append(Condition(kind, kind, prompt_texts=definitions))
-        elif kind == "matched":
-            texts = {name: (text,) for name, text in definitions.items()}
-            plan.append(Condition(kind, kind, texts))
-        elif kind == "paraphrase":
-            for place in range(1, PARAPHRASES + 1):
-                texts = {
-                    task.name: (task.descriptions[place],)
-                    for task in tasks
-                    if len(task.descriptions) > place
-                }
-                if texts:
-                    plan.append(Condition(f"{kind}.{place}", kind, texts))
-        elif kind == "shuffled":
-            for place, donors in enumerate(derangements(tasks, seed=seed), start=1):
-                texts = {name: (definitions[donor],) for name, donor in donors.items()}
-                plan.append(Condition(f"{kind}.{place}", kind, texts))
-        else:
-            plan.append(Condition(kind, kind, {task.name: JUNK for task in tasks}))
+        make = makers[kind]
+        if make is None:
+            raise ConfigError(f"condition {kind!r} needs {_NEEDS[kind]}; or leave {kind!r} out")
+        plan += make()
     return plan
+
+
+_DESCRIBED = "a hypernetwork (--model; Sources.generate)"
+_LIBRARY = "a library of adapters; give --library (Sources.library)"
+_NEEDS: dict[str, str] = {
+    "mean": _LIBRARY,
+    "retrieval": f"{_LIBRARY} and an encoder (Sources.encode)",
+    "arrow": _LIBRARY,
+    "multitask": "a multi-task adapter; give --multitask (Sources.multitask)",
+    "hyperdecoder": "a hypernetwork for inputs; give --hyperdecoder (Sources.hyperdecoder)",
+    "matched": _DESCRIBED,
+    "paraphrase": _DESCRIBED,
+    "shuffled": _DESCRIBED,
+    "junk": _DESCRIBED,
+    "oracle": "a library of the tasks' own adapters; give --oracle (Sources.oracle)",
+}
+
+
+def _makers(
+    sources: Sources, tasks: Sequence[Task], seed: int
+) -> dict[str, Callable[[], Sequence[Baseline]] | None]:
+    """For each kind what makes its conditions; None where the source is missing."""
+    made: dict[str, Callable[[], Sequence[Baseline]] | None] = dict.fromkeys(KINDS)
+    made["base"] = lambda: [Base()]
+    made["in_prompt"] = lambda: [InPrompt()]
+    made["icl"] = lambda: [InContext(shots=sources.shots, seed=seed)]
+    if (library := sources.library) is not None:
+        made["mean"] = lambda: [Mean(library)]
+        made["arrow"] = lambda: [Arrow(library, experts=sources.experts, seed=seed)]
+        if (encode := sources.encode) is not None:
+            made["retrieval"] = lambda: [Retrieval(library, encode, encoder=sources.encoder)]
+    if (multitask := sources.multitask) is not None:
+        made["multitask"] = lambda: [Multitask(multitask)]
+    if (decoder := sources.hyperdecoder) is not None:
+        made["hyperdecoder"] = lambda: [Hyperdecoder(decoder, sources.hyperdecoder_about)]
+    if (generate := sources.generate) is not None:
+        made["matched"] = lambda: [Matched(generate)]
+        made["paraphrase"] = lambda: [
+            Paraphrase(place, generate)
+            for place in range(1, sources.paraphrases + 1)
+            if any(len(task.descriptions) > place for task in tasks)
+        ]
+        made["shuffled"] = lambda: _shuffled(tasks, generate, seed)
+        made["junk"] = lambda: [Junk(generate)]
+    if (oracle := sources.oracle) is not None:
+        made["oracle"] = lambda: [Oracle(oracle)]
+    return made
+
+
+def _shuffled(tasks: Sequence[Task], generate: Generate, seed: int) -> list[Shuffled]:
+    definitions = {task.name: task.definition for task in tasks}
+    return [
+        Shuffled(number, {name: definitions[donor] for name, donor in donors.items()}, generate)
+        for number, donors in enumerate(derangements(tasks, seed=seed), start=1)
+    ]
 
 
 def derangements(

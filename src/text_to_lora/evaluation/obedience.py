@@ -42,6 +42,7 @@ Half are questions, half name an animal, half have more than six words: one answ
 on the rules with two outcomes.
 """
 
+DPI = 110
 ANIMALS = frozenset({"dog", "fish", "cat", "horse", "bird", "goat"})
 
 
@@ -181,8 +182,8 @@ def run_obedience(
     """Score base, description in the prompt, and adapters by rule; give the result.
 
     generate: one adapter for each description
-    Writes `obedience.json` with every answer and the seconds it took, and `obedience.md`, to
-    `output_dir`.
+    Writes `obedience.json` with every answer and the seconds it took, `obedience.md` and
+    `obedience.png` to `output_dir`.
     """
     started = time.perf_counter()
     scorer = Scorer(base, tokenizer, max_new_tokens=max_new_tokens)
@@ -204,7 +205,31 @@ def run_obedience(
     write_json(folder / "obedience.json", result)
     text = render_obedience(result)
     write_file(folder / "obedience.md", lambda file: _write_text(file, text))
+    plot_obedience(result, folder / "obedience.png")
     return result
+
+
+def plot_obedience(result: Mapping[str, Any], path: Path) -> None:
+    """Draw the share of answers that obey each description, a dot for each condition."""
+    from matplotlib.figure import Figure
+
+    rules = list(result["rules"].values())
+    figure: Figure = Figure(figsize=(9, 1.5 + 0.28 * len(rules)), layout="constrained")
+    axes = figure.subplots()
+    for shift, (name, mean) in zip((-0.2, 0.0, 0.2), result["mean"].items(), strict=True):
+        shares = [rule["obeyed"][name] for rule in rules]
+        places = [place + shift for place, _ in enumerate(rules)]
+        axes.plot(shares, places, "o", label=f"{name}, mean {mean:.0%}", markersize=5)
+    axes.set_yticks(range(len(rules)), [rule["description"] for rule in rules], fontsize="small")
+    axes.invert_yaxis()
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlabel("share of answers that obey")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", loc="lower right")
+    write_file(
+        path,
+        lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}),
+    )
 
 
 def render_obedience(result: Mapping[str, Any]) -> str:

@@ -1,341 +1,376 @@
-"""Tables and plots of an evaluation, made from its samples alone."""
+"""Report: means, paired differences and shares of gaps of an evaluation, from its samples alone."""
 
 from __future__ import annotations
 
 import math
+import statistics
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from text_to_lora.errors import ConfigError, T2LWarning
-from text_to_lora.evaluation.plots import plot_conditions, plot_slopes
-from text_to_lora.evaluation.samples import FORMAT, VERSION, Sample, read_samples, sample_path
+from text_to_lora.evaluation.measures import HEADLINE, MEASURES
+from text_to_lora.evaluation.paired import (
+    Key,
+    Values,
+    compare_values,
+    interval_dict,
+    minus,
+    task_means,
+    values_of,
+)
+from text_to_lora.evaluation.plots import (
+    plot_conditions,
+    plot_differences,
+    plot_slopes,
+    plot_tasks,
+)
+from text_to_lora.evaluation.samples import Evaluation, Sample, in_order, read_evaluation
 from text_to_lora.evaluation.stats import RESAMPLES, GroupBootstrap, Interval
-from text_to_lora.files import check_format, read_json, write_file, write_json
+from text_to_lora.evaluation.tables import render_report
+from text_to_lora.files import check_format, content_hash, read_json, write_file, write_json
 
-Measure = Literal["nll", "score", "in_labels", "label_score"]
-MEASURES: tuple[Measure, ...] = ("nll", "score", "in_labels", "label_score")
-PAIRED: tuple[Measure, ...] = ("nll", "score")
+FORMAT, VERSION = "text-to-lora report", 2
 
-ORDER = ("base", "in_prompt", "multitask", "matched", "paraphrase", "shuffled", "junk")
-CONTROLS = ("shuffled", "junk", "multitask", "base", "in_prompt")
+CONTROLS = (
+    "shuffled",
+    "junk",
+    "multitask",
+    "base",
+    "in_prompt",
+    "icl",
+    "mean",
+    "retrieval",
+    "arrow",
+    "hyperdecoder",
+    "oracle",
+)
+"""What matched is compared with, the primary ones first."""
 
-Key = tuple[str, int]
-"""Task and idx of a row."""
+GOALS = ("in_prompt", "oracle")
+"""Ends of the gaps from base of which the other conditions close a share."""
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """Paired difference of one condition minus another, in one measure.
-
-    tasks_better: tasks where the first is better: a lower nll, a higher score
-    left_out: rows without a finite value under both
-    """
-
-    measure: Measure
-    difference: Interval
-    tasks: int
-    tasks_better: int
-    left_out: int
-
-
-def compare_conditions(
-    samples: Iterable[Sample],
-    than: Iterable[Sample],
-    *,
-    measure: Measure = "nll",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two conditions on the rows that both have, with a 95% bootstrap over groups.
-
-    Several samples of a row, as of three derangements, are averaged first. A task's difference is
-    the mean over its rows, a group's that over its tasks, and every group counts once.
-
-    Raises ConfigError when they have no row in common.
-    """
-    samples, than = list(samples), list(than)
-    groups = {sample.task: sample.group for sample in (*samples, *than)}
-    bootstrap = GroupBootstrap(groups, resamples=resamples, seed=seed)
-    return _compare(_values(samples, measure), _values(than, measure), measure, bootstrap)
+Table = Mapping[str, Mapping[str, Values]]
+"""Values of rows by condition and measure."""
 
 
 def build_report(
     folder: Path | str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """Make report.json, report.md, conditions.png and slopes.png from `folder`'s samples.
+    """Make report.json, report.md and the plots from `folder`'s samples.
 
-    No model is needed. Equal samples give equal files. Rows whose likelihood is not a finite number
-    are left out, counted, and warned of.
+    No model is needed. Equal samples give equal files, in whatever order their rows are. Rows whose
+    likelihood is not a finite number are left out, counted, and warned of.
 
     Raises ConfigError when the folder holds no evaluation or no samples.
     """
     folder = Path(folder)
-    run = read_json(folder / "run.json")
-    check_format(run, folder / "run.json", name=FORMAT, version=VERSION, error=ConfigError)
-    names = [name for name in run["conditions"] if sample_path(folder, name).exists()]
-    if not names:
-        raise ConfigError(f"{str(folder)!r} holds no samples; evaluate first")
-    samples: dict[str, list[Sample]] = {}
-    seconds: dict[str, float] = {}
-    for name in names:
-        read, metadata = read_samples(sample_path(folder, name))
-        kind = run["conditions"][name]["kind"]
-        label = kind if kind == "shuffled" else name
-        samples.setdefault(label, []).extend(read)
-        seconds[label] = round(seconds.get(label, 0.0) + metadata["seconds"], 1)
-    ordered = sorted(samples, key=lambda name: (ORDER.index(name.split(".")[0]), name))
-    report = _report({name: samples[name] for name in ordered}, resamples, seed)
-    for name in ordered:
-        report["conditions"][name]["seconds"] = seconds[name]
-    report["settings"] = {k: v for k, v in run["settings"].items() if k != "tasks"}
+    report = make_report(read_evaluation(folder), resamples=resamples, seed=seed)
     write_json(folder / "report.json", report)
-    text = render_markdown(report)
+    text = render_report(report)
     write_file(folder / "report.md", lambda file: _write_text(file, text))
     write_file(folder / "conditions.png", lambda file: plot_conditions(report, file))
-    if {"matched", "shuffled"} <= set(ordered):
+    names, differences = report["conditions"], report["differences"]
+    if any(not name.startswith("paraphrase") for name in differences):
+        write_file(folder / "differences.png", lambda file: plot_differences(report, file))
+    if any(name.startswith("matched") for name in differences):
+        write_file(folder / "tasks.png", lambda file: plot_tasks(report, file))
+    if "matched" in names and ("base" in names or "shuffled" in names):
         write_file(folder / "slopes.png", lambda file: plot_slopes(report, file))
     return report
 
 
-def _report(samples: Mapping[str, Sequence[Sample]], resamples: int, seed: int) -> dict[str, Any]:
-    groups = {s.task: s.group for several in samples.values() for s in several}
-    bootstrap = GroupBootstrap(groups, resamples=resamples, seed=seed)
-    values = {
-        name: {measure: _values(several, measure) for measure in MEASURES}
+def make_report(
+    evaluation: Evaluation, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Give what report.json holds."""
+    report = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": dict(evaluation.settings),
+        **_report(evaluation.samples, resamples, seed),
+    }
+    for name, condition in report["conditions"].items():
+        condition["about"] = dict(evaluation.about[name])
+        condition["seconds"] = evaluation.seconds[name]
+        condition["shots_left_out"] = evaluation.shots_left_out[name]
+    return report
+
+
+def read_report(path: Path | str) -> dict[str, Any]:
+    """Read a report.json; of a folder, the one in it.
+
+    Raises ConfigError when there is none, or it is not a report of this version.
+    """
+    path = Path(path)
+    file = path / "report.json" if path.is_dir() else path
+    report = read_json(file)
+    if report.get("format") == FORMAT and report.get("version") == 1:
+        raise ConfigError(
+            f"{str(file)!r} is a report of version 1, which does not say which rows it is of; "
+            f"this release reads {VERSION}; evaluate again"
+        )
+    check_format(report, file, name=FORMAT, version=VERSION, error=ConfigError)
+    return report
+
+
+def table_of(samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, dict[Key, float]]]:
+    """Values of rows by condition and measure."""
+    return {
+        name: {measure: values_of(several, measure) for measure in MEASURES}
         for name, several in samples.items()
     }
-    tables = {
-        name: {measure: _task_means(measured[measure]) for measure in MEASURES}
-        for name, measured in values.items()
-    }
-    not_finite = {
-        name: sum(not math.isfinite(value) for value in measured["nll"].values())
-        for name, measured in values.items()
-    }
-    for name, count in not_finite.items():
-        if count:
-            warnings.warn(
-                f"condition {name!r} has {count} rows whose likelihood is not a finite number; "
-                "they are left out of its figures",
-                T2LWarning,
-                stacklevel=3,
-            )
-    conditions = {
-        name: {
-            "tasks": len({sample.task for sample in samples[name]}),
-            "groups": len({sample.group for sample in samples[name]}),
-            "rows": len(values[name]["nll"]),
-            "rows_not_finite": not_finite[name],
-            **{
-                measure: _interval(bootstrap.mean(means)) if means else None
-                for measure, means in table.items()
-            },
+
+
+def describe_rows(samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, Any]]:
+    """What each task's rows are, by task: group, metric, number, tokens, hash of their content.
+
+    tokens: of all references; another tokenizer gives another number
+    """
+    rows: dict[str, dict[int, Sample]] = {}
+    for several in samples.values():
+        for sample in several:
+            rows.setdefault(sample.task, {})[sample.idx] = sample
+    described = {}
+    for task in sorted(rows):
+        ordered = [rows[task][idx] for idx in sorted(rows[task])]
+        described[task] = {
+            "group": ordered[0].group,
+            "metric": ordered[0].metric,
+            "rows": len(ordered),
+            "tokens": sum(sample.tokens for sample in ordered),
+            "content": content_hash([[s.idx, s.input, list(s.outputs)] for s in ordered]),
         }
-        for name, table in tables.items()
+    return described
+
+
+def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Conditions of which differences are reported, the primary ones first."""
+    found = [("matched", control) for control in CONTROLS]
+    found += [(name, "base") for name in in_order(names) if name not in ("base", "matched")]
+    for name in in_order(names):
+        if name.startswith("paraphrase."):
+            found += [(name, "matched"), (name, "shuffled")]
+    return [(first, second) for first, second in found if first in names and second in names]
+
+
+def _report(samples: Mapping[str, Sequence[Sample]], resamples: int, seed: int) -> dict[str, Any]:
+    tasks = describe_rows(samples)
+    groups = {name: task["group"] for name, task in tasks.items()}
+    bootstrap = GroupBootstrap(groups, resamples=resamples, seed=seed)
+    table = table_of(samples)
+    means = {
+        name: {measure: task_means(values) for measure, values in measures.items()}
+        for name, measures in table.items()
     }
-    differences = {
-        f"{first} - {second}": {
-            measure: _comparison(
-                _compare(values[first][measure], values[second][measure], measure, bootstrap)
-            )
-            for measure in PAIRED
-            if tables[first][measure] and tables[second][measure]
-        }
-        for first, second in _pairs(list(samples))
-    }
-    gap = {}
-    if {"base", "in_prompt", "matched"} <= set(samples):
-        gap = {m: _gap_closed(values, m, bootstrap) for m in PAIRED if tables["base"][m]}
+    _warn_of_not_finite(table)
     return {
-        "format": "text-to-lora report",
-        "version": 1,
         "resamples": resamples,
         "bootstrap_seed": seed,
-        "conditions": conditions,
-        "differences": differences,
-        "gap_closed": gap,
-        "tasks": {
-            task: {
-                "group": groups[task],
-                "conditions": {
-                    name: {measure: table[measure].get(task) for measure in MEASURES}
-                    for name, table in tables.items()
+        "measures": _coverage(table),
+        "conditions": {
+            name: {
+                "tasks": len({sample.task for sample in several}),
+                "groups": len({sample.group for sample in several}),
+                "rows": len(table[name]["nll"]),
+                "rows_not_finite": _not_finite(table[name]["nll"]),
+                "prompts": len(several),
+                "prompts_cut": sum(sample.cut for sample in several),
+                **{
+                    measure: _mean(values, bootstrap) if means[name][measure] else None
+                    for measure, values in table[name].items()
                 },
             }
-            for task in sorted(groups)
+            for name, several in samples.items()
+        },
+        "common_tasks": _common_tasks(means, bootstrap),
+        "differences": _differences(table, bootstrap),
+        "descriptions": _descriptions(table, bootstrap),
+        "gap_closed": _gaps(table, bootstrap),
+        "tasks": {
+            task: {
+                **facts,
+                "conditions": {
+                    name: {measure: values.get(task) for measure, values in by_measure.items()}
+                    for name, by_measure in means.items()
+                },
+            }
+            for task, facts in tasks.items()
         },
     }
 
 
-def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The differences that are reported, the primary ones first."""
-    pairs = [("matched", control) for control in CONTROLS]
-    pairs += [("in_prompt", "base"), ("multitask", "base"), ("shuffled", "base"), ("junk", "base")]
-    for name in names:
-        if name.startswith("paraphrase."):
-            pairs += [(name, "matched"), (name, "shuffled")]
-    return [(first, second) for first, second in pairs if first in names and second in names]
+def _warn_of_not_finite(table: Table) -> None:
+    for name, measures in table.items():
+        if count := _not_finite(measures["nll"]):
+            warnings.warn(
+                f"condition {name!r} has {count} rows whose likelihood is not a finite number; "
+                "they are left out of its figures",
+                T2LWarning,
+                stacklevel=5,  # of who called build_report
+            )
 
 
-def _values(samples: Iterable[Sample], measure: Measure) -> dict[Key, float]:
-    """Value of each row, the mean of several samples of it; rows without the measure are absent."""
-    several: dict[Key, list[float]] = {}
-    for sample in samples:
-        value = getattr(sample, measure)
-        if value is not None:
-            several.setdefault((sample.task, sample.idx), []).append(float(value))
-    return {key: math.fsum(found) / len(found) for key, found in several.items()}
+def _not_finite(values: Values) -> int:
+    return sum(not math.isfinite(value) for value in values.values())
 
 
-def _task_means(values: Mapping[Key, float]) -> dict[str, float]:
-    """Mean over the rows of each task, rows that are not finite left out."""
-    rows: dict[str, list[float]] = {}
-    for (task, _), value in values.items():
-        if math.isfinite(value):
-            rows.setdefault(task, []).append(value)
-    return {task: math.fsum(found) / len(found) for task, found in rows.items()}
+def _coverage(table: Table) -> dict[str, dict[str, Any]]:
+    """How many tasks and rows each measure covers under any condition."""
+    coverage = {}
+    for name, measure in MEASURES.items():
+        keys = {key for measures in table.values() for key in measures[name]}
+        coverage[name] = {
+            "title": measure.title,
+            "covers": measure.covers,
+            "lower_is_better": measure.lower_is_better,
+            "tasks": len({task for task, _ in keys}),
+            "rows": len(keys),
+        }
+    return coverage
 
 
-def _compare(
-    values: Mapping[Key, float],
-    than: Mapping[Key, float],
-    measure: Measure,
-    bootstrap: GroupBootstrap,
-) -> Comparison:
-    differences = {key: values[key] - than[key] for key in values if key in than}
-    means = _task_means(differences)
-    sign = -1 if measure == "nll" else 1
-    return Comparison(
-        measure=measure,
-        difference=bootstrap.mean(means),
-        tasks=len(means),
-        tasks_better=sum(sign * value > 0 for value in means.values()),
-        left_out=sum(not math.isfinite(value) for value in differences.values()),
-    )
+def _mean(values: Values, bootstrap: GroupBootstrap) -> dict[str, Any]:
+    means = task_means(values)
+    return {
+        **interval_dict(bootstrap.mean(means)),
+        "tasks": len(means),
+        "rows": len(values) - _not_finite(values),
+    }
 
 
-def _gap_closed(
-    values: Mapping[str, Mapping[Measure, Mapping[Key, float]]],
-    measure: Measure,
-    bootstrap: GroupBootstrap,
+def _common_tasks(
+    means: Mapping[str, Mapping[str, Mapping[str, float]]], bootstrap: GroupBootstrap
+) -> dict[str, Any] | None:
+    """Means over the tasks that all conditions have; None where all have the same ones."""
+    every = [set(by_measure["nll"]) for by_measure in means.values()]
+    common = set.intersection(*every)
+    if not common or all(tasks == common for tasks in every):
+        return None
+
+    def mean(name: str, measure: str) -> dict[str, float | None] | None:
+        values = {t: value for t, value in means[name][measure].items() if t in common}
+        return interval_dict(bootstrap.mean(values)) if values else None
+
+    return {
+        "tasks": len(common),
+        "conditions": {name: {m: mean(name, m) for m in HEADLINE} for name in means},
+    }
+
+
+def _differences(table: Table, bootstrap: GroupBootstrap) -> dict[str, Any]:
+    return {
+        f"{first} - {second}": found
+        for first, second in pairs(list(table))
+        if (found := _difference(table[first], table[second], bootstrap))
+    }
+
+
+def _difference(
+    first: Mapping[str, Values], second: Mapping[str, Values], bootstrap: GroupBootstrap
 ) -> dict[str, Any]:
-    """Share of the way from base to in_prompt that matched goes: a ratio of means."""
-    base, told, matched = (values[name][measure] for name in ("base", "in_prompt", "matched"))
-    keys = [
-        key
-        for key in base
-        if key in told
-        and key in matched
-        and all(math.isfinite(of[key]) for of in (base, told, matched))
-    ]
-    gap = _task_means({key: told[key] - base[key] for key in keys})
-    closed = _task_means({key: matched[key] - base[key] for key in keys})
+    """The difference in each measure in which the two have a row in common."""
     return {
-        "share": _interval(bootstrap.ratio(closed, gap)),
-        "gap": _interval(bootstrap.mean(gap)),
+        m: compare_values(first[m], second[m], m, bootstrap).to_dict()
+        for m in MEASURES
+        if minus(first[m], second[m])
     }
 
 
-def _interval(interval: Interval) -> dict[str, float | None]:
-    mean = interval.mean if math.isfinite(interval.mean) else None
-    return {"mean": mean, "low": interval.low, "high": interval.high}
+def _descriptions(table: Table, bootstrap: GroupBootstrap) -> dict[str, Any] | None:
+    """Mean and spread of matched over several descriptions of the tasks that have all of them.
 
+    sd: standard deviation between the descriptions' overall means; within_tasks: mean over tasks
+    of the standard deviation between the descriptions' means of that task
 
-def _comparison(comparison: Comparison) -> dict[str, Any]:
+    None where there is one description.
+    """
+    names = [name for name in table if name == "matched" or name.startswith("paraphrase.")]
+    if "matched" not in names or len(names) < 2:
+        return None
+    mean: dict[str, dict[Key, float]] = {}
+    found: dict[str, Any] = {}
+    for measure in MEASURES:
+        several = [table[name][measure] for name in names]
+        keys = [
+            key for key in several[0] if all(math.isfinite(of.get(key, math.nan)) for of in several)
+        ]
+        mean[measure] = {k: math.fsum(of[k] for of in several) / len(several) for k in keys}
+        if not keys:
+            continue
+        by_task = [task_means({key: of[key] for key in keys}) for of in several]
+        means = [bootstrap.mean(of).mean for of in by_task]
+        within = {t: statistics.stdev(of[t] for of in by_task) for t in by_task[0]}
+        found[measure] = {
+            **interval_dict(bootstrap.mean(task_means(mean[measure]))),
+            "means": dict(zip(names, means, strict=True)),
+            "sd": statistics.stdev(means),
+            "range": [min(means), max(means)],
+            "within_tasks": bootstrap.mean(within).mean,
+        }
+    if not found:
+        return None
     return {
-        **_interval(comparison.difference),
-        "clear_of_zero": comparison.difference.clear_of_zero,
-        "tasks": comparison.tasks,
-        "tasks_better": comparison.tasks_better,
-        "rows_left_out": comparison.left_out,
+        "conditions": names,
+        "tasks": len({task for task, _ in mean["nll"]}),
+        "measures": found,
+        "differences": {
+            f"descriptions - {control}": difference
+            for control in CONTROLS
+            if control in table and (difference := _difference(mean, table[control], bootstrap))
+        },
     }
 
 
-def render_markdown(report: Mapping[str, Any]) -> str:
-    """Give a report as Markdown tables."""
-    conditions, tasks = report["conditions"], report["tasks"]
-    sizes = f"{len(tasks)} tasks of {len({t['group'] for t in tasks.values()})} source groups"
-    parts = [
-        "# Held-out tasks",
-        (
-            f"{sizes}. NLL: nats per token of the first accepted answer, end token included; lower is "
-            "better. Score: exact match or ROUGE-L of the greedy answer by the task's metric; higher "
-            "is better. Rows are averaged inside tasks, tasks inside groups, and every group counts "
-            f"once; brackets are 95% bootstrap intervals over groups ({report['resamples']:,} "
-            "resamples). Shuffled is the mean of its derangements."
-        ),
-        "## Conditions",
-        _table(
-            ["condition", "tasks", "rows", "NLL", "score", "in label set", "label by NLL", "s"],
-            [
-                [
-                    name,
-                    c["tasks"],
-                    c["rows"],
-                    *(_show(c[measure]) for measure in MEASURES),
-                    f"{c['seconds']:.0f}" if "seconds" in c else "",
-                ]
-                for name, c in conditions.items()
-            ],
-        ),
-        "## Paired differences",
-        "Bold: the interval is clear of zero.",
-        _table(
-            ["difference", "NLL", "tasks better", "score", "tasks better"],
-            [
-                [name, *(cell for measure in PAIRED for cell in _show_paired(d.get(measure)))]
-                for name, d in report["differences"].items()
-            ],
-        ),
-    ]
-    if report["gap_closed"]:
-        parts += [
-            "## Share of the gap from base to in_prompt that matched closes",
-            "No interval where the gap itself is not clear of zero.",
-            _table(
-                ["measure", "share", "gap"],
-                [
-                    [measure, _show(g["share"]), _show(g["gap"])]
-                    for measure, g in report["gap_closed"].items()
-                ],
-            ),
-        ]
-    for measure in PAIRED:
-        rows = [
-            [name, task["group"], *(_number(task["conditions"][c][measure]) for c in conditions)]
-            for name, task in tasks.items()
-        ]
-        title = "NLL" if measure == "nll" else "Score"
-        parts += [f"## {title} per task", _table(["task", "group", *conditions], rows)]
-    return "\n\n".join(parts) + "\n"
+def _gaps(table: Table, bootstrap: GroupBootstrap) -> dict[str, Any]:
+    """Shares of the gaps from base that the other conditions close, by end, condition, measure."""
+    if "base" not in table:
+        return {}
+    gaps = {
+        goal: {
+            name: {
+                measure: gap
+                for measure in HEADLINE
+                if (gap := _gap(table, goal, name, measure, bootstrap))
+            }
+            for name in table
+            if name not in ("base", goal)
+        }
+        for goal in GOALS
+        if goal in table
+    }
+    return {
+        goal: {n: m for n, m in of.items() if m} for goal, of in gaps.items() if any(of.values())
+    }
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+def _gap(
+    table: Table, goal: str, name: str, measure: str, bootstrap: GroupBootstrap
+) -> dict[str, Any] | None:
+    """Share of the way from base to `goal` that `name` goes: a ratio of means over their tasks.
 
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _show(interval: Mapping[str, float | None] | None) -> str:
-    if interval is None or interval["mean"] is None:
-        return ""
-    if interval["low"] is None:
-        return _number(interval["mean"])
-    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-
-
-def _show_paired(comparison: Mapping[str, Any] | None) -> tuple[str, str]:
-    if comparison is None:
-        return "", ""
-    text = _show(comparison)
-    bold = f"**{text}**" if comparison["clear_of_zero"] else text
-    return bold, f"{comparison['tasks_better']}/{comparison['tasks']}"
+    No share where the goal is not better than base, no interval where it is not clearly so; None
+    where the three have no row in common.
+    """
+    base, end, here = (table[of][measure] for of in ("base", goal, name))
+    gap, closed = minus(end, base), minus(here, base)
+    gap, closed = (  # rows of all three
+        {key: value for key, value in gap.items() if key in closed},
+        {key: value for key, value in closed.items() if key in gap},
+    )
+    if not gap:
+        return None
+    way, done = task_means(gap), task_means(closed)
+    mean = bootstrap.mean(way)
+    better = MEASURES[measure].sign * mean.mean > 0
+    share = bootstrap.ratio(done, way) if better else Interval(math.nan, None, None)
+    return {
+        "share": interval_dict(share),
+        "gap": interval_dict(mean),
+        "gap_clear": mean.clear_of_zero,
+        "tasks": len(way),
+    }
 
 
 def _write_text(path: Path, text: str) -> None:

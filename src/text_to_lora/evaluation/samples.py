@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.files import write_file
+from text_to_lora.files import check_format, read_json, write_file
 
 if TYPE_CHECKING:
     import pyarrow
 
-FORMAT, VERSION = "text-to-lora evaluation", 1
+FORMAT, VERSION = "text-to-lora evaluation", 2
 """Of run.json, which lies beside the folder of samples."""
+
+ORDER = (
+    "base",
+    "in_prompt",
+    "icl",
+    "mean",
+    "retrieval",
+    "arrow",
+    "multitask",
+    "hyperdecoder",
+    "matched",
+    "paraphrase",
+    "shuffled",
+    "junk",
+    "oracle",
+)
+"""Kinds of conditions, as reports list them."""
 
 _METADATA_KEY = b"text_to_lora"
 
@@ -34,6 +51,8 @@ class Sample:
     score: by the task's metric, from 0 to 1; None where no answer was generated
     in_labels: whether the answer is one of the labels; None for tasks without labels
     label_score: whether the likeliest label is right; None where it was not asked for
+    outputs: every accepted output, `reference` first
+    cut: whether the prompt lost tokens to fit
     """
 
     condition: str
@@ -51,6 +70,74 @@ class Sample:
     score: float | None
     in_labels: bool | None
     label_score: float | None
+    outputs: tuple[str, ...]
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The folder of an evaluation, read.
+
+    settings: of run.json, without the tasks
+    samples: by condition in the order of ORDER; all derangements are the one condition "shuffled"
+    about: what each condition is made of, as run.json has it
+    seconds: that scoring took, by condition
+    shots_left_out: examples that did not fit the prompts, by condition
+    """
+
+    settings: Mapping[str, Any]
+    samples: Mapping[str, Sequence[Sample]]
+    about: Mapping[str, Mapping[str, Any]]
+    seconds: Mapping[str, float]
+    shots_left_out: Mapping[str, int]
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read all samples of an evaluation.
+
+    Raises ConfigError when the folder holds no evaluation of this version, or no samples.
+    """
+    run = read_run(folder)
+    samples: dict[str, list[Sample]] = {}
+    about: dict[str, Mapping[str, Any]] = {}
+    seconds: dict[str, float] = {}
+    shots: dict[str, int] = {}
+    for name, condition in run["conditions"].items():
+        path = sample_path(folder, name)
+        if path.exists():
+            read, metadata = read_samples(path)
+            label = "shuffled" if condition["kind"] == "shuffled" else name
+            samples.setdefault(label, []).extend(read)
+            about.setdefault(label, condition["about"])
+            seconds[label] = round(seconds.get(label, 0.0) + metadata["seconds"], 1)
+            shots[label] = shots.get(label, 0) + metadata["shots_left_out"]
+    if not samples:
+        raise ConfigError(f"{str(folder)!r} holds no samples; evaluate first")
+    settings = {name: value for name, value in run["settings"].items() if name != "tasks"}
+    ordered = {name: samples[name] for name in in_order(samples)}
+    return Evaluation(settings, ordered, about, seconds, shots)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of conditions in the order of ORDER."""
+    places = {kind: place for place, kind in enumerate(ORDER)}
+    return sorted(names, key=lambda name: (places.get(name.split(".")[0], len(ORDER)), name))
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read run.json of the folder of an evaluation.
+
+    Raises ConfigError when there is none, or it is not of this version.
+    """
+    path = folder / "run.json"
+    run = read_json(path)
+    if run.get("format") == FORMAT and run.get("version") == 1:
+        raise ConfigError(
+            f"{str(folder)!r} holds an evaluation of version 1, whose samples lack columns; "
+            f"this release reads {VERSION}; evaluate again into another folder"
+        )
+    check_format(run, path, name=FORMAT, version=VERSION, error=ConfigError)
+    return run
 
 
 def sample_path(folder: Path, condition: str) -> Path:
@@ -88,7 +175,8 @@ def read_samples(path: Path) -> tuple[list[Sample], dict[str, Any]]:
             f"{str(path)!r} has columns {', '.join(table.column_names)}; "
             "it is not a file of samples; delete it and evaluate again"
         )
-    return [Sample(**row) for row in table.to_pylist()], json.loads(metadata)
+    rows = table.to_pylist()
+    return [Sample(**{**r, "outputs": tuple(r["outputs"])}) for r in rows], json.loads(metadata)
 
 
 def _schema() -> pyarrow.Schema:
@@ -99,6 +187,8 @@ def _schema() -> pyarrow.Schema:
         "int": pyarrow.int64(),
         "float": pyarrow.float64(),
         "float | None": pyarrow.float64(),
+        "bool": pyarrow.bool_(),
         "bool | None": pyarrow.bool_(),
+        "tuple[str, ...]": pyarrow.list_(pyarrow.string()),
     }
     return pyarrow.schema([(field.name, types[str(field.type)]) for field in fields(Sample)])

@@ -18,8 +18,10 @@ from text_to_lora.errors import ConfigError, TaskDataError
 from text_to_lora.evaluation.metrics import in_labels, normalise, score_answer
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.prompts import PromptFormat
-from text_to_lora.tasks.task import Example, Task
+from text_to_lora.tasks.prompts import Encoded, PromptFormat
+from text_to_lora.tasks.task import Example, Row, Task
+
+__all__ = ["Answer", "Row", "Scorer", "choose_rows", "held_out"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,18 +36,18 @@ SPARE_TOKENS = 4  # beyond the longest right answer, so that a cut answer is nev
 UNLIMITED = 2**31  # tokens
 IGNORED = -100
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One example of one task."""
-
-    task: Task
-    example: Example
+_Shots = tuple[tuple[str, str], ...]
+"""Input and answer of each solved example."""
+_PromptKey = tuple[str, str | None, int, _Shots]
+"""Input, description, room in tokens, and shots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model makes of one row; fields as in Sample."""
+    """What a model makes of one row; fields as in Sample.
+
+    shots: solved examples that stood in the prompt
+    """
 
     text: str
     nll: float
@@ -53,6 +55,8 @@ class Answer:
     score: float | None
     in_labels: bool | None
     label_score: float | None
+    cut: bool
+    shots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,20 @@ class _Encoded:
 
     limit: most tokens worth generating; 0: none
     labels: answers of the label set; empty where not asked for
+    cut, shots: as in Answer
     """
 
     prompt: list[int]
     answer: list[int]
     limit: int
     labels: list[list[int]]
+    cut: bool
+    shots: int
+
+
+def held_out(task: Task) -> tuple[Example, ...]:
+    """The rows that a task may be scored on: of a training task idx % 10 == 9, else >= 5."""
+    return task.validation() if task.split == "train" else task.scored()
 
 
 def choose_rows(
@@ -89,8 +101,8 @@ def choose_rows(
         pool = sorted(examples(task), key=lambda example: example.idx)
         if not pool:
             raise TaskDataError(
-                f"task {task.name!r} has no rows to score (held-out tasks are scored on "
-                "idx % 10 >= 5); add such rows or leave the task out",
+                f"task {task.name!r} has no rows to score (training tasks are scored on "
+                "idx % 10 == 9, others on idx % 10 >= 5); add such rows or leave the task out",
                 path=task.source or task.name,
             )
         if rows_per_task is not None and len(pool) > rows_per_task:
@@ -107,6 +119,8 @@ class Scorer:
         exact-match answer stops earlier, once it is longer than everything that could be right.
     max_length: most tokens of prompt and answer together; prompts are cut to leave room
     label_likelihood: find each classification row's likeliest label too (sum over its tokens)
+    grade: scores answers of the metric that is not scored here, code_execution; None leaves them
+        without a score
 
     Prompts are padded on the left and answers on the right, so that logits are computed for answer
     positions only; the answer's likelihood continues from the cache that generation leaves, where
@@ -121,6 +135,7 @@ class Scorer:
         max_new_tokens: int = 32,
         max_length: int = 512,
         label_likelihood: bool = False,
+        grade: Callable[[Row, str], float] | None = None,
     ) -> None:
         positions = getattr(base.config, "max_position_embeddings", max_length)
         self._base = base
@@ -134,6 +149,7 @@ class Scorer:
                 f"{self._max_length} tokens together, give at most half of them"
             )
         self._label_likelihood = label_likelihood
+        self._grade = grade
         parameters = inspect.signature(base.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._takes_logits_to_keep = "logits_to_keep" in parameters
@@ -143,7 +159,7 @@ class Scorer:
         self._pad = int(tokenizer.eos_token_id if pad is None else pad)
         self._stops = _stops(base, tokenizer, self._format)
         # Tokens of the texts that come again under every condition.
-        self._prompts: dict[tuple[str, str | None, int], list[int]] = {}
+        self._prompts: dict[_PromptKey, Encoded] = {}
         self._answers: dict[str, list[int]] = {}
 
     def score(
@@ -153,17 +169,23 @@ class Scorer:
         weights: LoraWeights | None = None,
         adapters: Sequence[int] | None = None,
         prompt_texts: Sequence[str | None] | None = None,
+        shots: Sequence[Sequence[Example]] | None = None,
     ) -> list[Answer]:
         """Score every row; the order of the answers is that of the rows.
 
         adapters: adapter of each row; None gives every row adapter 0
         prompt_texts: description in each row's prompt; None: in none
+        shots: solved examples in each row's prompt, answered by their first output; None: in none
 
-        Raises ConfigError for a metric that is not scored here, SpecError for adapters of another
-        base.
+        Raises SpecError for adapters of another base, ConfigError for a prompt that does not fit
+        without its input.
         """
         encoded = [
-            self._encode(row, prompt_texts[place] if prompt_texts else None)
+            self._encode(
+                row,
+                prompt_texts[place] if prompt_texts else None,
+                tuple((shot.input, shot.outputs[0]) for shot in shots[place]) if shots else (),
+            )
             for place, row in enumerate(rows)
         ]
         answers: dict[int, Answer] = {}
@@ -176,10 +198,10 @@ class Scorer:
                 with block:
                     results = self._score_batch([encoded[place] for place in places])
                 for place, result in zip(places, results, strict=True):
-                    answers[place] = self._finish(rows[place], result)
+                    answers[place] = self._finish(rows[place], encoded[place], result)
         return [answers[place] for place in range(len(rows))]
 
-    def _finish(self, row: Row, result: _Result) -> Answer:
+    def _finish(self, row: Row, encoded: _Encoded, result: _Result) -> Answer:
         metric, outputs = row.task.metric, row.example.outputs
         label_score = None
         if result.label is not None:
@@ -190,12 +212,19 @@ class Scorer:
             text=result.text,
             nll=result.nll / result.tokens,
             tokens=result.tokens,
-            score=score_answer(metric, result.text, outputs) if generated else None,
+            score=self._score_text(row, result.text) if generated else None,
             in_labels=in_labels(metric, result.text) if generated else None,
             label_score=label_score,
+            cut=encoded.cut,
+            shots=encoded.shots,
         )
 
-    def _encode(self, row: Row, description: str | None) -> _Encoded:
+    def _score_text(self, row: Row, text: str) -> float | None:
+        if row.task.metric.kind != "code_execution":
+            return score_answer(row.task.metric, text, row.example.outputs)
+        return None if self._grade is None else self._grade(row, text)
+
+    def _encode(self, row: Row, description: str | None, shots: _Shots) -> _Encoded:
         metric, example = row.task.metric, row.example
         room = self._max_length // 2
         answers = [self._answer_ids(output)[:room] for output in example.outputs]
@@ -206,16 +235,15 @@ class Scorer:
         if not self._label_likelihood:
             labels = []
         reserve = max(self._max_new_tokens, len(answers[0]), *map(len, labels))
-        prompt = self._prompt_ids(example.input, description, self._max_length - reserve)
-        return _Encoded(prompt, answers[0], limit, labels)
+        prompt = self._prompt(example.input, description, self._max_length - reserve, shots)
+        return _Encoded(prompt.prompt_ids, answers[0], limit, labels, prompt.cut, prompt.shots)
 
-    def _prompt_ids(self, text: str, description: str | None, room: int) -> list[int]:
-        key = text, description, room
+    def _prompt(self, text: str, description: str | None, room: int, shots: _Shots) -> Encoded:
+        key = text, description, room, shots
         if key not in self._prompts:
-            encode = self._format.encode
-            self._prompts[key] = encode(
-                self._tokenizer, text, None, description=description, max_length=room
-            ).prompt_ids
+            self._prompts[key] = self._format.encode(
+                self._tokenizer, text, None, description, max_length=room, shots=shots
+            )
         return self._prompts[key]
 
     def _answer_ids(self, answer: str) -> list[int]:

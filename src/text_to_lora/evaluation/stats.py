@@ -46,6 +46,7 @@ class GroupBootstrap:
         self._groups = groups
         self._resamples = resamples
         self._seed = seed
+        self._draws: dict[int, NDArray[numpy.int64]] = {}  # by number of groups
 
     def mean(self, values: Mapping[str, float]) -> Interval:
         """Mean over groups of a value per task.
@@ -83,8 +84,10 @@ class GroupBootstrap:
         return numpy.array([numpy.mean(members[group]) for group in sorted(members)])
 
     def _draw(self, groups: int) -> NDArray[numpy.int64]:
-        rng = numpy.random.default_rng(self._seed)
-        return rng.integers(0, groups, size=(self._resamples, groups))
+        if groups not in self._draws:
+            rng = numpy.random.default_rng(self._seed)
+            self._draws[groups] = rng.integers(0, groups, size=(self._resamples, groups))
+        return self._draws[groups]
 
     def _ends(self, draws: Floats, groups: int) -> tuple[float | None, float | None]:
         if groups < 2:

@@ -1,33 +1,33 @@
-"""The suite of held-out tasks with controls: rows and conditions -> samples -> report."""
+"""The suite: tasks and conditions -> samples of every row -> report; what is done is kept."""
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from text_to_lora.baselines.protocol import Baseline, Setup
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.conditions import (
-    KINDS,
-    Condition,
-    group_of,
-    plan_conditions,
-)
+from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.report import build_report
 from text_to_lora.evaluation.samples import (
     FORMAT,
     VERSION,
     Sample,
+    read_run,
     read_samples,
     sample_path,
     write_samples,
 )
-from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
-from text_to_lora.files import check_format, content_hash, read_json, write_json
+from text_to_lora.evaluation.scoring import Answer, Row, Scorer, choose_rows, held_out
+from text_to_lora.files import content_hash, write_json
 from text_to_lora.lora.spec import config_hash
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Task
@@ -35,57 +35,57 @@ from text_to_lora.tasks.task import Example, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Generate = Callable[[Sequence[str]], LoraWeights]
-
 SAME_WEIGHTS = 1e-4  # relative; threads and BLAS differ by 1e-6, one step of training by more
 
+# What is scored at once, and lost when a run stops; a part's adapters are in memory together.
+ROWS_PER_PART = 256
+ADAPTERS_PER_PART = 64
 
-def evaluate_heldout(
+
+def evaluate_suite(
     *,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[Task],
+    baselines: Sequence[Baseline],
     output_dir: Path | str,
-    generate: Generate | None = None,
-    multitask: LoraWeights | None = None,
     rows_per_task: int | None = 40,
     seed: int = 0,
-    conditions: Sequence[str] | None = None,
-    examples: Callable[[Task], Sequence[Example]] = Task.scored,
+    examples: Callable[[Task], Sequence[Example]] = held_out,
     max_new_tokens: int = 32,
     max_length: int = 512,
-    label_likelihood: bool = False,
+    label_likelihood: bool = True,
+    grade: Callable[[Row, str], float] | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score tasks under conditions and write samples, tables and plots; give the report.
 
-    output_dir: `run.json` (settings, rows, descriptions), `samples/<condition>.parquet`, and what
-        `build_report` writes. A condition whose samples are there already is not scored again.
-    generate: one adapter for each description; needed by matched, paraphrase, shuffled and junk
-    multitask: one adapter; needed by multitask
-    conditions: kinds of `conditions.KINDS`; None: all that the given adapters allow
-    examples: the rows that may be drawn, `Task.validation` for tasks of training
+    baselines: the conditions; those of `plan_conditions`, or others behind the same protocol
+    output_dir: `run.json` (settings, rows, what each condition is made of),
+        `samples/<condition>.parquet`, and what `build_report` writes. A condition whose samples are
+        there already is not scored again, nor are parts of one that stopped in the middle.
+    examples: the rows that may be drawn; by default those that nothing is trained on
+    label_likelihood: find the likeliest label of classification rows too
+    grade: scores answers that run as code; needed by tasks with the metric code_execution
     provenance: JSON of what is evaluated (names, hashes); it has to be equal on resuming
-    progress: called with a line about each condition
+    progress: called with a line about each condition and each part
 
-    Raises ConfigError for an unknown condition, one without its adapters, equal task names, or an
-    output folder of another evaluation; TaskDataError for a task without rows.
+    Raises ConfigError for equal names of tasks or conditions, code without `grade`, a condition
+    that takes no row, or an output folder of another evaluation; TaskDataError for a task without
+    rows.
     """
     output_dir = Path(output_dir)
     report_progress = progress or (lambda line: None)
-    kinds = _checked_kinds(conditions, generate, multitask)
-    if len({task.name for task in tasks}) < len(tasks):
-        raise ConfigError("two tasks have the same name; give every task a name of its own")
+    _check(tasks, baselines, grade)
     rows = choose_rows(tasks, rows_per_task=rows_per_task, seed=seed, examples=examples)
-    plan = plan_conditions(kinds, tasks, seed=seed)
-    scorer = Scorer(
-        base,
-        tokenizer,
-        max_new_tokens=max_new_tokens,
-        max_length=max_length,
-        label_likelihood=label_likelihood,
-    )
+    scorer_options: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "max_length": max_length,
+        "label_likelihood": label_likelihood,
+        "grade": grade,
+    }
+    scorer = Scorer(base, tokenizer, **scorer_options)
     settings = {
         "base": _base_identity(base),
         "seed": seed,
@@ -96,118 +96,252 @@ def evaluate_heldout(
         "provenance": dict(provenance or {}),
         "tasks": _describe_rows(rows),
     }
-    _open_run(output_dir, settings, plan)
+    plans = {baseline.name: _planned(baseline, rows) for baseline in baselines}
+    _open_run(output_dir, settings, {b.name: _describe(b, plans[b.name]) for b in baselines})
     report_progress(f"{len(rows)} rows of {len(tasks)} tasks, seed {seed}")
-    for place, condition in enumerate(plan, start=1):
-        chosen = [row for row in rows if condition.takes(row.task)]
-        weights, adapters, texts = _adapters(condition, chosen, generate, multitask)
-        path = sample_path(output_dir, condition.name)
-        signature = _signature(weights)
-        if path.exists():
-            _check_finished(path, signature)
-            report_progress(f"{place}/{len(plan)} {condition.name}: finished before")
+    for place, baseline in enumerate(baselines, start=1):
+        title = f"{place}/{len(baselines)} {baseline.name}"
+        run = _ConditionRun(output_dir, baseline, plans[baseline.name])
+        if run.path.exists():
+            run.check_finished()
+            report_progress(f"{title}: finished before")
             continue
-        started = time.perf_counter()
-        samples = _score(scorer, condition, chosen, weights, adapters, texts)
-        seconds = time.perf_counter() - started
-        write_samples(path, samples, {"seconds": round(seconds, 1), "signature": signature})
-        report_progress(f"{place}/{len(plan)} {condition.name}: {seconds:.0f} s")
+        with baseline.on(base) as model:
+            own = scorer if model is base else Scorer(model, tokenizer, **scorer_options)
+            for done, seconds in run.score(own):
+                pace = done / max(seconds, 1e-9)
+                left = (run.num_rows - done) / pace
+                report_progress(
+                    f"{title}: {done}/{run.num_rows} rows, {pace:.1f} rows/s, {left:.0f} s left"
+                )
+        run.join()
     return build_report(output_dir)
 
 
-def _checked_kinds(
-    conditions: Sequence[str] | None, generate: Generate | None, multitask: LoraWeights | None
-) -> list[str]:
-    generated = ("matched", "paraphrase", "shuffled", "junk")
-    missing = [*(generated if generate is None else ()), *(["multitask"] * (multitask is None))]
-    if conditions is None:
-        return [kind for kind in KINDS if kind not in missing]
-    for kind in conditions:
-        if kind in missing:
-            source = "multitask" if kind == "multitask" else "generate"
-            raise ConfigError(f"condition {kind!r} needs {source}=; give it or leave {kind!r} out")
-    return list(conditions)
+Planned = tuple[Row, Setup]
 
 
-def _adapters(
-    condition: Condition,
-    rows: Sequence[Row],
-    generate: Generate | None,
-    multitask: LoraWeights | None,
-) -> tuple[LoraWeights | None, list[int], list[str]]:
-    """The adapters of a condition, the adapter of each row, and the text that made it."""
-    if condition.kind == "multitask":
-        return multitask, [0] * len(rows), [""] * len(rows)
-    if not condition.adapter_texts:
-        return None, [], [""] * len(rows)
-    texts = []
-    for name, members in groupby(rows, key=lambda row: row.task.name):
-        turns = condition.adapter_texts[name]
-        texts += [turns[place % len(turns)] for place, _ in enumerate(members)]
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    assert generate is not None
-    with torch.no_grad():
-        weights = generate(list(places)).detach()
-    weights.check_finite()
-    return weights, [places[text] for text in texts], texts
+class _ConditionRun:
+    """One condition on its way to its file of samples, part by part.
+
+    planned: the rows that are scored, and how
+    """
+
+    def __init__(self, folder: Path, baseline: Baseline, planned: Sequence[Planned]) -> None:
+        self.path = sample_path(folder, baseline.name)
+        self.num_rows = len(planned)
+        self._parts_folder = folder / "parts" / baseline.name
+        self._baseline = baseline
+        self._parts = list(_split(planned))
+
+    def check_finished(self) -> None:
+        """Raise ConfigError when the samples there were scored with other adapters.
+
+        The adapters of the first part are made again; a library's are told apart in run.json.
+        """
+        _, metadata = read_samples(self.path)
+        _check_signature(self.path, metadata["signature"], _signature(self._adapters(0)[0]))
+
+    def score(self, scorer: Scorer) -> Iterator[tuple[int, float]]:
+        """Score part after part; gives the rows done so far and the seconds that these took."""
+        done, seconds = 0, 0.0
+        for place, part in enumerate(self._parts):
+            path = self._part_path(place)
+            started = time.perf_counter()
+            weights, adapters = self._adapters(place)
+            signature = _signature(weights)
+            if path.exists():
+                _, metadata = read_samples(path)
+                _check_signature(path, metadata["signature"], signature)
+                done, seconds = done + len(part), seconds + metadata["seconds"]
+                continue
+            answers = scorer.score(
+                [row for row, _ in part],
+                weights=weights,
+                adapters=adapters,
+                prompt_texts=[setup.description for _, setup in part],
+                shots=[setup.shots for _, setup in part],
+            )
+            took = time.perf_counter() - started
+            samples = [
+                _sample(self._baseline.name, row, setup, answer)
+                for (row, setup), answer in zip(part, answers, strict=True)
+            ]
+            left_out = sum(
+                len(setup.shots) - answer.shots
+                for (_, setup), answer in zip(part, answers, strict=True)
+            )
+            metadata = {"seconds": took, "signature": signature, "shots_left_out": left_out}
+            write_samples(path, samples, metadata)
+            done, seconds = done + len(part), seconds + took
+            yield done, seconds
+
+    def join(self) -> None:
+        """Write the samples of all parts as one file, and take the parts away."""
+        read = [read_samples(self._part_path(place)) for place in range(len(self._parts))]
+        metadata = {
+            "seconds": round(sum(part["seconds"] for _, part in read), 1),
+            "signature": read[0][1]["signature"],
+            "shots_left_out": sum(part["shots_left_out"] for _, part in read),
+        }
+        write_samples(self.path, [sample for samples, _ in read for sample in samples], metadata)
+        shutil.rmtree(self._parts_folder)
+        with suppress(OSError):  # parts of another condition are still there
+            self._parts_folder.parent.rmdir()
+
+    def _adapters(self, place: int) -> tuple[LoraWeights | None, list[int] | None]:
+        """The adapters of a part, and which of them each row takes."""
+        keys = [setup.adapter for _, setup in self._parts[place]]
+        if keys[0] is None:
+            return None, None
+        places = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        with torch.no_grad():
+            weights = self._baseline.adapters([key for key in places if key is not None]).detach()
+        if weights.num_adapters != len(places):
+            raise ConfigError(
+                f"condition {self._baseline.name!r} gave {weights.num_adapters} adapters for "
+                f"{len(places)} keys; give one for each"
+            )
+        weights.check_finite()
+        return weights, [places[key] for key in keys]
+
+    def _part_path(self, place: int) -> Path:
+        return self._parts_folder / f"{place:05}.parquet"
 
 
-def _score(
-    scorer: Scorer,
-    condition: Condition,
-    rows: Sequence[Row],
-    weights: LoraWeights | None,
-    adapters: Sequence[int],
-    texts: Sequence[str],
-) -> list[Sample]:
-    prompts = [condition.prompt_texts.get(row.task.name) for row in rows]
-    answers = scorer.score(rows, weights=weights, adapters=adapters, prompt_texts=prompts)
-    return [
-        Sample(
-            condition=condition.name,
-            task=row.task.name,
-            group=group_of(row.task),
-            idx=row.example.idx,
-            metric=row.task.metric.kind,
-            adapter_text=text,
-            prompt_text=prompt or "",
-            input=row.example.input,
-            reference=row.example.outputs[0],
-            answer=answer.text,
-            nll=answer.nll,
-            tokens=answer.tokens,
-            score=answer.score,
-            in_labels=answer.in_labels,
-            label_score=answer.label_score,
+def _check(
+    tasks: Sequence[Task], baselines: Sequence[Baseline], grade: Callable[[Row, str], float] | None
+) -> None:
+    for what, names in (
+        ("tasks", [task.name for task in tasks]),
+        ("conditions", [baseline.name for baseline in baselines]),
+    ):
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ConfigError(
+                f"two {what} have the same name, {twice[0]!r}; give every one a name of its own"
+            )
+    if not baselines:
+        raise ConfigError("no condition to score; name at least one")
+    if grade is None:
+        for task in tasks:
+            if task.metric.kind == "code_execution":
+                raise ConfigError(
+                    f"task {task.name!r} is scored by running generated code; pass "
+                    "--allow-code-execution (`grade` in Python), or leave the task out"
+                )
+
+
+def _planned(baseline: Baseline, rows: Sequence[Row]) -> list[Planned]:
+    """The rows that a condition takes, and how."""
+    setups = baseline.plan(rows)
+    if len(setups) != len(rows):
+        raise ConfigError(
+            f"condition {baseline.name!r} plans {len(setups)} of {len(rows)} rows; give a Setup, "
+            "or None, for each"
         )
-        for row, answer, text, prompt in zip(rows, answers, texts, prompts, strict=True)
-    ]
+    planned = [(row, setup) for row, setup in zip(rows, setups, strict=True) if setup is not None]
+    if not planned:
+        raise ConfigError(
+            f"condition {baseline.name!r} takes none of the {len(rows)} rows (it has nothing for "
+            "these tasks); leave it out"
+        )
+    if len({setup.adapter is None for _, setup in planned}) > 1:
+        raise ConfigError(
+            f"condition {baseline.name!r} gives some rows an adapter and others none; make two "
+            "conditions of it"
+        )
+    return planned
 
 
-def _open_run(output_dir: Path, settings: dict[str, Any], plan: Sequence[Condition]) -> None:
+def _split(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
+    """Parts of a condition, each of so many rows and adapters at most."""
+    part: list[Planned] = []
+    keys: set[str | None] = set()
+    for row, setup in planned:
+        full = len(keys) == ADAPTERS_PER_PART and setup.adapter not in keys
+        if full or len(part) == ROWS_PER_PART:
+            yield part
+            part, keys = [], set()
+        part.append((row, setup))
+        keys.add(setup.adapter)
+    yield part
+
+
+def _sample(condition: str, row: Row, setup: Setup, answer: Answer) -> Sample:
+    return Sample(
+        condition=condition,
+        task=row.task.name,
+        group=group_of(row.task),
+        idx=row.example.idx,
+        metric=row.task.metric.kind,
+        adapter_text=setup.adapter or "",
+        prompt_text=setup.description or "",
+        input=row.example.input,
+        reference=row.example.outputs[0],
+        answer=answer.text,
+        nll=answer.nll,
+        tokens=answer.tokens,
+        score=answer.score,
+        in_labels=answer.in_labels,
+        label_score=answer.label_score,
+        outputs=row.example.outputs,
+        cut=answer.cut,
+    )
+
+
+def _open_run(
+    output_dir: Path, settings: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Write run.json, or check that the folder's own is of the same evaluation and add to it."""
     path = output_dir / "run.json"
-    texts = {
-        condition.name: {
-            "kind": condition.kind,
-            "adapter_texts": {task: list(t) for task, t in condition.adapter_texts.items()},
-            "prompt_texts": dict(condition.prompt_texts),
-        }
-        for condition in plan
-    }
+    known: dict[str, Any] = {}
     if path.exists():
-        earlier = read_json(path)
-        check_format(earlier, path, name=FORMAT, version=VERSION, error=ConfigError)
+        earlier = read_run(output_dir)
         for field, value in settings.items():
             if content_hash(earlier["settings"].get(field)) != content_hash(value):
                 raise ConfigError(
                     f"{str(output_dir)!r} holds an evaluation with another {field!r}; "
                     "choose another output folder or delete it"
                 )
-        texts = {**earlier["conditions"], **texts}
+        known = earlier["conditions"]
+        for name in set(conditions) & set(known):
+            if content_hash(known[name]) != content_hash(conditions[name]):
+                raise ConfigError(
+                    f"{str(output_dir)!r} holds condition {name!r} made of other things "
+                    f"({_difference(known[name], conditions[name])}); choose another output folder"
+                )
     write_json(
-        path, {"format": FORMAT, "version": VERSION, "settings": settings, "conditions": texts}
+        path,
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": dict(settings),
+            "conditions": {**known, **conditions},
+        },
     )
+
+
+def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first field in which two conditions differ."""
+    before, after = ({**of["about"], **of} for of in (earlier, now))
+    names = [name for name in {**before, **after} if name != "about"]
+    name = next(name for name in names if before.get(name) != after.get(name))
+    return f"another {name!r}"
+
+
+def _describe(baseline: Baseline, planned: Sequence[Planned]) -> dict[str, Any]:
+    """What run.json says of a condition; the texts of its adapters stand in its samples."""
+    shots = {row.task.name: [shot.idx for shot in setup.shots] for row, setup in planned}
+    return {
+        "kind": baseline.name.partition(".")[0],
+        "about": dict(baseline.about),
+        "rows": len(planned),
+        "tasks": len(shots),
+        "plan": content_hash(
+            [[s.adapter, s.description, [shot.idx for shot in s.shots]] for _, s in planned]
+        ),
+        **({"shots": shots} if any(shots.values()) else {}),
+    }
 
 
 def _describe_rows(rows: Sequence[Row]) -> dict[str, Any]:
@@ -219,6 +353,7 @@ def _describe_rows(rows: Sequence[Row]) -> dict[str, Any]:
             "group": group_of(task),
             "metric": task.metric.kind,
             "labels": list(task.metric.labels),
+            "split": task.split,
             "rows": [row.example.idx for row in chosen],
             "content": content_hash([[r.example.input, list(r.example.outputs)] for r in chosen]),
         }
@@ -252,12 +387,10 @@ def _signature(weights: LoraWeights | None) -> list[float]:
     return numbers
 
 
-def _check_finished(path: Path, signature: Sequence[float]) -> None:
-    _, metadata = read_samples(path)
-    earlier = metadata["signature"]
+def _check_signature(path: Path, earlier: Sequence[float], now: Sequence[float]) -> None:
     size = max((abs(number) for number in earlier), default=0.0)
-    if len(earlier) != len(signature) or any(
-        abs(old - new) > SAME_WEIGHTS * size for old, new in zip(earlier, signature, strict=True)
+    if len(earlier) != len(now) or any(
+        abs(old - new) > SAME_WEIGHTS * size for old, new in zip(earlier, now, strict=True)
     ):
         raise ConfigError(
             f"{str(path)!r} was scored with other adapters; delete it or choose another folder"

@@ -300,7 +300,7 @@ class ModelOutline:
 
         Raises SpecError when AutoModelForCausalLM has no class for it, or no decoder layers show.
         """
-        model = _build_meta_model(config)
+        model = build_meta_model(config)
         names = tuple(name for name, _ in model.named_modules() if name)
         layers_path, layers = _find_layers(model, config)
         slots: list[Slot] = []
@@ -456,7 +456,11 @@ def _exact_targets(spec: LoraSpec, names: Sequence[str]) -> tuple[str, ...]:
     return ()
 
 
-def _build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
+def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The causal language model of a configuration on the meta device, without numbers.
+
+    Raises SpecError when there is no such model.
+    """
     from transformers import AutoModelForCausalLM
 
     build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config

@@ -18,6 +18,7 @@ from text_to_lora.encoders import TextEncoder, load_encoder
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
+from text_to_lora.hypernet.confidence import Confidence
 from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
@@ -41,6 +42,14 @@ class Adapters:
 
     def __len__(self) -> int:
         return len(self.descriptions)
+
+    @property
+    def confidence(self) -> tuple[float | None, ...]:
+        """Probability that each lowers the answer NLL on the task described, from 0 to 1.
+
+        At strength 1. None where the hypernetwork has no calibration, and for blends.
+        """
+        return tuple(entry.get("confidence") for entry in self.provenance)
 
     def on(
         self, model: PreTrainedModel, rows: Sequence[int] | Tensor | None = None
@@ -73,8 +82,9 @@ class Adapters:
         shares = list(coefficients) if coefficients is not None else [1 / number] * number
         if len(shares) != number:
             raise ConfigError(f"{len(shares)} coefficients for {number} adapters; give one each")
+        first = {k: value for k, value in self.provenance[0].items() if k != "confidence"}
         entry = {
-            **self.provenance[0],
+            **first,
             "description": " + ".join(self.descriptions),
             "blend": [
                 {"coefficient": share, "description": text}
@@ -133,9 +143,17 @@ class TextToLora:
     >>> adapters.save("review-adapter")
     """
 
-    def __init__(self, loaded: Loaded, *, name: str, encoder: TextEncoder | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        name: str,
+        encoder: TextEncoder | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
         self._loaded = loaded
         self._given_encoder = encoder
+        self._cache_dir = cache_dir
         self.name = name
 
     @classmethod
@@ -147,11 +165,13 @@ class TextToLora:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         encoder: TextEncoder | None = None,
+        cache_dir: Path | None = None,
     ) -> Self:
         """Load a hypernetwork: "embedded", a folder, or a repository of the hub.
 
         dtype: of the hypernetwork and what it generates
         encoder: the one that the hypernetwork names, loaded already
+        cache_dir: folder that keeps embeddings; not with `encoder`, which may keep its own
 
         Raises ConfigError when there is no such thing, CheckpointError when it is broken.
         """
@@ -163,7 +183,7 @@ class TextToLora:
                 f"the encoder {encoder.config.name!r} is not {loaded.encoder.name!r} as the "
                 "hypernetwork was trained with it; leave `encoder` out to load that one"
             )
-        return cls(loaded, name=str(name_or_path), encoder=encoder)
+        return cls(loaded, name=str(name_or_path), encoder=encoder, cache_dir=cache_dir)
 
     @property
     def spec(self) -> LoraSpec:
@@ -185,7 +205,7 @@ class TextToLora:
         """The text encoder, loaded on first use."""
         if self._given_encoder is not None:
             return self._given_encoder
-        return load_encoder(self._loaded.encoder, device=self.device)
+        return load_encoder(self._loaded.encoder, device=self.device, cache_dir=self._cache_dir)
 
     @property
     def device(self) -> torch.device:
@@ -203,9 +223,15 @@ class TextToLora:
         """
         if not descriptions:
             raise ConfigError("no description; say in a sentence what the task is")
-        weights: LoraWeights = self._loaded.hypernet(self.encode(descriptions))
+        embeddings = self.encode(descriptions)
+        weights: LoraWeights = self._loaded.hypernet(embeddings)
         weights.check_finite()
         texts = tuple(text.strip() for text in descriptions)
+        sure: list[dict[str, float]] = [{} for _ in texts]
+        if (calibration := self._loaded.confidence) is not None:
+            tokens = self.encoder.count_tokens(descriptions)
+            values = calibration.probabilities(embeddings, weights, texts, tokens)
+            sure = [{"confidence": round(value, 4)} for value in values]
         provenance = tuple(
             {
                 "description": text,
@@ -216,11 +242,29 @@ class TextToLora:
                 "base": self.spec.base.name,
                 "strength": 1.0,
                 "version": text_to_lora.__version__,
+                **entry,
             }
-            for text in texts
+            for text, entry in zip(texts, sure, strict=True)
         )
         adapters = Adapters(weights, texts, provenance)
         return adapters if strength == 1.0 else adapters.scale(strength)
+
+    @property
+    def calibration(self) -> Confidence | None:
+        """What confidence is read from; None where none was fitted to this hypernetwork."""
+        return self._loaded.confidence
+
+    def confidence(self, descriptions: Sequence[str]) -> list[float]:
+        """Probability that the adapter of each description lowers the answer NLL on its task.
+
+        Raises ConfigError when the hypernetwork has no calibration, and what `generate` raises.
+        """
+        if self._loaded.confidence is None:
+            raise ConfigError(
+                f"the hypernetwork {self.name!r} has no calibration of confidence; fit one with "
+                "`t2l eval confidence`"
+            )
+        return [float(entry["confidence"]) for entry in self.generate(descriptions).provenance]
 
     def encode(self, descriptions: Sequence[str]) -> Tensor:
         """Task embeddings of descriptions, on the hypernetwork's device, [tasks, embedding_dim]."""
@@ -235,6 +279,7 @@ class TextToLora:
             loaded.hypernet,
             loaded.encoder,
             training=dict(loaded.training),
+            confidence=loaded.confidence,
             overwrite=overwrite,
         )
         return Path(path)

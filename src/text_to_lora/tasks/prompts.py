@@ -7,6 +7,7 @@ marks; every row then costs tokenising alone. A tokenizer without a template get
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DESCRIPTION_MARK, INPUT_MARK, ANSWER_MARK = "D3SCRIPTION", "1NPUT", "4NSWER"
+NEXT_INPUT_MARK = "N3XT"
 
 TEMPLATE_OPTIONS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 """Qwen 3 writes an empty thought block at once; Llama 3 does not put today's date in the prompt."""
 
+
+PLAIN_SHOT = ("\n", "\n\n")
+"""Around the answer of an example before the input, where there is no chat template."""
 
 PAPER_REQUEST = "Please complete the task without any explanation."
 
@@ -35,10 +40,16 @@ def paper_definition(definition: str) -> str:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row as token ids; the loss is on `answer_ids`, which end with the end of the turn."""
+    """A row as token ids; the loss is on `answer_ids`, which end with the end of the turn.
+
+    cut: whether the prompt lost something to fit
+    shots: solved examples that stand in the prompt
+    """
 
     prompt_ids: list[int]
     answer_ids: list[int]
+    cut: bool = False
+    shots: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,17 @@ class Frame:
 class PromptFormat:
     """The frame with the description in the prompt (`told`) and the one without (`untold`).
 
-    Departure from the paper: without a description there is no system turn, where the reference
-    code writes an empty one.
+    shot: fixed text of a solved example before the row's own input: from its input to its answer,
+        and from its answer to the next input; None where the chat template takes no earlier turns
+
+    Departures from the paper: without a description there is no system turn, where the reference
+    code writes an empty one; solved examples are turns of their own, where it writes them into the
+    user turn of the question.
     """
 
     told: Frame
     untold: Frame
+    shot: tuple[str, str] | None
 
     @classmethod
     def for_tokenizer(
@@ -87,7 +103,9 @@ class PromptFormat:
             raise ConfigError(f"description_in is {description_in!r}; choose 'system' or 'user'")
         if not tokenizer.chat_template:
             end, start = _eos(tokenizer), str(tokenizer.bos_token or "")
-            return cls(Frame(start, "\n\n", "\n", "", end), Frame("", start, "\n", "", end))
+            return cls(
+                Frame(start, "\n\n", "\n", "", end), Frame("", start, "\n", "", end), PLAIN_SHOT
+            )
         untold = _frame(tokenizer, [{"role": "user", "content": INPUT_MARK}], told=False)
         told = None
         if description_in == "system":
@@ -100,14 +118,30 @@ class PromptFormat:
                 "the tokenizer's chat template drops, repeats or reorders the user's text; "
                 "set another chat_template"
             )
-        return cls(told, untold)
+        return cls(told, untold, _shot(tokenizer))
 
-    def prompt(self, input: str, description: str | None = None) -> str:
-        """Give the prompt as text, up to where the answer begins."""
+    def prompt(
+        self,
+        input: str,
+        description: str | None = None,
+        shots: Sequence[tuple[str, str]] = (),
+    ) -> str:
+        """Give the prompt as text, up to where the answer begins.
+
+        shots: inputs and answers that stand before the input
+
+        Raises ConfigError when there are shots, and the chat template takes no earlier turns.
+        """
         frame = self._frame(description)
-        return (
-            frame.head + (description or "").strip() + frame.middle + input.strip() + frame.header
-        )
+        before = frame.head + (description or "").strip() + frame.middle
+        for shown, answer in shots:
+            if self.shot is None:
+                raise ConfigError(
+                    "the tokenizer's chat template takes no turns before the last; leave the "
+                    "examples out of the prompt, or set another chat_template"
+                )
+            before += shown.strip() + self.shot[0] + answer.strip() + self.shot[1]
+        return before + input.strip() + frame.header
 
     def encode(
         self,
@@ -116,16 +150,21 @@ class PromptFormat:
         answer: str | None = None,
         description: str | None = None,
         max_length: int = 512,
+        shots: Sequence[tuple[str, str]] = (),
     ) -> Encoded:
         """Give the token ids of one row, at most `max_length` for prompt and answer together.
 
-        Texts are stripped. A row that is too long loses the left of its input, never the
-        description, the answer or the header before it. The ids are those of the whole
-        conversation; only where a token would span header and answer are they tokenised apart.
+        shots: inputs and answers that stand before the input
+
+        Texts are stripped. A row that is too long loses its shots, the longest first, and only
+        then the left of its input, never the description, the answer or the header before it. The
+        ids are those of the whole conversation; only where a token would span header and answer
+        are they tokenised apart.
 
         Raises ConfigError when the row is too long even without its input.
         """
-        prompt = self.prompt(input, description)
+        shown = list(shots)
+        prompt = self.prompt(input, description, shown)
         prompt_ids = _tokenize(tokenizer, prompt)
         answer_ids: list[int] = []
         if answer is not None:
@@ -137,9 +176,13 @@ class PromptFormat:
             else:
                 answer_ids = _tokenize(tokenizer, answer_text)
         room = max_length - len(answer_ids)
+        cut = len(prompt_ids) > room
+        while len(prompt_ids) > room and shown:
+            shown.remove(max(shown, key=lambda shot: len(shot[0]) + len(shot[1])))
+            prompt_ids = _tokenize(tokenizer, self.prompt(input, description, shown))
         if len(prompt_ids) > room:
             prompt_ids = self._cut(tokenizer, input.strip(), description, room, max_length)
-        return Encoded(prompt_ids, answer_ids)
+        return Encoded(prompt_ids, answer_ids, cut, len(shown))
 
     def _frame(self, description: str | None) -> Frame:
         return self.untold if description is None else self.told
@@ -204,6 +247,26 @@ def _frame(
         lead=before_answer.removeprefix(header),
         end=end.rstrip() or _eos(tokenizer),
     )
+
+
+def _shot(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str] | None:
+    """What stands around the answer of an earlier turn; None unless the template takes one."""
+    from jinja2 import TemplateError
+
+    turns = [
+        {"role": "user", "content": INPUT_MARK},
+        {"role": "assistant", "content": ANSWER_MARK},
+        {"role": "user", "content": NEXT_INPUT_MARK},
+    ]
+    try:
+        whole = _render(tokenizer, turns, add_generation_prompt=True)
+    except TemplateError:
+        return None
+    marks = [INPUT_MARK, ANSWER_MARK, NEXT_INPUT_MARK]
+    if re.findall("|".join(marks), whole) != marks:
+        return None
+    _, before_answer, after_answer, _ = re.split("|".join(marks), whole)
+    return before_answer, after_answer
 
 
 def _render(

@@ -94,6 +94,14 @@ class Task:
         return tuple(example for example in self.examples if example.idx % 10 >= 5)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example of one task."""
+
+    task: Task
+    example: Example
+
+
 def distinct_texts(texts: Iterable[str]) -> tuple[str, ...]:
     """Strip each text and keep the first of equal ones, in order, without empty ones."""
     return tuple(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))

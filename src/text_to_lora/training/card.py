@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.evaluation.report import CONTROLS, ORDER
+from text_to_lora.evaluation.report import CONTROLS
+from text_to_lora.evaluation.samples import in_order
 from text_to_lora.files import read_json
 from text_to_lora.tasks.task import Task
 
@@ -99,10 +100,9 @@ def render_card(run: Path) -> str:
 def condition_table(report: Mapping[str, Any]) -> str:
     """Means of every condition with 95% intervals, as Markdown."""
     conditions = report["conditions"]
-    names = sorted(conditions, key=lambda name: (ORDER.index(name.split(".")[0]), name))
     rows = [
         (name, *(_interval(conditions[name].get(m)) for m in ("nll", "score", "in_labels")))
-        for name in names
+        for name in in_order(conditions)
     ]
     return _table(("condition", "answer NLL per token", "score", "answers inside label set"), rows)
 

@@ -27,11 +27,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from text_to_lora.baselines.prompting import Base, InPrompt
 from text_to_lora.encoders.load import load_encoder
 from text_to_lora.encoders.minilm import package_folder
 from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.evaluation.conditions import Sources, plan_conditions
 from text_to_lora.evaluation.obedience import run_obedience
-from text_to_lora.evaluation.suite import evaluate_heldout
+from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.files import read_json, write_file, write_folder, write_json
 from text_to_lora.hypernet.checkpoint import fingerprint, load_hypernet, save_hypernet
 from text_to_lora.hypernet.layers import has_fast_product
@@ -166,14 +168,14 @@ def check_gate(data: Path, output: Path, *, report: Callable[[str], None]) -> No
     """
     _, aside = split_by_group(load_data_dir(data, split="train"))
     base, tokenizer = load_base(output / "base")
-    gate = evaluate_heldout(
+    gate = evaluate_suite(
         base=base,
         tokenizer=tokenizer,
         tasks=aside,
+        baselines=[Base(), InPrompt()],
         output_dir=output / "gate",
-        conditions=("base", "in_prompt"),
-        examples=Task.validation,
         rows_per_task=GATE_ROWS,
+        label_likelihood=False,
         progress=report,
     )
     told = gate["differences"]["in_prompt - base"]["nll"]
@@ -304,13 +306,17 @@ def report_heldout(data: Path, output: Path, *, report: Callable[[str], None]) -
     package = output / "package"
     base, tokenizer = load_base(package / "base")
     t2l = TextToLora.from_pretrained(package / "hypernet")
-    evaluate_heldout(
-        base=base,
-        tokenizer=tokenizer,
-        tasks=load_data_dir(data, split="dev_heldout"),
-        output_dir=output / "heldout",
+    tasks = load_data_dir(data, split="dev_heldout")
+    sources = Sources(
         generate=lambda texts: t2l.generate(texts).weights,
         multitask=load_adapter(package / "multitask", base_config=base.config),
+    )
+    evaluate_suite(
+        base=base,
+        tokenizer=tokenizer,
+        tasks=tasks,
+        baselines=plan_conditions(None, tasks, sources, seed=0),
+        output_dir=output / "heldout",
         rows_per_task=HELDOUT_ROWS,
         progress=report,
     )

@@ -1,3 +1,0 @@
-"""Old name, until helpers have moved on."""
-from judging import *  # noqa: F403
-from judging import machine  # noqa: F401

@@ -1,0 +1,99 @@
+"""t2l eval harm: what adapters do to other tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from text_to_lora.cli.common import Device, Model, check_device, gather, load_base_quietly, note
+from text_to_lora.errors import ConfigError
+
+
+def harm(
+    data: Annotated[Path, typer.Option("--data", help="Folder of task collections.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
+    descriptions: Annotated[
+        list[str] | None, typer.Argument(help="Task descriptions, one adapter each.")
+    ] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from-file", help="UTF-8 file, one description a line.")
+    ] = None,
+    adapters: Annotated[
+        list[Path] | None, typer.Option("--adapter", help="PEFT folder; may be given again.")
+    ] = None,
+    model: Model = "embedded",
+    split: Annotated[
+        str, typer.Option(help="Split of splits.json that the other tasks are of.")
+    ] = "train",
+    tasks: Annotated[int, typer.Option(min=2, help="Other tasks, of unlike source groups.")] = 24,
+    rows: Annotated[int, typer.Option(min=1, help="Rows a task.")] = 2,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="UTF-8 file of plain text, a paragraph a line.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Chooses tasks, rows and resamples.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Measure what adapters do to answers of other tasks, and to plain text.
+
+    Every row is asked with its own task's description in the prompt, with and without the adapter:
+    the difference in answer NLL is the harm. Finished adapters are not measured again.
+
+    \b
+    Examples:
+      t2l eval harm "Answer in capitals" --data data -o harm
+      t2l eval harm --adapter my-adapter --data data -o harm --text paragraphs.txt
+    """
+    given = gather(descriptions, from_file, "description", "--from-file") if (
+        descriptions or from_file is not None or not adapters
+    ) else []  # fmt: skip
+    try:
+        from text_to_lora.analysis.harm_plots import plot_harm
+        from text_to_lora.analysis.no_harm import Judged, choose_other_rows, run_harm
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("text_to_lora"):
+            raise
+        raise ConfigError(
+            f"judging needs the package {error.name!r}; pip install 'text-to-lora[eval]'"
+        ) from None
+    from text_to_lora.cli.common import read_lines
+    from text_to_lora.files import file_hash
+    from text_to_lora.lora.peft_format import WEIGHTS_FILE, load_adapter
+    from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.tasks.folder import load_data_dir
+    from text_to_lora.tasks.task import Task
+
+    plain = [] if text is None else read_lines(text)
+    found = choose_other_rows(
+        load_data_dir(data, split=split),
+        num_tasks=tasks,
+        rows_per_task=rows,
+        seed=seed,
+        examples=Task.validation if split == "train" else Task.scored,
+    )
+    t2l = TextToLora.from_pretrained(model, device=check_device(device))
+    base, tokenizer = load_base_quietly(t2l.spec.base.name, spec=t2l.spec, device=device)
+    judged = [Judged(entry, {"description": entry, "hypernet": t2l.fingerprint}) for entry in given]
+    weights = t2l.generate(given).weights.unbind() if given else []
+    for folder in adapters or ():
+        weights.append(load_adapter(folder, base_config=base.config))
+        judged.append(Judged(str(folder), {"sha256": file_hash(folder / WEIGHTS_FILE)}))
+    result = run_harm(
+        base=base,
+        tokenizer=tokenizer,
+        adapters=judged,
+        weights=weights,
+        rows=found,
+        output_dir=output,
+        texts=plain,
+        seed=seed,
+        progress=note,
+    )
+    try:
+        plot_harm(result, output / "harm.png")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the plot needs the package {error.name!r}; pip install 'text-to-lora[eval]'"
+        ) from None
+    typer.echo((output / "harm.md").read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Public benchmarks: lm-eval's tasks with adapters applied, beside the paper's published tables."""

@@ -1,0 +1,54 @@
+"""Sketches keep products of adapters, and compare across calls."""
+
+from __future__ import annotations
+
+import torch
+
+from text_to_lora.lora import LoraSpec, LoraWeights
+from text_to_lora.lora.sketch import sketch
+
+
+def _draw(spec: LoraSpec, adapters: int, generator: torch.Generator) -> LoraWeights:
+    a, b = {}, {}
+    for group in spec.groups:
+        slots = len(group.layers)
+        a[group.key] = torch.randn(
+            adapters, slots, spec.rank, group.in_features, generator=generator
+        )
+        b[group.key] = torch.randn(
+            adapters, slots, group.out_features, spec.rank, generator=generator
+        )
+    return LoraWeights(spec, a, b)
+
+
+def test_products_of_sketches_are_those_of_factors(
+    llama_spec: LoraSpec, generator: torch.Generator
+) -> None:
+    weights = _draw(llama_spec, 4, generator)
+    flat = torch.cat([t.flatten(1) for t in (*weights.a.values(), *weights.b.values())], dim=1)
+    made = sketch(weights, 4096)
+    lengths = flat.norm(dim=1)
+    errors = (made @ made.mT - flat @ flat.mT) / torch.outer(lengths, lengths)
+    assert errors.abs().max() < 4 / 4096**0.5  # four standard deviations of a count sketch
+
+
+def test_a_sketch_does_not_depend_on_the_other_adapters(
+    llama_spec: LoraSpec, generator: torch.Generator
+) -> None:
+    weights = _draw(llama_spec, 3, generator)
+    made = sketch(weights)
+    assert made.shape == (3, 256)
+    for place, one in enumerate(weights.unbind()):
+        torch.testing.assert_close(sketch(one)[0], made[place])
+
+
+def test_a_sketch_is_linear_in_the_factors(
+    llama_spec: LoraSpec, generator: torch.Generator
+) -> None:
+    one, other = _draw(llama_spec, 2, generator).unbind()
+    summed = LoraWeights(
+        llama_spec,
+        {key: one.a[key] + 2 * other.a[key] for key in one.a},
+        {key: one.b[key] + 2 * other.b[key] for key in one.b},
+    )
+    torch.testing.assert_close(sketch(summed), sketch(one) + 2 * sketch(other))
