@@ -404,7 +404,11 @@ def obedience_section(results: Path) -> list[str]:
     found = read(results.parent / "obedience.json")
     if found is None:
         return []
-    means = ", ".join(f"{name} {share:.1%}" for name, share in found["mean"].items())
+    means = ", ".join(
+        f"{name} {share:.1%} [{found['intervals'][name]['low']:.1%}, "
+        f"{found['intervals'][name]['high']:.1%}]"
+        for name, share in found["mean"].items()
+    )
     return [
         "## Obedience",
         f"Share of answers that obey {len(found['rules'])} descriptions of the kind that first users "

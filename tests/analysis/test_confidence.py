@@ -24,7 +24,7 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions import JUNK
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.hypernet.checkpoint import load_hypernet
-from text_to_lora.hypernet.confidence import CONFIDENCE_FILE, FEATURES, Reference
+from text_to_lora.hypernet.confidence import CONFIDENCE_FILE, FEATURES, Confidence, Reference
 from text_to_lora.serving.base import load_base
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.task import Example, Metric, Task
@@ -39,11 +39,14 @@ def make_task(name: str, group: str) -> Task:
     return Task(name, texts[0], texts, examples, Metric("exact_match"), group=group)
 
 
+INFORMATIVE = FEATURES.index("gain_near")
+
+
 def draw(count: int, seed: int, *, informative: bool) -> Measured:
-    """Gains of 12 groups whose sign follows the first feature, or nothing."""
+    """Gains of 12 groups whose sign follows one feature, or nothing."""
     rng = numpy.random.default_rng(seed)
     features = rng.normal(size=(count, len(FEATURES)))
-    signal = 2 * features[:, 0] if informative else rng.normal(size=count)
+    signal = 2 * features[:, INFORMATIVE] if informative else rng.normal(size=count)
     gains = [
         Gain(Probe(f"t{i}", f"g{i % 12}", ("real", "junk")[i % 2], f"text {i}"), 1.0, 1.0 - gain, 4)
         for i, gain in enumerate(signal + rng.normal(size=count) / 2)
@@ -51,9 +54,12 @@ def draw(count: int, seed: int, *, informative: bool) -> Measured:
     return Measured(gains, features)
 
 
-REFERENCE = Reference(
-    torch.eye(3).half(), torch.zeros(4), torch.zeros(3), torch.zeros(3), torch.tensor(0.0)
-)
+REFERENCE = Reference(torch.eye(3).half(), torch.zeros(3))
+JUNK_FEATURES = numpy.random.default_rng(9).normal(-1.0, 1.0, size=(50, len(FEATURES)))
+
+
+def fit(unseen: Measured, seen: Measured) -> Confidence:
+    return fit_confidence(REFERENCE, unseen, seen, JUNK_FEATURES, hypernet="x")
 
 
 def test_logistic_regression_is_that_of_sklearn() -> None:
@@ -70,20 +76,20 @@ def test_logistic_regression_is_that_of_sklearn() -> None:
 
 def test_an_informative_feature_is_found_and_beats_accepting_all() -> None:
     unseen = draw(240, 1, informative=True)
-    confidence = fit_confidence(REFERENCE, unseen, draw(60, 2, informative=True), hypernet="x")
+    confidence = fit(unseen, draw(60, 2, informative=True))
     found = confidence.fit["cross_validated"]
     area = found["risk_coverage"]["real"]["no_gain"]["differences"]["confidence - always yes"]
     assert area["high"] < 0
     assert found["auroc"]["confidence"]["gain, real"]["low"] > 0.5
-    largest = int(confidence.coefficients.abs().argmax())
-    assert confidence.features[largest] == FEATURES[0]
+    largest = int(confidence.coefficients[1].abs().argmax())
+    assert confidence.features[largest] == FEATURES[INFORMATIVE]
     chances = numpy.array(confidence.from_features(unseen.features))
     assert abs(chances.mean() - unseen.helps.mean()) < 0.05
 
 
 def test_noise_is_not_told_apart() -> None:
     unseen = draw(240, 3, informative=False)
-    confidence = fit_confidence(REFERENCE, unseen, draw(60, 4, informative=False), hypernet="x")
+    confidence = fit(unseen, draw(60, 4, informative=False))
     found = confidence.fit["cross_validated"]["auroc"]["confidence"]["gain, real and junk"]
     assert found["low"] < 0.55
 
@@ -91,16 +97,14 @@ def test_noise_is_not_told_apart() -> None:
 def test_no_group_is_foretold_by_itself() -> None:
     """A feature that marks one group, all of whose gains are negative, tells nothing of it."""
     unseen = draw(240, 5, informative=False)
-    marked = unseen.groups == "g3"
+    marked = unseen.groups == "g2"
     features = unseen.features.copy()
-    features[:, 0] = numpy.where(marked, 5.0, 0.0)
+    features[:, INFORMATIVE] = numpy.where(marked, 5.0, 0.0)
     gains = [
         Gain(gain.probe, 1.0, 2.0, 4) if is_marked else gain
         for gain, is_marked in zip(unseen.gains, marked, strict=True)
     ]
-    held = fit_confidence(
-        REFERENCE, Measured(gains, features), draw(12, 6, informative=False), hypernet="x"
-    )
+    held = fit(Measured(gains, features), draw(12, 6, informative=False))
     whole = numpy.array(held.from_features(features))
     assert whole[marked].mean() < whole[~marked].mean() - 0.2  # fitted to all, it knows the group
     bins = held.fit["cross_validated"]["calibration"]["bins"]
@@ -112,10 +116,10 @@ def test_too_few_groups_and_one_sign_are_refused() -> None:
     few = draw(6, 7, informative=True)
     gains = [Gain(Probe(g.probe.task, "one", "real", "x"), 1, 0.5, 1) for g in few.gains]
     with pytest.raises(ConfigError, match="1 source groups are too few to calibrate by; 4"):
-        fit_confidence(REFERENCE, Measured(gains, few.features), few, hypernet="x")
+        fit(Measured(gains, few.features), few)
     gains = [Gain(g.probe, 1.0, 0.5, 1) for g in few.gains]
     with pytest.raises(ConfigError, match="every gain has the same sign"):
-        fit_confidence(REFERENCE, Measured(gains, few.features), few, hypernet="x")
+        fit(Measured(gains, few.features), few)
 
 
 def test_junk_of_the_fit_is_none_of_the_junk_of_the_test() -> None:
@@ -125,6 +129,9 @@ def test_junk_of_the_fit_is_none_of_the_junk_of_the_test() -> None:
     assert set(made).isdisjoint(JUNK)
     assert set(made).isdisjoint(text for task in tasks for text in task.descriptions)
     assert made == make_junk(tasks, 300, seed=0) != make_junk(tasks, 300, seed=1)
+    wide = make_junk(tasks, 300, seed=0, wide=True)
+    assert len(set(wide)) == 300 and set(wide).isdisjoint(JUNK)
+    assert made[:6] == wide[:6]  # the kinds that gains were measured of come first
 
 
 def test_scrambled_words_are_the_same_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
@@ -11,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from text_to_lora.baselines import Base
 from text_to_lora.errors import BackendError, ConfigError, T2LWarning, TaskDataError
 from text_to_lora.evaluation import code as code_module
 from text_to_lora.evaluation.code import (
@@ -26,6 +29,8 @@ from text_to_lora.evaluation.code import (
     run_code,
 )
 from text_to_lora.evaluation.readers import reference_code
+from text_to_lora.evaluation.samples import read_samples, sample_path
+from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.tasks.task import Example, Metric, Row, Task
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux are tested")
@@ -235,24 +240,56 @@ def _grader(**options: object) -> CodeGrader:
 def test_answers_are_graded_by_the_tests_of_their_question() -> None:
     grader = _grader(workers=1)
     answers = ["return 2 * x", "return 2 + x", "```python\ndef double(x): return x + x\n```"]
-    assert grader.score_all([_row()] * 3, answers) == [1.0, 0.0, 1.0]
-    assert grader(_row(), answers[0]) == 1.0
+    assert grader([_row()] * 3, answers) == [1.0, 0.0, 1.0]
     node = "class Node:\n    def __init__(self, x):\n        self.x = x"
-    assert grader(_row("Node"), node) == 1.0
+    assert grader([_row("Node"), _row()], [node, answers[1]]) == [1.0, 0.0]
     assert grader.grade("mine.code", QUESTION, "return 1").reason.startswith("AssertionError")
 
 
 def test_the_reader_decides_what_runs() -> None:
     fenced = "```python\ndef double(x): return x + x\n```"
-    assert _grader()(_row(), fenced) == 1.0
-    assert _grader(reader=reference_code)(_row(), fenced) == 0.0
+    assert _grader()([_row()], [fenced]) == [1.0]
+    assert _grader(reader=reference_code)([_row()], [fenced]) == [0.0]
 
 
 def test_a_question_without_tests_is_named() -> None:
     with pytest.raises(TaskDataError, match="question 'Other' has no unit tests among 2"):
-        _grader()(_row("Other"), "x")
+        _grader()([_row(), _row("Other")], ["x", "x"])
     with pytest.raises(TaskDataError, match="question 'Other' has no unit tests"):
         _grader().check([("mine.code", QUESTION), ("mine.code", "Other")])
+
+
+def test_a_suite_scores_answers_of_code_by_running_them(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    answer = "two=2"
+    words = copy.deepcopy(tokenizer)
+    words.add_tokens([answer])
+    base.resize_token_embeddings(len(words))
+    bias = base.get_output_embeddings().bias
+    bias.data[words.convert_tokens_to_ids(answer)] = 1e4  # whatever it is asked
+    # The references say the opposite of the tests: nothing but running gives these scores.
+    examples = (Example("a", ("b",), 5), Example("b", (answer,), 6))
+    task = Task(
+        "mine.code", "c", ("d",), examples, Metric("code_execution"), split="dev_heldout", group="g"
+    )
+    tests = {
+        question_key("mine.code", "a"): CodeTests("assert two == 2"),
+        question_key("mine.code", "b"): CodeTests("assert two == 3"),
+    }
+    report = evaluate_suite(
+        base=base,
+        tokenizer=words,
+        tasks=[task],
+        baselines=[Base()],
+        output_dir=tmp_path / "out",
+        max_new_tokens=1,
+        max_length=32,
+        grade=CodeGrader(tests),
+    )
+    samples, _ = read_samples(sample_path(tmp_path / "out", "base"))
+    assert [(sample.answer, sample.score) for sample in samples] == [(answer, 1.0), (answer, 0.0)]
+    assert report["conditions"]["base"]["score"]["mean"] == 0.5
 
 
 def test_tests_are_read_from_a_file_or_the_folders_of_tasks(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -165,17 +165,25 @@ def test_code_is_scored_from_outside_and_never_cut_short(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     task = Task("t", "d", (), (Example("a b", ("c",), 5),), Metric("code_execution"))
-    row = Row(task, task.examples[0])
+    other = Task("u", "d", (), (Example("a b", ("c",), 5),), Metric("rougeL"))
+    row, beside = Row(task, task.examples[0]), Row(other, other.examples[0])
     (plain,) = Scorer(base, tokenizer, max_new_tokens=16).score([row])
     assert plain.score is None
-    calls: list[tuple[Row, str]] = []
+    calls: list[tuple[Sequence[Row], Sequence[str]]] = []
 
-    def grade(row: Row, answer: str) -> float:
-        calls.append((row, answer))
-        return 0.5
+    def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
+        calls.append((rows, answers))
+        return [0.5, 0.25]
 
-    (graded,) = Scorer(base, tokenizer, max_new_tokens=16, grade=grade).score([row])
-    assert (graded.score, calls) == (0.5, [(row, graded.text)])
+    scorer = Scorer(base, tokenizer, max_new_tokens=16, grade=grade)
+    graded, ungraded, again = scorer.score([row, beside, row])
+    assert (graded.score, again.score) == (0.5, 0.25)
+    assert calls == [([row, row], [graded.text, again.text])]
+    assert ungraded == scorer.score([beside])[0]
+    assert len(calls) == 1
+    silent = Scorer(base, tokenizer, max_new_tokens=0, grade=grade)
+    assert silent.score([row])[0].score is None
+    assert len(calls) == 1
     greedy = naive_greedy(base, prompt_of(tokenizer, row, None), 16)
     assert graded.text == tokenizer.decode(greedy, skip_special_tokens=True)
 

@@ -375,13 +375,17 @@ def test_generated_code_is_graded_from_outside_or_refused(
         evaluate(tasks=[*tasks, code], conditions=["base"])
     graded: list[str] = []
 
-    def grade(row: Row, answer: str) -> float:
-        graded.append(f"{row.task.name}/{row.example.idx}/{answer}")
-        return 0.25
+    def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
+        graded.extend(
+            f"{row.task.name}/{row.example.idx}/{answer}"
+            for row, answer in zip(rows, answers, strict=True)
+        )
+        return [row.example.idx / 100 for row in rows]
 
     evaluate(tasks=[*tasks, code], conditions=["base"], grade=grade)
     samples = [s for s in samples_of(tmp_path / "out", "base") if s.task == "code"]
-    assert [s.score for s in samples] == [0.25, 0.25]
+    assert [s.score for s in samples] == [s.idx / 100 for s in samples]
+    assert len(samples) == 2
     assert sorted(graded) == sorted(f"code/{s.idx}/{s.answer}" for s in samples)
 
 

@@ -26,7 +26,6 @@ from text_to_lora.hypernet.confidence import (
     save_confidence,
 )
 from text_to_lora.lora import LoraSpec
-from text_to_lora.lora.sketch import sketch
 
 TEXTS = ("Say yes", "one one one two")
 TOKENS = (4, 12)
@@ -39,16 +38,14 @@ def confidence(encoder: EncoderConfig, generator: torch.Generator) -> Confidence
     return Confidence(
         reference=Reference(
             points=points.half(),
-            centre=torch.randn(16, generator=generator),
             gains=torch.randn(12, generator=generator),
-            described=torch.randn(dim, generator=generator),
-            offset=torch.tensor(0.3),
         ),
-        features=FEATURES[:6],
-        mean=torch.randn(6, generator=generator),
-        scale=torch.rand(6, generator=generator) + 0.5,
-        coefficients=torch.randn(6, generator=generator),
-        intercept=torch.tensor(-0.2),
+        features=FEATURES[:3],
+        mean=torch.randn(3, generator=generator),
+        scale=torch.rand(3, generator=generator) + 0.5,
+        coefficients=torch.randn(2, 3, generator=generator),
+        intercepts=torch.tensor([-0.2, 0.4]),
+        junk_share=torch.tensor(0.3),
         fit={"tasks": 3},
         hypernet="",
     )
@@ -73,19 +70,17 @@ def test_a_folder_gives_the_same_confidence_back(
     loaded = load_hypernet(folder)
     assert loaded.confidence is not None
     assert loaded.confidence.fit == {"tasks": 3}
-    weights = loaded.hypernet(embeddings[:2])
-    values = loaded.confidence.probabilities(embeddings[:2], weights, TEXTS, TOKENS)
-    assert values == confidence.probabilities(embeddings[:2], weights, TEXTS, TOKENS)
+    values = loaded.confidence.probabilities(embeddings[:2], TEXTS, TOKENS)
+    assert values == confidence.probabilities(embeddings[:2], TEXTS, TOKENS)
     assert all(0 < value < 1 for value in values)
     assert loaded.fingerprint == fingerprint(folder)  # confidence is no part of it
 
 
-def test_features_are_those_of_a_loop(
-    folder: Path, confidence: Confidence, embeddings: Tensor
+def test_features_and_confidence_are_those_of_a_loop(
+    confidence: Confidence, embeddings: Tensor
 ) -> None:
-    weights = load_hypernet(folder).hypernet(embeddings[:2])
     reference = confidence.reference
-    found = reference.read(embeddings[:2], weights, TEXTS, TOKENS)
+    found = reference.read(embeddings[:2], TEXTS, TOKENS)
     assert tuple(found) == FEATURES
     points = reference.points.double().numpy()
     for place, text in enumerate(TEXTS):
@@ -93,32 +88,36 @@ def test_features_are_those_of_a_loop(
         one = one / numpy.linalg.norm(one)
         cosines = sorted((float(point @ one) for point in points), reverse=True)
         shares = numpy.exp(numpy.array([point @ one for point in points]) / WARMTH)
-        far = (sketch(weights, 16)[place] - reference.centre).double().norm()
-        words = text.split()
         expected = {
-            "described": float(one @ reference.described.double().numpy()) + 0.3,
             "near": numpy.mean(cosines[:NEIGHBOURS]),
             "gain_near": float(shares @ reference.gains.double().numpy() / shares.sum()),
-            "far_from_mean": float(far.log()),
-            "tokens_per_word": numpy.log(TOKENS[place] / len(words)),
-            "distinct_words": len(set(words)) / len(words),
+            "tokens_per_word": numpy.log(TOKENS[place] / len(text.split())),
             "nearest": cosines[0],
         }
         for name, value in expected.items():
             assert float(found[name][place]) == pytest.approx(value, rel=1e-4), name
+        chances = []
+        for stage in range(2):
+            odds = float(confidence.intercepts[stage])
+            for i, name in enumerate(confidence.features):
+                scaled = (expected[name] - float(confidence.mean[i])) / float(confidence.scale[i])
+                odds += scaled * float(confidence.coefficients[stage, i])
+            chances.append(1 / (1 + numpy.exp(-odds)))
+        real, helps = chances
+        own = confidence.probabilities(embeddings[:2], TEXTS, TOKENS)[place]
+        assert own == pytest.approx(real * helps + (1 - real) * 0.3, rel=1e-4)
 
 
 def test_points_of_ones_own_group_can_be_left_out(
-    folder: Path, confidence: Confidence, embeddings: Tensor
+    confidence: Confidence, embeddings: Tensor
 ) -> None:
-    weights = load_hypernet(folder).hypernet(embeddings[:1])
     one = embeddings[:1]
-    everything = confidence.reference.read(one, weights, TEXTS[:1], TOKENS[:1])
+    everything = confidence.reference.read(one, TEXTS[:1], TOKENS[:1])
     unit = torch.nn.functional.normalize(one.float(), dim=-1)
     best = int((unit @ confidence.reference.points.float().mT).argmax())
     others = torch.ones(1, 12, dtype=torch.bool)
     others[0, best] = False
-    without = confidence.reference.read(one, weights, TEXTS[:1], TOKENS[:1], unlike=others)
+    without = confidence.reference.read(one, TEXTS[:1], TOKENS[:1], unlike=others)
     assert float(without["nearest"]) < float(everything["nearest"])
 
 
@@ -168,11 +167,11 @@ def test_a_file_is_put_beside_its_own_hypernetwork_alone(
     folder: Path, confidence: Confidence, tmp_path: Path
 ) -> None:
     own, other = tmp_path / "own.safetensors", tmp_path / "other.safetensors"
-    changed = replace(confidence, intercept=torch.tensor(1.5))
+    changed = replace(confidence, junk_share=torch.tensor(0.5))
     save_confidence(own, changed.of(fingerprint(folder)))
     store_confidence(folder, own)
     loaded = load_hypernet(folder).confidence
-    assert loaded is not None and float(loaded.intercept) == 1.5
+    assert loaded is not None and float(loaded.junk_share) == 0.5
     save_confidence(other, changed.of("other"))
     with pytest.raises(CheckpointError, match="hypernetwork 'other'"):
         store_confidence(folder, other)

@@ -77,7 +77,7 @@ def plot_changes(changes: Mapping[str, Change], floor: float | None, path: Path)
     axes.set_yticks(range(len(changes)), list(changes))
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("answer NLL minus the default's, nats per token (left is better)")
+    axes.set_xlabel("answer NLL minus the default's (left is better)")
     figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
 
 

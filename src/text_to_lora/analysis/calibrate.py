@@ -9,13 +9,15 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from text_to_lora.analysis.confidence import (
+    JUNK_TEXTS,
     MOST_POINTS,
     Sight,
     fit_confidence,
     fit_reference,
     measured,
+    read_all,
 )
-from text_to_lora.analysis.gains import Probe, measure_in_parts, plan_probes
+from text_to_lora.analysis.gains import Probe, make_junk, measure_in_parts, plan_probes
 from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.files import write_json
@@ -92,11 +94,12 @@ def calibrate(
         }
         held_out = [*parts["unseen"], *parts["families"]]
         say("reading features")
-        reference = fit_reference(sight, parts["seen"], seen, seed=seed)
+        reference = fit_reference(sight, parts["seen"])
         confidence = fit_confidence(
             reference,
             measured(reference, sight, held_out),
             measured(reference, sight, parts["seen"], own_points=True),
+            read_all(reference, sight, make_junk(seen, JUNK_TEXTS, seed=seed + 1, wide=True)),
             hypernet=hypernet,
         )
     report = {
@@ -106,10 +109,10 @@ def calibrate(
         "seen_tasks": len(known),
         "rows_per_task": {"seen": SEEN_ROWS, "unseen": rows_per_task},
         "seed": seed,
-        "coefficients": dict(
-            zip(confidence.features, confidence.coefficients.tolist(), strict=True)
-        ),
-        "intercept": float(confidence.intercept),
+        "features": list(confidence.features),
+        "coefficients": confidence.coefficients.tolist(),
+        "intercepts": confidence.intercepts.tolist(),
+        "junk_share": float(confidence.junk_share),
         **confidence.fit,
     }
     save_confidence(folder / CONFIDENCE_FILE, confidence)

@@ -12,24 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from text_to_lora.analysis.gains import Gain, Generate, make_junk
+from text_to_lora.analysis.gains import Gain, Generate
 from text_to_lora.analysis.selective import Selective, auroc, compare
 from text_to_lora.errors import ConfigError
 from text_to_lora.hypernet.confidence import FEATURES, Confidence, Reference
-from text_to_lora.lora.sketch import sketch
-from text_to_lora.tasks.task import Task
 
 Floats = NDArray[numpy.float64]
 
-SKETCH = 64
 MOST_POINTS = 768  # of a reference; 0.7 MB with an embedding of 384 numbers
-JUNK_TEXTS = 600  # that the direction away from junk is fitted to
-DESCRIPTIONS = 4  # of each training task, for the same
-RIDGE_DESCRIBED = 1.0
+JUNK_TEXTS = 1000  # that descriptions are told apart from
+RIDGE_REAL = 1.0
 RIDGE = 3.0
 RIDGE_SEEN = RIDGE / 9
 SEEN_WEIGHT = 0.4  # of a text of a seen task, against one of a task set aside
-CHOSEN = FEATURES[:6]  # "nearest" is what confidence is compared with
+CHOSEN = ("near", "gain_near", "tokens_per_word")  # "nearest" is what it is compared with
+STAGES = (("near",), ("gain_near", "tokens_per_word"))  # of being real; of a gain if it is
 MOST_GAIN = 2.0  # nats; single tasks gain more and would outweigh their neighbours
 AT_ONCE = 64
 FEWEST_GROUPS = 4
@@ -48,38 +45,17 @@ class Sight:
     count_tokens: Callable[[Sequence[str]], list[int]]
 
 
-def fit_reference(
-    sight: Sight, seen: Sequence[Gain], tasks: Sequence[Task], *, seed: int = 0
-) -> Reference:
+def fit_reference(sight: Sight, seen: Sequence[Gain]) -> Reference:
     """Gather what a hypernetwork was trained on.
 
     seen: of descriptions of training tasks, on held-out rows; each becomes a point
-    tasks: the training tasks, whose descriptions are set against made-up junk
 
     Raises ConfigError when `seen` is empty or too large.
     """
     if not 0 < len(seen) <= MOST_POINTS:
         raise ConfigError(f"{len(seen)} training descriptions; 1 to {MOST_POINTS} are needed")
-    texts = [gain.probe.text for gain in seen]
-    described = list(dict.fromkeys(t for task in tasks for t in task.descriptions[:DESCRIPTIONS]))
-    junk = make_junk(tasks, JUNK_TEXTS, seed=seed + 1)
-    real_units, junk_units = _units(sight, described), _units(sight, junk)
-    share = len(junk_units) / len(real_units)
-    ridge = numpy.full(real_units.shape[1], RIDGE_DESCRIBED)
-    direction = fit_logistic(
-        numpy.concatenate([real_units, junk_units]),
-        numpy.repeat([1.0, 0.0], [len(real_units), len(junk_units)]),
-        numpy.repeat([share, 1.0], [len(real_units), len(junk_units)]),
-        ridge,
-    )
     gains = torch.tensor([gain.gain for gain in seen]).clamp(-MOST_GAIN, MOST_GAIN)
-    return Reference(
-        points=torch.from_numpy(_units(sight, texts)).half(),
-        centre=_in_parts(texts, lambda part: sketch(sight.generate(part), SKETCH)).mean(0),
-        gains=gains,
-        described=torch.from_numpy(direction[:-1]).float(),
-        offset=torch.tensor(direction[-1]).float(),
-    )
+    return Reference(_units(sight, [gain.probe.text for gain in seen]).half(), gains)
 
 
 def read_all(
@@ -100,7 +76,6 @@ def read_all(
         with torch.no_grad():
             found = reference.read(
                 sight.encode(part),
-                sight.generate(part),
                 part,
                 sight.count_tokens(part),
                 unlike=mask,
@@ -151,20 +126,24 @@ def fit_confidence(
     reference: Reference,
     unseen: Measured,
     seen: Measured,
+    junk: Floats,
     *,
     hypernet: str,
-    chosen: Sequence[str] = CHOSEN,
 ) -> Confidence:
-    """Fit the probability that a gain is above zero to features, and judge it by cross-validation.
+    """Fit the chance of a gain to features in two stages, and judge it by cross-validation.
 
     unseen: of tasks that the hypernetwork was not trained on: real, scrambled and junk texts
-    seen: of tasks that it was trained on, on rows that it was not, as if their groups were unknown;
-        a term of the regression takes up that they gain more, and is left out afterwards
-    hypernet: fingerprint of the hypernetwork; chosen: names of the features that are used
-    Each group weighs as the root of its number of texts, those of seen tasks SEEN_WEIGHT of that.
+    seen: real texts of tasks that it was trained on, on rows that it was not, as if their groups
+        were unknown; a term takes up that they gain more, and is left out afterwards
+    junk: features of texts that describe nothing, [texts, features] in the order of FEATURES
+    hypernet: fingerprint of the hypernetwork
+    The first stage sets `seen` against `junk`; the second foretells the sign of the gain of real
+    texts; junk of `unseen` gives how often junk gains. Each group weighs as the root of its number
+    of texts, in the second stage those of seen tasks SEEN_WEIGHT of that.
     `fit` of the result tells how well each group of `unseen` is foretold by the others.
 
-    Raises ConfigError when there are too few groups, or all gains have one sign.
+    Raises ConfigError when there are too few groups, no junk, or all gains of real texts have one
+    sign.
     """
     count = len(set(unseen.groups.tolist()))
     if count < FEWEST_GROUPS:
@@ -172,48 +151,74 @@ def fit_confidence(
             f"{count} source groups are too few to calibrate by; {FEWEST_GROUPS} or more are "
             "needed (data.validation_one_in sets groups aside)"
         )
-    if unseen.helps.min() == unseen.helps.max():
+    kinds = numpy.array([gain.probe.kind for gain in unseen.gains])
+    real, empty = kinds == "real", kinds == "junk"
+    if not real.any() or not empty.any():
+        raise ConfigError(f"texts of kinds {sorted(set(kinds))}; real and junk are needed")
+    if unseen.helps[real].min() == unseen.helps[real].max():
         raise ConfigError("every gain has the same sign; there is nothing to tell apart")
-    columns = [FEATURES.index(name) for name in chosen]
-    own = unseen.features[:, columns]
-    joined = numpy.concatenate([own, seen.features[:, columns]])
-    is_seen = numpy.repeat([0.0, 1.0], [len(own), len(seen.gains)])
-    helps = numpy.concatenate([unseen.helps, seen.helps])
-    groups = numpy.concatenate([unseen.groups, seen.groups])
-    ridge = numpy.array([*[RIDGE] * len(columns), RIDGE_SEEN])
+    columns = [[CHOSEN.index(name) for name in stage] for stage in STAGES]
+    places = [FEATURES.index(name) for name in CHOSEN]
+    own, other, made = unseen.features[:, places], seen.features[:, places], junk[:, places]
+    mean = numpy.concatenate([own, other]).mean(0)
+    scale = numpy.concatenate([own, other]).std(0).clip(1e-6)
+    own, other, made = ((values - mean) / scale for values in (own, other, made))
+    heaviness = _weights(seen.groups)
+    is_real = fit_logistic(
+        numpy.concatenate([other, made])[:, columns[0]],
+        numpy.repeat([1.0, 0.0], [len(other), len(made)]),
+        numpy.append(heaviness * len(made) / heaviness.sum(), numpy.ones(len(made))),
+        numpy.full(len(columns[0]), RIDGE_REAL),
+    )
 
-    def fit(rows: NDArray[numpy.bool_]) -> tuple[Floats, Floats, Floats]:
-        """Mean and scale of the features, coefficients and, last, the intercept."""
-        mean, scale = joined[rows].mean(0), joined[rows].std(0).clip(1e-6)
-        _, place, counts = numpy.unique(groups[rows], return_inverse=True, return_counts=True)
-        weights = numpy.where(is_seen[rows] > 0, SEEN_WEIGHT, 1) / numpy.sqrt(counts[place])
-        inputs = numpy.column_stack([(joined[rows] - mean) / scale, is_seen[rows]])
-        found = fit_logistic(inputs, helps[rows], weights, ridge)
-        return mean, scale, numpy.delete(found, len(columns))
+    def fit(rows: NDArray[numpy.bool_]) -> tuple[Floats, Floats, float]:
+        """Coefficients of both stages, their intercepts, and the share of junk that gains."""
+        kept = rows & real
+        is_seen = numpy.repeat([0.0, 1.0], [kept.sum(), len(other)])
+        found = fit_logistic(
+            numpy.column_stack([numpy.concatenate([own[kept], other])[:, columns[1]], is_seen]),
+            numpy.concatenate([unseen.helps[kept], seen.helps]),
+            _weights(numpy.concatenate([unseen.groups[kept], seen.groups]))
+            * numpy.where(is_seen > 0, SEEN_WEIGHT, 1),
+            numpy.array([*[RIDGE] * len(columns[1]), RIDGE_SEEN]),
+        )
+        coefficients = numpy.zeros((2, len(CHOSEN)))
+        coefficients[0, columns[0]] = is_real[:-1]
+        coefficients[1, columns[1]] = found[:-2]
+        return (
+            coefficients,
+            numpy.array([is_real[-1], found[-1]]),
+            unseen.helps[rows & empty].mean(),
+        )
+
+    def confidence(rows: NDArray[numpy.bool_], judged: Mapping[str, Any] | None) -> Confidence:
+        coefficients, intercepts, share = fit(rows)
+        return Confidence(
+            reference=reference,
+            features=CHOSEN,
+            mean=torch.from_numpy(mean),
+            scale=torch.from_numpy(scale),
+            coefficients=torch.from_numpy(coefficients),
+            intercepts=torch.from_numpy(intercepts),
+            junk_share=torch.tensor(share, dtype=torch.float64),
+            fit={
+                "tasks": len({gain.probe.task for gain in unseen.gains}),
+                "groups": count,
+                "texts": len(unseen.gains),
+                "seen_texts": len(seen.gains),
+                "junk_texts": len(junk),
+                "cross_validated": judged,
+            },
+            hypernet=hypernet,
+        )
 
     foretold = numpy.zeros(len(own))
     for group in sorted(set(unseen.groups.tolist())):
-        mean, scale, found = fit(groups != group)
-        chosen_rows = unseen.groups == group
-        values = (own[chosen_rows] - mean) / scale
-        foretold[chosen_rows] = _sigmoid(values @ found[:-1] + found[-1])
-    mean, scale, found = fit(numpy.ones(len(joined), dtype=bool))
+        left_out = unseen.groups == group
+        foretold[left_out] = confidence(~left_out, None).from_features(unseen.features[left_out])
     nearest = unseen.features[:, FEATURES.index("nearest")]
-    return Confidence(
-        reference=reference,
-        features=tuple(chosen),
-        mean=torch.from_numpy(mean),
-        scale=torch.from_numpy(scale),
-        coefficients=torch.from_numpy(found[:-1]),
-        intercept=torch.tensor(found[-1]),
-        fit={
-            "tasks": len({gain.probe.task for gain in unseen.gains}),
-            "groups": count,
-            "texts": len(unseen.gains),
-            "seen_texts": len(seen.gains),
-            "cross_validated": judge_confidence(unseen.gains, foretold, nearest),
-        },
-        hypernet=hypernet,
+    return confidence(
+        numpy.ones(len(own), dtype=bool), judge_confidence(unseen.gains, foretold, nearest)
     )
 
 
@@ -332,19 +337,21 @@ def _sigmoid(values: Floats) -> Floats:
     return odds
 
 
-def _units(sight: Sight, texts: Sequence[str]) -> Floats:
-    """Embeddings of norm 1, [texts, embedding_dim]."""
-    found: Floats = _in_parts(
-        texts, lambda part: functional.normalize(sight.encode(part).double(), dim=-1)
-    ).numpy()
-    return found
+def _weights(groups: NDArray[numpy.str_]) -> Floats:
+    """One over the root of the number of items of each item's group."""
+    _, place, counts = numpy.unique(groups, return_inverse=True, return_counts=True)
+    weights: Floats = 1 / numpy.sqrt(counts[place])
+    return weights
 
 
-def _in_parts(texts: Sequence[str], make: Callable[[Sequence[str]], Tensor]) -> Tensor:
+def _units(sight: Sight, texts: Sequence[str]) -> Tensor:
+    """Embeddings of norm 1, fp64 [texts, embedding_dim]."""
     with torch.no_grad():
-        return torch.cat(
-            [make(texts[start : start + AT_ONCE]).cpu() for start in range(0, len(texts), AT_ONCE)]
-        )
+        parts = [
+            sight.encode(texts[start : start + AT_ONCE]).cpu().double()
+            for start in range(0, len(texts), AT_ONCE)
+        ]
+    return functional.normalize(torch.cat(parts), dim=-1)
 
 
 def _once(texts: Sequence[str], chosen: NDArray[numpy.bool_]) -> NDArray[numpy.intp]:

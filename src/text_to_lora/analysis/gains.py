@@ -29,6 +29,15 @@ SYLLABLES = (
     "lo", "rem", "ip", "sum", "do", "la", "si", "te", "qua", "men", "tu", "ras", "vel", "ni", "que",
     "no", "pos",
 )  # fmt: skip
+SENTENCES = (
+    ("My neighbour", "The old dog", "A red car", "Our teacher", "Her brother", "The river",
+     "That tall man", "Nobody", "The baker"),
+    ("painted", "forgot", "crossed", "carried", "found", "lost", "followed", "watched", "liked"),
+    ("the fence", "a small boat", "the garden", "an umbrella", "the last train", "two apples",
+     "her coat", "a song", "the window"),
+    ("on Tuesday", "in the rain", "last summer", "before noon", "near the sea", "by accident",
+     "after dinner", "for years", "at night"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,11 +120,13 @@ def scramble(text: str, rng: Random) -> str:
     return " ".join(rng.sample(words, len(words)))
 
 
-def make_junk(tasks: Sequence[Task], count: int, *, seed: int) -> list[str]:
+def make_junk(tasks: Sequence[Task], count: int, *, seed: int, wide: bool = False) -> list[str]:
     """Make texts that describe no task: six kinds in turn, each text once.
 
     Keyboard mash, one sign again and again, word salad, lists of words, made-up syllables, and text
     that is an input of a task and asks for nothing. Words come from the tasks' descriptions.
+    wide: four kinds more: one word again and again, single signs, clusters of signs, and sentences
+        that ask for nothing
     """
     rng = Random(f"junk/{seed}")
     words = sorted({w for task in tasks for w in task.definition.split() if w.isalpha()})
@@ -130,6 +141,17 @@ def make_junk(tasks: Sequence[Task], count: int, *, seed: int) -> list[str]:
         ),
         lambda: " ".join(rng.choice(inputs).split()[: rng.randint(6, 24)]),
     )
+    if wide:
+        signs = string.ascii_letters + string.digits
+        kinds += (
+            lambda: " ".join([rng.choice(words)] * rng.randint(2, 15)),
+            lambda: " ".join(rng.choices(signs, k=rng.randint(3, 20))),
+            lambda: " ".join(
+                "".join(rng.choices(signs + string.punctuation, k=rng.randint(2, 12)))
+                for _ in range(rng.randint(1, 8))
+            ),
+            lambda: " ".join(_sentence(rng) for _ in range(rng.randint(1, 3))),
+        )
     made: dict[str, None] = {}
     turn = 0
     while len(made) < count:
@@ -198,6 +220,10 @@ def _mash(rng: Random) -> str:
     row = rng.choice(KEYBOARD_ROWS)
     lengths = [rng.randint(2, 10) for _ in range(rng.randint(1, 6))]
     return " ".join("".join(rng.choices(row + "abc", k=length)) for length in lengths)
+
+
+def _sentence(rng: Random) -> str:
+    return " ".join(rng.choice(part) for part in SENTENCES) + "."
 
 
 def measure_in_parts(

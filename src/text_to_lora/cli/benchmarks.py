@@ -11,7 +11,7 @@ from text_to_lora.cli.common import Device, Model, check_device, load_base_quiet
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from text_to_lora.evaluation.benchmarks.harness import Engine, RunCode
+    from text_to_lora.evaluation.benchmarks.harness import Engine
     from text_to_lora.serving.generator import TextToLora
 
 
@@ -110,8 +110,9 @@ def benchmarks(
     try:
         from text_to_lora.evaluation.benchmarks.results import render_with_paper
         from text_to_lora.evaluation.benchmarks.run import check_code, evaluate_benchmarks
+        from text_to_lora.evaluation.code import CodeRunner
 
-        run_code = _runner(allow_network=allow_network) if allow_code_execution else None
+        run_code = CodeRunner(allow_network=allow_network) if allow_code_execution else None
         check_code(chosen, run_code)
         t2l = TextToLora.from_pretrained(model, device=check_device(device))
         config = load_base_config(t2l.spec.base.name)
@@ -173,15 +174,6 @@ def _engine(
         dtype=None if dtype is None else getattr(torch, dtype),
     )
     return HFEngine(base, tokenizer, batch_size=batch_size, prompt_form=prompt)
-
-
-def _runner(*, allow_network: bool) -> RunCode:
-    """The sandbox for programs, once it is known to hold."""
-    from text_to_lora.evaluation.code import MEMORY_MIB, SECONDS, CodeGrader, run_code
-
-    CodeGrader({}, allow_network=allow_network)
-    memory = MEMORY_MIB * 2**20
-    return lambda code, tests: run_code(code, tests, seconds=SECONDS, memory=memory).passed
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ from text_to_lora.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from text_to_lora.evaluation.scoring import Row
+    from text_to_lora.evaluation.code import CodeGrader
     from text_to_lora.serving.generator import TextToLora
     from text_to_lora.tasks.task import Task
 
@@ -108,6 +108,7 @@ def suite(
 
     try:
         from text_to_lora.evaluation.conditions import Sources, check_kinds, plan_conditions
+        from text_to_lora.evaluation.scoring import choose_rows, held_out
         from text_to_lora.evaluation.suite import evaluate_suite
     except ModuleNotFoundError as error:
         raise _missing(error) from None
@@ -117,6 +118,12 @@ def suite(
     grade = None
     if allow_code_execution:
         grade = _code_grader(tasks, code_tests, allow_network=allow_network)
+        asked = choose_rows(chosen, rows_per_task=rows or None, seed=seed, examples=held_out)
+        grade.check(
+            (row.task.name, row.example.input)
+            for row in asked
+            if row.task.metric.kind == "code_execution"
+        )
     t2l, base, tokenizer = _load(model, device, dtype)
     trained = _trained_for_examples(t2l.spec.base.name)
     if icl and kinds is not None and "icl" not in kinds:
@@ -172,6 +179,8 @@ def obedience(
 ) -> None:
     """Score 20 descriptions of the kind that first users try, by rule.
 
+    What is finished is not scored again.
+
     \b
     Example:
       t2l eval obedience -o results
@@ -186,6 +195,8 @@ def obedience(
         tokenizer=tokenizer,
         generate=lambda texts: t2l.generate(texts).weights,
         output_dir=output,
+        provenance={"hypernet": t2l.fingerprint},
+        progress=note,
     )
     typer.echo((output / "obedience.md").read_text(encoding="utf-8"))
 
@@ -222,9 +233,7 @@ def _load_tasks(folder: Path, split: str | None) -> list[Task]:
     return chosen
 
 
-def _code_grader(
-    tasks: Path, code_tests: Path | None, *, allow_network: bool
-) -> Callable[[Row, str], float]:
+def _code_grader(tasks: Path, code_tests: Path | None, *, allow_network: bool) -> CodeGrader:
     """What runs generated code against the unit tests of its questions."""
     from text_to_lora.evaluation.code import CodeGrader, load_code_tests
 

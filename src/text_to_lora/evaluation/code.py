@@ -167,15 +167,8 @@ class CodeGrader:
             seconds=seconds, memory_mib=memory_mib, workers=workers, allow_network=allow_network
         )
 
-    def __call__(self, row: Row, answer: str) -> float:
-        """Score one answer.
-
-        Raises TaskDataError for a question without tests.
-        """
-        return float(self.grade(row.task.name, row.example.input, answer).passed)
-
-    def score_all(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
-        """Score several answers, as many at a time as there are workers; in the order of the rows.
+    def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
+        """Score an answer to each row, as many at a time as there are workers.
 
         Raises TaskDataError for a question without tests, before any code runs.
         """

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.identity import base_identity, check_signature, signature_of
 from text_to_lora.evaluation.metrics import normalise
 from text_to_lora.evaluation.scoring import Row, Scorer
 from text_to_lora.evaluation.stats import GroupBootstrap
-from text_to_lora.files import write_file, write_json
+from text_to_lora.files import check_format, content_hash, read_json, write_file, write_json
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Metric, Task
 
@@ -42,6 +44,10 @@ Half are questions, half name an animal, half have more than six words: one answ
 on the rules with two outcomes.
 """
 
+FORMAT, VERSION = "text-to-lora obedience", 1
+"""Of the result and of the files of answers."""
+
+CONDITIONS = ("base", "in_prompt", "adapter")
 DPI = 110
 ANIMALS = frozenset({"dog", "fish", "cat", "horse", "bird", "goat"})
 
@@ -178,30 +184,81 @@ def run_obedience(
     rules: Sequence[Rule] = RULES,
     sentences: Sequence[str] = SENTENCES,
     max_new_tokens: int = 32,
+    provenance: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score base, description in the prompt, and adapters by rule; give the result.
 
     generate: one adapter for each description
-    Writes `obedience.json` with every answer and the seconds it took, `obedience.md` and
-    `obedience.png` to `output_dir`.
+    output_dir: `obedience/` with every answer, a file for each condition, and what
+        `build_obedience` writes. A condition whose answers are there already is not scored again.
+    provenance: JSON of what is judged (names, hashes); it has to be equal on resuming
+    progress: called with a line about each condition
+
+    Raises ConfigError for an output folder of another base, other adapters or other settings.
     """
-    started = time.perf_counter()
-    scorer = Scorer(base, tokenizer, max_new_tokens=max_new_tokens)
-    rows = [row for rule in rules for row in _rows(rule, sentences)]
-    texts: list[str | None] = [rule.description for rule in rules for _ in sentences]
-    places = [place for place, _ in enumerate(rules) for _ in sentences]
-    with torch.no_grad():
-        weights = generate([rule.description for rule in rules]).detach()
-    weights.check_finite()
-    plain = [answer.text for answer in scorer.score(rows[: len(sentences)])]
-    answers = {
-        "base": plain * len(rules),  # the base sees the input alone, whatever the rule
-        "in_prompt": [answer.text for answer in scorer.score(rows, prompt_texts=texts)],
-        "adapter": [answer.text for answer in scorer.score(rows, weights=weights, adapters=places)],
-    }
-    result = _tally(rules, sentences, answers)
-    result["seconds"] = round(time.perf_counter() - started, 1)
     folder = Path(output_dir)
+    report_progress = progress or (lambda line: None)
+    scorer = Scorer(base, tokenizer, max_new_tokens=max_new_tokens)
+    _open_run(
+        folder,
+        {
+            "base": base_identity(base),
+            "rules": [[rule.name, rule.description] for rule in rules],
+            "sentences": list(sentences),
+            "max_new_tokens": max_new_tokens,
+            "provenance": dict(provenance or {}),
+        },
+    )
+    descriptions = [rule.description for rule in rules]
+    with torch.no_grad():
+        weights = generate(descriptions).detach()
+    weights.check_finite()
+    rows = [row for rule in rules for row in _rows(rule, sentences)]
+    for name in CONDITIONS:
+        path = _answers_path(folder, name)
+        signature = signature_of(weights if name == "adapter" else None)
+        if path.exists():
+            check_signature(path, _read_ours(path)["signature"], signature)
+            report_progress(f"{name}: finished before")
+            continue
+        started = time.perf_counter()
+        if name == "base":
+            # The base sees the input alone, whatever the rule.
+            answers = scorer.score(rows[: len(sentences)]) * len(rules)
+        elif name == "in_prompt":
+            texts = [text for text in descriptions for _ in sentences]
+            answers = scorer.score(rows, prompt_texts=texts)
+        else:
+            places = [place for place, _ in enumerate(rules) for _ in sentences]
+            answers = scorer.score(rows, weights=weights, adapters=places)
+        seconds = round(time.perf_counter() - started, 1)
+        by_rule: dict[str, list[str]] = {rule.name: [] for rule in rules}
+        for row, answer in zip(rows, answers, strict=True):
+            by_rule[row.task.name].append(answer.text)
+        _write_ours(path, {"signature": signature, "seconds": seconds, "answers": by_rule})
+        report_progress(f"{name}: scored in {seconds} s")
+    return build_obedience(folder, rules=rules)
+
+
+def build_obedience(folder: Path | str, *, rules: Sequence[Rule] = RULES) -> dict[str, Any]:
+    """Make `obedience.json`, `obedience.md` and `obedience.png` from the answers in a folder.
+
+    No model is needed. The JSON has every answer, and the seconds that scoring took.
+
+    Raises ConfigError when a condition is missing, or the answers are to other rules.
+    """
+    folder = Path(folder)
+    settings = _read_ours(_run_path(folder))["settings"]
+    if settings["rules"] != [[rule.name, rule.description] for rule in rules]:
+        raise ConfigError(
+            f"{str(_run_path(folder).parent)!r} has answers to other rules; score again into "
+            "another folder"
+        )
+    found = {name: _read_ours(_answers_path(folder, name)) for name in CONDITIONS}
+    answers = {name: condition["answers"] for name, condition in found.items()}
+    result = _tally(rules, settings["sentences"], answers)
+    result["seconds"] = round(sum(condition["seconds"] for condition in found.values()), 1)
     write_json(folder / "obedience.json", result)
     text = render_obedience(result)
     write_file(folder / "obedience.md", lambda file: _write_text(file, text))
@@ -210,17 +267,31 @@ def run_obedience(
 
 
 def plot_obedience(result: Mapping[str, Any], path: Path) -> None:
-    """Draw the share of answers that obey each description, a dot for each condition."""
+    """Draw the share of answers that obey each description, a dot for each condition.
+
+    The last line has the means with their 95% intervals.
+    """
     from matplotlib.figure import Figure
 
     rules = list(result["rules"].values())
-    figure: Figure = Figure(figsize=(9, 1.5 + 0.28 * len(rules)), layout="constrained")
+    figure: Figure = Figure(figsize=(9, 1.8 + 0.28 * len(rules)), layout="constrained")
     axes = figure.subplots()
     for shift, (name, mean) in zip((-0.2, 0.0, 0.2), result["mean"].items(), strict=True):
         shares = [rule["obeyed"][name] for rule in rules]
         places = [place + shift for place, _ in enumerate(rules)]
-        axes.plot(shares, places, "o", label=f"{name}, mean {mean:.0%}", markersize=5)
-    axes.set_yticks(range(len(rules)), [rule["description"] for rule in rules], fontsize="small")
+        (dots,) = axes.plot(shares, places, "o", label=f"{name}, mean {mean:.0%}", markersize=5)
+        ends = result["intervals"][name]
+        axes.plot(
+            [mean if end is None else end for end in (ends["low"], mean, ends["high"])],
+            [len(rules) + shift] * 3,
+            "-D",
+            color=dots.get_color(),
+            markersize=5,
+            markevery=[1],
+        )
+    titles = [*(rule["description"] for rule in rules), "mean, 95% interval"]
+    axes.axhline(len(rules) - 0.5, color="gray", linewidth=0.8)
+    axes.set_yticks(range(len(titles)), titles, fontsize="small")
     axes.invert_yaxis()
     axes.set_xlim(-0.03, 1.03)
     axes.set_xlabel("share of answers that obey")
@@ -240,7 +311,7 @@ def render_obedience(result: Mapping[str, Any]) -> str:
         [rule["description"], *(f"{rule['obeyed'][name]:.0%}" for name in names)]
         for rule in result["rules"].values()
     ]
-    lines.append(["**mean**", *(f"**{result['mean'][name]:.1%}**" for name in names)])
+    lines.append(["**mean**", *(_show_mean(result, name) for name in names)])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     paired = "".join(
         f"- {name}: {d['mean']:+.3f}"
@@ -250,8 +321,15 @@ def render_obedience(result: Mapping[str, Any]) -> str:
     )
     return (
         f"# Obedience\n\nShare of {len(result['sentences'])} everyday inputs whose answer obeys, "
-        f"by rule.\n\n{table}\n\nPaired differences, 95% bootstrap over descriptions:\n\n{paired}"
+        f"by rule; means with 95% intervals, bootstrap over descriptions.\n\n{table}\n\n"
+        f"Paired differences, 95% bootstrap over descriptions:\n\n{paired}"
     )
+
+
+def _show_mean(result: Mapping[str, Any], name: str) -> str:
+    mean, ends = result["mean"][name], result["intervals"][name]
+    known = ends["low"] is not None
+    return f"**{mean:.1%}**" + (f" [{ends['low']:.1%}, {ends['high']:.1%}]" if known else "")
 
 
 def _rows(rule: Rule, sentences: Sequence[str]) -> list[Row]:
@@ -262,36 +340,76 @@ def _rows(rule: Rule, sentences: Sequence[str]) -> list[Row]:
 
 
 def _tally(
-    rules: Sequence[Rule], sentences: Sequence[str], answers: Mapping[str, Sequence[str]]
+    rules: Sequence[Rule],
+    sentences: Sequence[str],
+    answers: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> dict[str, Any]:
-    size = len(sentences)
     tallied: dict[str, Any] = {}
-    for place, rule in enumerate(rules):
-        own = {name: list(a[place * size : (place + 1) * size]) for name, a in answers.items()}
+    for rule in rules:
+        own = {name: by_rule[rule.name] for name, by_rule in answers.items()}
         obeyed = {
-            name: sum(map(rule.obeys, sentences, several)) / size for name, several in own.items()
+            name: sum(map(rule.obeys, sentences, several)) / len(sentences)
+            for name, several in own.items()
         }
         tallied[rule.name] = {"description": rule.description, "obeyed": obeyed, "answers": own}
-    mean = {
-        name: sum(rule["obeyed"][name] for rule in tallied.values()) / len(rules)
-        for name in answers
+    shares = {
+        name: {rule: found["obeyed"][name] for rule, found in tallied.items()} for name in answers
     }
     bootstrap = GroupBootstrap({rule.name: rule.name for rule in rules})
+    intervals = {name: bootstrap.mean(by_rule) for name, by_rule in shares.items()}
     return {
-        "format": "text-to-lora obedience",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "sentences": list(sentences),
         "rules": tallied,
-        "mean": mean,
+        "mean": {name: interval.mean for name, interval in intervals.items()},
+        "intervals": {
+            name: {"low": interval.low, "high": interval.high}
+            for name, interval in intervals.items()
+        },
         "differences": {
             f"adapter - {other}": asdict(
                 bootstrap.mean(
-                    {n: r["obeyed"]["adapter"] - r["obeyed"][other] for n, r in tallied.items()}
+                    {rule: shares["adapter"][rule] - share for rule, share in shares[other].items()}
                 )
             )
             for other in ("base", "in_prompt")
         },
     }
+
+
+def _open_run(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings, or check that those in the folder are the same."""
+    path = _run_path(folder)
+    if not path.exists():
+        _write_ours(path, {"settings": dict(settings)})
+        return
+    earlier = _read_ours(path)["settings"]
+    for field, value in settings.items():
+        if content_hash(earlier.get(field)) != content_hash(value):
+            raise ConfigError(
+                f"{str(path.parent)!r} has answers with another {field!r}; "
+                "choose another output folder or delete it"
+            )
+
+
+def _run_path(folder: Path) -> Path:
+    # In a folder of their own: `t2l eval suite` may write its run.json beside the tables.
+    return folder / "obedience" / "run.json"
+
+
+def _answers_path(folder: Path, condition: str) -> Path:
+    return folder / "obedience" / f"{condition}.json"
+
+
+def _write_ours(path: Path, payload: Mapping[str, Any]) -> None:
+    write_json(path, {"format": FORMAT, "version": VERSION, **payload})
+
+
+def _read_ours(path: Path) -> dict[str, Any]:
+    payload = read_json(path)
+    check_format(payload, path, name=FORMAT, version=VERSION, error=ConfigError)
+    return payload
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,11 +21,9 @@ from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
 from text_to_lora.tasks.task import Example, Row, Task
 
-__all__ = ["Answer", "Row", "Scorer", "choose_rows", "held_out"]
+__all__ = ["Answer", "Grade", "Row", "Scorer", "choose_rows", "held_out"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 ROWS_PER_BATCH = 64
@@ -36,6 +34,8 @@ SPARE_TOKENS = 4  # beyond the longest right answer, so that a cut answer is nev
 UNLIMITED = 2**31  # tokens
 IGNORED = -100
 
+Grade = Callable[[Sequence[Row], Sequence[str]], Sequence[float]]
+"""Rows and an answer to each -> a score of each, from 0 to 1."""
 _Shots = tuple[tuple[str, str], ...]
 """Input and answer of each solved example."""
 _PromptKey = tuple[str, str | None, int, _Shots]
@@ -135,7 +135,7 @@ class Scorer:
         max_new_tokens: int = 32,
         max_length: int = 512,
         label_likelihood: bool = False,
-        grade: Callable[[Row, str], float] | None = None,
+        grade: Grade | None = None,
     ) -> None:
         positions = getattr(base.config, "max_position_embeddings", max_length)
         self._base = base
@@ -199,7 +199,20 @@ class Scorer:
                     results = self._score_batch([encoded[place] for place in places])
                 for place, result in zip(places, results, strict=True):
                     answers[place] = self._finish(rows[place], encoded[place], result)
-        return [answers[place] for place in range(len(rows))]
+        return self._graded(rows, [answers[place] for place in range(len(rows))])
+
+    def _graded(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Answer]:
+        """The answers, those of code with a score: all are graded at once, side by side."""
+        places = [place for place, row in enumerate(rows) if _is_code(row)]
+        scores: dict[int, float] = {}
+        if self._grade is not None and self._max_new_tokens and places:
+            texts = [answers[place].text for place in places]
+            graded = self._grade([rows[place] for place in places], texts)
+            scores = dict(zip(places, graded, strict=True))
+        return [
+            replace(answer, score=scores[place]) if place in scores else answer
+            for place, answer in enumerate(answers)
+        ]
 
     def _finish(self, row: Row, encoded: _Encoded, result: _Result) -> Answer:
         metric, outputs = row.task.metric, row.example.outputs
@@ -208,21 +221,17 @@ class Scorer:
             likeliest = normalise(metric.labels[result.label])
             label_score = float(likeliest in map(normalise, outputs))
         generated = self._max_new_tokens > 0
+        scored = generated and not _is_code(row)
         return Answer(
             text=result.text,
             nll=result.nll / result.tokens,
             tokens=result.tokens,
-            score=self._score_text(row, result.text) if generated else None,
+            score=score_answer(metric, result.text, outputs) if scored else None,
             in_labels=in_labels(metric, result.text) if generated else None,
             label_score=label_score,
             cut=encoded.cut,
             shots=encoded.shots,
         )
-
-    def _score_text(self, row: Row, text: str) -> float | None:
-        if row.task.metric.kind != "code_execution":
-            return score_answer(row.task.metric, text, row.example.outputs)
-        return None if self._grade is None else self._grade(row, text)
 
     def _encode(self, row: Row, description: str | None, shots: _Shots) -> _Encoded:
         metric, example = row.task.metric, row.example
@@ -406,6 +415,10 @@ class _Result:
     nll: float
     tokens: int
     label: int | None
+
+
+def _is_code(row: Row) -> bool:
+    return row.task.metric.kind == "code_execution"
 
 
 @contextmanager

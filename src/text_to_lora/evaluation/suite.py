@@ -16,6 +16,7 @@ import torch
 from text_to_lora.baselines.protocol import Baseline, Setup
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions import group_of
+from text_to_lora.evaluation.identity import base_identity, check_signature, signature_of
 from text_to_lora.evaluation.report import build_report
 from text_to_lora.evaluation.samples import (
     FORMAT,
@@ -26,16 +27,13 @@ from text_to_lora.evaluation.samples import (
     sample_path,
     write_samples,
 )
-from text_to_lora.evaluation.scoring import Answer, Row, Scorer, choose_rows, held_out
+from text_to_lora.evaluation.scoring import Answer, Grade, Row, Scorer, choose_rows, held_out
 from text_to_lora.files import content_hash, write_json
-from text_to_lora.lora.spec import config_hash
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-SAME_WEIGHTS = 1e-4  # relative; threads and BLAS differ by 1e-6, one step of training by more
 
 # What is scored at once, and lost when a run stops; a part's adapters are in memory together.
 ROWS_PER_PART = 256
@@ -55,7 +53,7 @@ def evaluate_suite(
     max_new_tokens: int = 32,
     max_length: int = 512,
     label_likelihood: bool = True,
-    grade: Callable[[Row, str], float] | None = None,
+    grade: Grade | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -87,7 +85,7 @@ def evaluate_suite(
     }
     scorer = Scorer(base, tokenizer, **scorer_options)
     settings = {
-        "base": _base_identity(base),
+        "base": base_identity(base),
         "seed": seed,
         "rows_per_task": rows_per_task,
         "max_new_tokens": max_new_tokens,
@@ -140,7 +138,7 @@ class _ConditionRun:
         The adapters of the first part are made again; a library's are told apart in run.json.
         """
         _, metadata = read_samples(self.path)
-        _check_signature(self.path, metadata["signature"], _signature(self._adapters(0)[0]))
+        check_signature(self.path, metadata["signature"], signature_of(self._adapters(0)[0]))
 
     def score(self, scorer: Scorer) -> Iterator[tuple[int, float]]:
         """Score part after part; gives the rows done so far and the seconds that these took."""
@@ -149,10 +147,10 @@ class _ConditionRun:
             path = self._part_path(place)
             started = time.perf_counter()
             weights, adapters = self._adapters(place)
-            signature = _signature(weights)
+            signature = signature_of(weights)
             if path.exists():
                 _, metadata = read_samples(path)
-                _check_signature(path, metadata["signature"], signature)
+                check_signature(path, metadata["signature"], signature)
                 done, seconds = done + len(part), seconds + metadata["seconds"]
                 continue
             answers = scorer.score(
@@ -209,9 +207,7 @@ class _ConditionRun:
         return self._parts_folder / f"{place:05}.parquet"
 
 
-def _check(
-    tasks: Sequence[Task], baselines: Sequence[Baseline], grade: Callable[[Row, str], float] | None
-) -> None:
+def _check(tasks: Sequence[Task], baselines: Sequence[Baseline], grade: Grade | None) -> None:
     for what, names in (
         ("tasks", [task.name for task in tasks]),
         ("conditions", [baseline.name for baseline in baselines]),
@@ -358,40 +354,3 @@ def _describe_rows(rows: Sequence[Row]) -> dict[str, Any]:
             "content": content_hash([[r.example.input, list(r.example.outputs)] for r in chosen]),
         }
     return described
-
-
-def _base_identity(base: PreTrainedModel) -> dict[str, Any]:
-    """What tells one base from another without hashing all of it: config, norm scales, dtype."""
-    scales = {
-        name: round(float(parameter.detach().double().norm()), 4)
-        for name, parameter in base.named_parameters()
-        if parameter.ndim == 1
-    }
-    dtype = str(base.dtype).removeprefix("torch.")
-    return {
-        "config": config_hash(base.config),
-        "vectors": content_hash(scales),
-        **({} if dtype == "float32" else {"dtype": dtype}),
-    }
-
-
-def _signature(weights: LoraWeights | None) -> list[float]:
-    """A few numbers that differ between different adapters: a norm and a projection per tensor."""
-    if weights is None:
-        return []
-    numbers = []
-    for tensor in (*weights.a.values(), *weights.b.values()):
-        flat = tensor.detach().double().flatten()
-        ramp = torch.arange(len(flat), dtype=torch.float64, device=flat.device).cos()
-        numbers += [float(flat.norm()), float(flat @ ramp)]
-    return numbers
-
-
-def _check_signature(path: Path, earlier: Sequence[float], now: Sequence[float]) -> None:
-    size = max((abs(number) for number in earlier), default=0.0)
-    if len(earlier) != len(now) or any(
-        abs(old - new) > SAME_WEIGHTS * size for old, new in zip(earlier, now, strict=True)
-    ):
-        raise ConfigError(
-            f"{str(path)!r} was scored with other adapters; delete it or choose another folder"
-        )

@@ -1,7 +1,7 @@
 """Confidence: how likely the adapter of a description helps; one file beside its hypernetwork.
 
-Read from what is there when an adapter is generated: the words of the description, its embedding,
-and the adapter's factors. `analysis.confidence` fits it; the base model is not needed here.
+Read from what is there when an adapter is generated: the words of the description and its
+embedding. `analysis.confidence` fits it; the base model is not needed here.
 """
 
 from __future__ import annotations
@@ -22,23 +22,13 @@ from torch.nn import functional
 
 from text_to_lora.errors import CheckpointError
 from text_to_lora.files import check_format, write_file
-from text_to_lora.lora.sketch import sketch
-from text_to_lora.lora.weights import LoraWeights
 
 CONFIDENCE_FILE: Final = "confidence.safetensors"
 FORMAT: Final = "text-to-lora confidence"
-VERSION: Final = 1
+VERSION: Final = 2
 MEANING: Final = "probability that the adapter lowers the answer NLL on the task described"
 
-FEATURES: Final = (
-    "described",
-    "near",
-    "gain_near",
-    "far_from_mean",
-    "tokens_per_word",
-    "distinct_words",
-    "nearest",
-)
+FEATURES: Final = ("near", "gain_near", "tokens_per_word", "nearest")
 """What `Reference.read` gives."""
 
 NEIGHBOURS: Final = 8
@@ -46,14 +36,12 @@ WARMTH: Final = 0.05  # of the cosine, in the weights of neighbours' gains
 _KEY: Final = "text_to_lora"
 _SIZES: Final = {
     "points": ("points", "embedding_dim"),
-    "centre": ("sketch",),
     "gains": ("points",),
-    "described": ("embedding_dim",),
-    "offset": (),
     "mean": ("features",),
     "scale": ("features",),
-    "coefficients": ("features",),
-    "intercept": (),
+    "coefficients": ("stages", "features"),
+    "intercepts": ("stages",),
+    "junk_share": (),
 }
 
 
@@ -62,22 +50,15 @@ class Reference:
     """What the hypernetwork was trained on, and what it gained there, in few numbers.
 
     points: embeddings of descriptions of training tasks, of norm 1, [points, embedding_dim]
-    centre: mean sketch of the adapters that the hypernetwork makes of them, [sketch]
     gains: nats a token that each takes off the answer NLL of held-out rows of its task, [points]
-    described, offset: a direction [embedding_dim] and a number: the product of an embedding of norm
-        1 with the one, plus the other, is the log odds that it is a description and not junk
     """
 
     points: Tensor
-    centre: Tensor
     gains: Tensor
-    described: Tensor
-    offset: Tensor
 
     def read(
         self,
         embeddings: Tensor,
-        weights: LoraWeights,
         texts: Sequence[str],
         tokens: Sequence[int],
         *,
@@ -85,7 +66,7 @@ class Reference:
     ) -> dict[str, Tensor]:
         """Give what confidence is read from, by name, each fp64 [tasks].
 
-        embeddings: task embeddings [tasks, embedding_dim]; weights: the adapters made of them
+        embeddings: task embeddings [tasks, embedding_dim]
         texts: the descriptions; tokens: how many each has, as the encoder counts
         unlike: the points that each may look at, bool [tasks, points]; None: all
         """
@@ -94,26 +75,24 @@ class Reference:
         if unlike is not None:
             cosines = cosines.masked_fill(~unlike, -1.0)
         near = min(NEIGHBOURS, len(self.points))
-        sketched = sketch(weights, len(self.centre)).cpu().double() - self.centre.double()
-        words = [text.split() or [""] for text in texts]
-        lengths = torch.tensor([len(several) for several in words], dtype=torch.float64)
-        distinct = torch.tensor([len(set(several)) for several in words], dtype=torch.float64)
+        words = torch.tensor([max(1, len(t.split())) for t in texts], dtype=torch.float64)
         return {
-            "described": unit @ self.described.double() + self.offset.double(),
             "near": cosines.topk(near).values.mean(1),
             "gain_near": (cosines / WARMTH).softmax(1) @ self.gains.double(),
-            "far_from_mean": sketched.norm(dim=-1).clamp_min(1e-12).log(),
-            "tokens_per_word": (torch.tensor(tokens, dtype=torch.float64) / lengths).log(),
-            "distinct_words": distinct / lengths,
+            "tokens_per_word": (torch.tensor(tokens, dtype=torch.float64) / words).log(),
             "nearest": cosines.max(1).values,
         }
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """A logistic regression on features of a description and its adapter.
+    """Two logistic regressions on features of a description, by the law of total probability.
 
-    features: names of `Reference.read`; mean, scale, coefficients: of these, [features]
+    The first gives the chance that a text describes a task, the second that of a gain if it does;
+    junk gains as often as measured.
+
+    features: names of `Reference.read`; mean, scale: of these, [features]
+    coefficients: [stages, features]; intercepts: [stages]; junk_share: of junk that gains
     fit: how it was made and how well it does, as JSON values
     hypernet: fingerprint of the hypernetwork that it is of
     """
@@ -123,19 +102,19 @@ class Confidence:
     mean: Tensor
     scale: Tensor
     coefficients: Tensor
-    intercept: Tensor
+    intercepts: Tensor
+    junk_share: Tensor
     fit: Mapping[str, Any]
     hypernet: str
 
     def probabilities(
         self,
         embeddings: Tensor,
-        weights: LoraWeights,
         texts: Sequence[str],
         tokens: Sequence[int],
     ) -> list[float]:
         """Give the confidence of each description; arguments as of `Reference.read`."""
-        read = self.reference.read(embeddings, weights, texts, tokens)
+        read = self.reference.read(embeddings, texts, tokens)
         return self._chances(torch.stack([read[name] for name in self.features], dim=1))
 
     def from_features(self, features: NDArray[numpy.float64]) -> list[float]:
@@ -145,8 +124,9 @@ class Confidence:
 
     def _chances(self, values: Tensor) -> list[float]:
         scaled = (values - self.mean.double()) / self.scale.double()
-        log_odds = scaled @ self.coefficients.double() + self.intercept.double()
-        probabilities: list[float] = log_odds.sigmoid().tolist()
+        log_odds = scaled @ self.coefficients.double().mT + self.intercepts.double()
+        real, helps = log_odds.sigmoid().unbind(1)
+        probabilities: list[float] = torch.lerp(self.junk_share.double(), helps, real).tolist()
         return probabilities
 
     def of(self, fingerprint: str) -> Self:
@@ -162,14 +142,12 @@ def save_confidence(path: Path | str, confidence: Confidence) -> None:
     reference = confidence.reference
     tensors = {
         "points": reference.points.half(),
-        "centre": reference.centre.float(),
         "gains": reference.gains.float(),
-        "described": reference.described.float(),
-        "offset": reference.offset.float(),
         "mean": confidence.mean.float(),
         "scale": confidence.scale.float(),
         "coefficients": confidence.coefficients.float(),
-        "intercept": confidence.intercept.float(),
+        "intercepts": confidence.intercepts.float(),
+        "junk_share": confidence.junk_share.float(),
     }
     described = {
         "format": FORMAT,
@@ -215,16 +193,14 @@ def load_confidence(path: Path | str, *, hypernet: str, embedding_dim: int) -> C
     return Confidence(
         reference=Reference(
             points=tensors["points"],
-            centre=tensors["centre"],
             gains=tensors["gains"],
-            described=tensors["described"],
-            offset=tensors["offset"],
         ),
         features=tuple(described["features"]),
         mean=tensors["mean"],
         scale=tensors["scale"],
         coefficients=tensors["coefficients"],
-        intercept=tensors["intercept"],
+        intercepts=tensors["intercepts"],
+        junk_share=tensors["junk_share"],
         fit=described["fit"],
         hypernet=hypernet,
     )
@@ -246,8 +222,8 @@ def _check_tensors(
     sizes = {
         "points": len(points) if points.ndim else 0,
         "embedding_dim": embedding_dim,
-        "sketch": len(tensors["centre"]) if tensors["centre"].ndim else 0,
         "features": len(features),
+        "stages": 2,
     }
     for name, dimensions in _SIZES.items():
         shape = tuple(sizes[dimension] for dimension in dimensions)

@@ -230,7 +230,7 @@ class TextToLora:
         sure: list[dict[str, float]] = [{} for _ in texts]
         if (calibration := self._loaded.confidence) is not None:
             tokens = self.encoder.count_tokens(descriptions)
-            values = calibration.probabilities(embeddings, weights, texts, tokens)
+            values = calibration.probabilities(embeddings, texts, tokens)
             sure = [{"confidence": round(value, 4)} for value in values]
         provenance = tuple(
             {
