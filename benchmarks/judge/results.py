@@ -81,6 +81,7 @@ def page(results: Path = RESULTS) -> str:
         harm_section,
         obedience_section,
         maps_section,
+        failures_section,
         more_section,
     ):
         parts += section(results)
@@ -444,6 +445,61 @@ def maps_section(results: Path) -> list[str]:
         "how often the nearest point has the same label (by category: of another source group); "
         "silhouette from -1 to 1.",
         *parts,
+    ]
+
+
+def failures_section(results: Path) -> list[str]:
+    """What did not work, as far as the JSON on this page can say it."""
+    said = []
+    report = read(results.parent / "heldout" / "report.json")
+    if report is not None:
+        for name, goal in (("in_prompt", "the description in the prompt"), ("oracle", "oracles")):
+            found = report["gap_closed"].get(name, {}).get("matched")
+            if found and found["nll"]["share"]["mean"] is not None:
+                share = found["nll"]["share"]["mean"]
+                said.append(
+                    f"The adapter closes {share:.0%} of the NLL gap from base to {goal}: the rest is "
+                    "open."
+                )
+        base = report["conditions"]["base"]["nll"]["mean"]
+        worse = [
+            f"{name} ({c['nll']['mean']:.2f})"
+            for name, c in report["conditions"].items()
+            if name in ("icl", "mean", "retrieval", "arrow", "multitask", "hyperdecoder")
+            and c["nll"]["mean"] > base
+        ]
+        if worse:
+            said.append(f"Worse than the base ({base:.2f}) in NLL: {', '.join(worse)}.")
+    ablations = Ablations(results)
+    if DEFAULT in ablations.cells:
+        none = [TITLES[n] for n, c in ablations.changes().items() if c.verdict == "none"
+                and n not in SEEDS]  # fmt: skip
+        if none:
+            said.append(f"No difference from the default could be shown: {'; '.join(none)}.")
+    confidence, harm = read(results / "confidence.json"), read(results / "no_harm.json")
+    if confidence is not None:
+        found = confidence["unseen"]["risk_coverage"]["real"]["no_gain"]["differences"]
+        others = [
+            name.removeprefix("confidence - ")
+            for name, difference in found.items()
+            if not difference["high"] < 0
+        ]
+        if others:
+            said.append(
+                "On real descriptions of unseen tasks confidence does not beat "
+                f"{' or '.join(others)}."
+            )
+    if harm is not None and harm["harm"]["overall"]["harm"]["low"] > 0:
+        said.append(
+            "Adapters do harm other tasks when they are left on "
+            f"({show(harm['harm']['overall']['harm'], sign='+')} nats a token)."
+        )
+    if not said:
+        return []
+    return [
+        "## What did not work",
+        "\n".join(f"- {line}" for line in said),
+        "More, with what was tried: [log.md](log.md).",
     ]
 
 
