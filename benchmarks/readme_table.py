@@ -65,7 +65,7 @@ def block(results: Path = RESULTS) -> str:
                     "above",
                     "matched better than shuffled, junk and multi-task in NLL",
                     "`t2l eval suite --tasks DIR --library LIBRARY --multitask embedded --oracle ORACLE "
-                    f"--icl --rows {rows} -o results`",
+                    f"--hyperdecoder HYPERDECODER --icl --rows {rows} -o results`",
                     facts["machine"],
                     f"{minutes:.0f}",
                 ),
