@@ -22,6 +22,8 @@ from text_to_lora.analysis.ablations import (
     plot_changes,
     plot_series,
 )
+from text_to_lora.evaluation.report import pairs
+from text_to_lora.evaluation.samples import in_order
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
 from text_to_lora.evaluation.tables import number, render_report, show, show_paired, table
 
@@ -59,13 +61,29 @@ TITLES = {
     "swapped": "with swapped rows",
     "hyperdecoder": "Hyperdecoder: reads the input",
 }
+ALIGNED = (
+    "base",
+    "in_prompt",
+    "definition",
+    "training descriptions",
+    "unseen paraphrases",
+    "descriptions of training tasks",
+    "other tasks' definitions",
+    "junk",
+    "one line",
+    "paragraph",
+    "keywords",
+    "label names listed",
+    "no label names",
+)
+"""Rows of the alignment's tables: references, sources, forms."""
 INTRODUCTION = (
     "Is an adapter made from a sentence any good, and does it follow the sentence? Every figure here "
     "is of the embedded default or of hypernetworks trained on its base (15.6 M parameters) on a "
     "CPU. **This is a small base: read signs and gaps, not levels.** NLL: nats per token of the right "
     "answer, lower is better. Score: exact match or ROUGE-L of the greedy answer by the task's "
     "metric, higher is better. Brackets: 95% bootstrap intervals over source groups. Nothing on this "
-    "page was chosen on the tasks that it reports. It is written by `benchmarks/judge/results.py` "
+    "page was chosen by scores of the tasks that it reports. It is written by `benchmarks/judge/results.py` "
     "from `benchmarks/results/judge/`."
 )
 
@@ -96,9 +114,24 @@ def read(path: Path) -> Cell | None:
     return found
 
 
+def read_suite(results: Path) -> Cell | None:
+    """The report on the unseen tasks, conditions and differences in the order of tables."""
+    report = read(results.parent / "heldout" / "report.json")
+    if report is None:
+        return None
+    names = in_order(report["conditions"])
+    found = report["differences"]
+    first = [f"{a} - {b}" for a, b in pairs(names)]
+    return {
+        **report,
+        "conditions": {name: report["conditions"][name] for name in names},
+        "differences": {name: found[name] for name in first if name in found},
+    }
+
+
 def suite_section(results: Path) -> list[str]:
     """The conditions on the unseen tasks, in short."""
-    report = read(results.parent / "heldout" / "report.json")
+    report = read_suite(results)
     if report is None:
         return []
     conditions, differences = report["conditions"], report["differences"]
@@ -305,7 +338,7 @@ def alignment_section(results: Path) -> list[str]:
                         _bold(row["minus_definition"]) if name != "definition" else "",
                         _bold(row["minus_base"]) if name != "base" else "",
                     ]
-                    for name, row in rows.items()
+                    for name, row in sorted(rows.items(), key=lambda item: ALIGNED.index(item[0]))
                 ],
             ),
         ]
@@ -352,6 +385,7 @@ def confidence_section(results: Path) -> list[str]:
              for what in auroc["confidence"]],
         ),
         _verdict(cell),
+        *([cell["note"]] if "note" in cell else []),
         "![Risk by coverage](plots/confidence.png)",
     ]  # fmt: skip
 
@@ -536,7 +570,7 @@ def _bold(difference: Mapping[str, Any]) -> str:
 
 def heldout_page(results: Path = RESULTS) -> str | None:
     """docs/results-heldout.md: the whole report of the suite."""
-    report = read(results.parent / "heldout" / "report.json")
+    report = read_suite(results)
     return None if report is None else render_report(report)
 
 
