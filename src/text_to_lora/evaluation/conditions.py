@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any
 
 from text_to_lora.baselines.described import JUNK, Junk, Matched, Paraphrase, Shuffled
 from text_to_lora.baselines.fixed import Mean, Multitask
@@ -18,6 +18,7 @@ from text_to_lora.baselines.protocol import Baseline, Generate
 from text_to_lora.baselines.routing import Arrow
 from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.evaluation.metrics import normalise
+from text_to_lora.evaluation.samples import KINDS, Kind
 from text_to_lora.lora.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Task
@@ -32,24 +33,6 @@ __all__ = [
     "group_of",
     "plan_conditions",
 ]
-
-Kind = Literal[
-    "base",
-    "in_prompt",
-    "icl",
-    "mean",
-    "retrieval",
-    "arrow",
-    "multitask",
-    "hyperdecoder",
-    "matched",
-    "paraphrase",
-    "shuffled",
-    "junk",
-    "oracle",
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Every condition, in the order of tables."""
 
 PARAPHRASES = 3
 DERANGEMENTS = 3

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.files import check_format, read_json, write_file
+from text_to_lora.evaluation.parquet import read_rows, write_rows
+from text_to_lora.files import check_format, read_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "text-to-lora evaluation", 2
 """Of run.json, which lies beside the folder of samples."""
 
-ORDER = (
+Kind = Literal[
     "base",
     "in_prompt",
     "icl",
@@ -31,10 +31,9 @@ ORDER = (
     "shuffled",
     "junk",
     "oracle",
-)
-"""Kinds of conditions, as reports list them."""
-
-_METADATA_KEY = b"text_to_lora"
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Kinds of conditions, in the order of tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Evaluation:
     """The folder of an evaluation, read.
 
     settings: of run.json, without the tasks
-    samples: by condition in the order of ORDER; all derangements are the one condition "shuffled"
+    samples: by condition in the order of KINDS; all derangements are the one condition "shuffled"
     about: what each condition is made of, as run.json has it
     seconds: that scoring took, by condition
     shots_left_out: examples that did not fit the prompts, by condition
@@ -119,9 +118,9 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of conditions in the order of ORDER."""
-    places = {kind: place for place, kind in enumerate(ORDER)}
-    return sorted(names, key=lambda name: (places.get(name.split(".")[0], len(ORDER)), name))
+    """Names of conditions in the order of KINDS."""
+    places: dict[str, int] = {kind: place for place, kind in enumerate(KINDS)}
+    return sorted(names, key=lambda name: (places.get(name.split(".")[0], len(KINDS)), name))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -147,12 +146,7 @@ def sample_path(folder: Path, condition: str) -> Path:
 
 def write_samples(path: Path, samples: Sequence[Sample], metadata: Mapping[str, Any]) -> None:
     """Write the samples of one condition and JSON metadata, whole or not at all."""
-    import pyarrow
-    import pyarrow.parquet
-
-    table = pyarrow.Table.from_pylist([asdict(sample) for sample in samples], schema=_schema())
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    write_file(path, lambda file: pyarrow.parquet.write_table(table, file, compression="zstd"))
+    write_rows(path, [asdict(sample) for sample in samples], _schema(), metadata)
 
 
 def read_samples(path: Path) -> tuple[list[Sample], dict[str, Any]]:
@@ -160,23 +154,8 @@ def read_samples(path: Path) -> tuple[list[Sample], dict[str, Any]]:
 
     Raises ConfigError when the file is not one of ours.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(
-            f"{str(path)!r} is not a parquet file that can be read: {error}"
-        ) from error
-    metadata = (table.schema.metadata or {}).get(_METADATA_KEY)
-    if metadata is None or not table.schema.equals(_schema()):
-        raise ConfigError(
-            f"{str(path)!r} has columns {', '.join(table.column_names)}; "
-            "it is not a file of samples; delete it and evaluate again"
-        )
-    rows = table.to_pylist()
-    return [Sample(**{**r, "outputs": tuple(r["outputs"])}) for r in rows], json.loads(metadata)
+    rows, metadata = read_rows(path, _schema(), "samples")
+    return [Sample(**{**row, "outputs": tuple(row["outputs"])}) for row in rows], metadata
 
 
 def _schema() -> pyarrow.Schema:

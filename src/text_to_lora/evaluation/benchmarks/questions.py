@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from text_to_lora.errors import ConfigError
-from text_to_lora.files import write_file
+from text_to_lora.evaluation.parquet import read_rows, write_rows
 
 if TYPE_CHECKING:
     import pyarrow
@@ -46,12 +44,7 @@ def question_path(folder: Path, task: str, condition: str) -> Path:
 
 def write_questions(path: Path, questions: Sequence[Question], metadata: Mapping[str, Any]) -> None:
     """Write the questions of one condition and JSON metadata, whole or not at all."""
-    import pyarrow
-    import pyarrow.parquet
-
-    table = pyarrow.Table.from_pylist([asdict(q) for q in questions], schema=_schema())
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
-    write_file(path, lambda file: pyarrow.parquet.write_table(table, file, compression="zstd"))
+    write_rows(path, [asdict(question) for question in questions], _schema(), metadata)
 
 
 def read_questions(path: Path) -> tuple[list[Question], dict[str, Any]]:
@@ -59,22 +52,8 @@ def read_questions(path: Path) -> tuple[list[Question], dict[str, Any]]:
 
     Raises ConfigError when the file is not one of ours.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(
-            f"{str(path)!r} is not a parquet file that can be read: {error}"
-        ) from error
-    metadata = (table.schema.metadata or {}).get(_METADATA_KEY)
-    if metadata is None or not table.schema.equals(_schema()):
-        raise ConfigError(
-            f"{str(path)!r} has columns {', '.join(table.column_names)}; "
-            "it is not a file of questions; delete it and evaluate again"
-        )
-    return [Question(**row) for row in table.to_pylist()], json.loads(metadata)
+    rows, metadata = read_rows(path, _schema(), "questions")
+    return [Question(**row) for row in rows], metadata
 
 
 def _schema() -> pyarrow.Schema:
