@@ -125,6 +125,7 @@ def evaluation_of(conditions: Mapping[str, Sequence[Sample]]) -> Evaluation:
         samples.setdefault("shuffled" if "shuffled" in name else name, []).extend(several)
     return Evaluation(
         SETTINGS,
+        {},
         {name: samples[name] for name in in_order(samples)},
         {name: {} for name in samples},
         dict.fromkeys(samples, 1.5),

@@ -15,8 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from judging import PLOTS, Judge, Means, make_cell, parser
+from judging import PLOTS, Judge, Means, parser
 
+from recorded import make_cell
 from text_to_lora.analysis.alignment import FORMS, takes
 from text_to_lora.evaluation.conditions import JUNK, derangements
 from text_to_lora.serving.generator import TextToLora

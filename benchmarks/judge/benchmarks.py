@@ -50,7 +50,9 @@ from text_to_lora.tasks.folder import load_folder
 from text_to_lora.tasks.task import Task
 
 sys.path.append(str(Path(__file__).parent))
-from judging import RESULTS, ROOT, as_json, command, machine
+from judging import RESULTS, ROOT, as_json
+
+from recorded import command, machine
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 WORK = ROOT / "runs" / "judge-benchmarks"
@@ -647,27 +649,25 @@ def _readers(readers: Mapping[str, Any]) -> str:
 
 def _beside_paper(cell: Mapping[str, Any]) -> list[str]:
     """Our figures beside Table 2, read as the reference reads answers."""
-    from text_to_lora.evaluation.benchmarks.published import OurSet, compare_with_paper, published
+    from text_to_lora.evaluation.benchmarks.published import (
+        OurSet,
+        compare_readings_with_paper,
+        published,
+    )
 
-    known = published().sets
-    ours: dict[str, dict[str, float]] = {}
-    sets = {}
-    for kind, found in cell["readers"].items():
-        named = {name.partition(".")[2]: task for name, task in found["tasks"].items()}
-        ours[kind] = {n: 100 * task["reference"] for n, task in named.items() if n in known}
-    for name, task in cell["tasks"].items():
-        short = name.partition(".")[2]
-        if short in known:
-            sets[short] = OurSet(
-                f"{task['rows_scored']} drawn of {task['rows_available']} rows, idx % 10 >= 5",
-                task["rows_scored"],
-                "prompt without instruction but under in_prompt",
-            )
-    remarks = [
-        "answers are read here as the reference reads them",
-        "the base is the small one that comes with the package; figures check the plumbing",
-    ]
-    text = compare_with_paper(ours, sets, base="the embedded base", remarks=remarks)
+    sets = {
+        name: OurSet(
+            f"{task['rows_scored']} drawn of {task['rows_available']} rows, idx % 10 >= 5",
+            task["rows_scored"],
+            "prompt without instruction but under in_prompt",
+        )
+        for full, task in cell["tasks"].items()
+        if (name := full.partition(".")[2]) in published().sets
+    }
+    remark = "the base is the small one that comes with the package; figures check the plumbing"
+    text = compare_readings_with_paper(
+        cell["readers"], sets, base="the embedded base", remarks=[remark]
+    )
     return [re.sub(r"^#+ ", lambda mark: f"#{mark[0]}", text.strip(), flags=re.MULTILINE)]
 
 

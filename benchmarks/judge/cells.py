@@ -28,8 +28,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from judging import RESULTS, ROOT, Judge, make_cell, parser
+from judging import RESULTS, ROOT, Judge, parser
 
+from recorded import make_cell
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.hypernet import load_hypernet

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy
 import torch
-from judging import PLOTS, make_cell, parser
+from judging import PLOTS, parser
 
+from recorded import make_cell
 from text_to_lora.analysis.calibrate import calibrate
 from text_to_lora.analysis.confidence import FEATURES, Sight, judge_confidence, read_all
 from text_to_lora.analysis.confidence_plots import plot_confidence

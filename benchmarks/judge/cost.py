@@ -25,8 +25,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from judging import PLOTS, RESULTS, ROOT, command
+from judging import PLOTS, RESULTS, ROOT
 
+from recorded import command
 from text_to_lora.analysis import cost_measure
 from text_to_lora.analysis.cost import (
     ENCODERS,

@@ -1,33 +1,26 @@
-"""What the judge's experiments share: arguments, rows of unseen tasks, likelihoods, cells made once."""
+"""What the judge's experiments share: arguments, rows of unseen tasks, likelihoods."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions import JUNK, derangements, group_of
 from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
-from text_to_lora.files import read_json, write_json
 from text_to_lora.lora import LoraWeights
 from text_to_lora.serving.base import load_base
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
-sys.path.append(str(Path(__file__).parents[1]))  # scripts beside this folder
-from cold_generate import machine
+sys.path.append(str(Path(__file__).parents[1]))  # recorded.py, for who imports this first
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "judge"
@@ -36,21 +29,6 @@ PLOTS = ROOT / "docs" / "plots"
 Generate = Callable[[Sequence[str]], LoraWeights]
 Means = dict[str, float]
 """Mean answer NLL of each task, nats a token."""
-
-# Folders differ between machines; a cell names them by what they hold.
-PLACEHOLDERS = {
-    "--data": "DIR",
-    "--base": "BASE",
-    "--library": "LIBRARY",
-    "--oracle": "ORACLE",
-    "--multitask": "MULTITASK",
-    "--hyperdecoder": "HYPERDECODER",
-    "--model": "MODEL",
-    "--work": "WORK",
-    "--out": "OUT",
-    "--plots": "PLOTS",
-    "--suite": "SUITE",
-}
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -213,53 +191,3 @@ class Judge:
 def as_json(interval: Interval) -> dict[str, Any]:
     """An interval as JSON values."""
     return {"mean": interval.mean, "low": interval.low, "high": interval.high}
-
-
-def make_cell(
-    path: Path,
-    make: Callable[[], dict[str, Any]],
-    *,
-    identity: Mapping[str, Any],
-    threads: int,
-) -> dict[str, Any]:
-    """A cell from its file, or made and written down with what it depends on.
-
-    Raises ConfigError when the file is of other settings.
-    """
-    if path.exists():
-        cell: dict[str, Any] = read_json(path)
-        for field, value in identity.items():
-            if cell.get(field) != value:
-                raise ConfigError(
-                    f"{str(path)!r} has {field} {cell.get(field)!r}, this run {value!r}; "
-                    "delete it or choose another --out"
-                )
-        print(f"{path.stem}: finished before", flush=True)
-        return cell
-    before, started = machine() | {"threads": threads}, time.perf_counter()
-    made = make()
-    cell = {
-        **identity,
-        "cell": path.stem,
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
-        "seconds": round(time.perf_counter() - started, 1),
-        **made,
-    }
-    write_json(path, cell)
-    print(f"{path.stem}: {cell['seconds']:.0f} s", flush=True)
-    return cell
-
-
-def command() -> str:
-    """This run as it would be typed at the root of the repository, folders of this machine left out."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--inside"]
-    if arguments[-1:] and arguments[-1].startswith("--cells=") and "--cells" in arguments:
-        place = arguments.index("--cells")  # of the run that made this process for one of them
-        del arguments[place : place + 2]
-    for place, argument in enumerate(arguments[:-1]):
-        if argument in PLACEHOLDERS:
-            arguments[place + 1] = PLACEHOLDERS[argument]
-    script = Path(sys.argv[0]).name
-    return shlex.join(["python", f"benchmarks/judge/{script}", *arguments])

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judging import PLOTS, make_cell, parser
+from judging import PLOTS, parser
 
+from recorded import make_cell
 from text_to_lora.analysis.maps import make_map, points_of
 from text_to_lora.analysis.maps_plots import plot_map
 from text_to_lora.errors import T2LWarning

@@ -14,8 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from judging import PLOTS, make_cell, parser
+from judging import PLOTS, parser
 
+from recorded import make_cell
 from text_to_lora.analysis.harm_plots import plot_harm
 from text_to_lora.analysis.no_harm import Judged, choose_other_rows, run_harm
 from text_to_lora.evaluation.conditions import group_of

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,6 @@ import torch
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.adapters import AdapterReport, TaskScores, score_adapters
 from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
-from text_to_lora.files import read_json, write_json
 from text_to_lora.lora import LoraWeights
 from text_to_lora.lora.library import AdapterLibrary, load_library
 from text_to_lora.serving.base import load_base
@@ -27,7 +22,7 @@ from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
 sys.path.append(str(Path(__file__).parents[1]))  # scripts beside this folder
-from cold_generate import machine
+from recorded import make_cell
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "library"
@@ -134,32 +129,12 @@ class Experiment:
 
         Raises ConfigError when the file is of another library or of other settings.
         """
-        path = self.options.out / f"{name}.json"
-        identity = self._identity() | settings
-        if path.exists():
-            cell = read_json(path)
-            for field, value in identity.items():
-                if cell.get(field) != value:
-                    raise ConfigError(
-                        f"{str(path)!r} has {field} {cell.get(field)!r}, this run {value!r}; "
-                        "delete it or choose another --out"
-                    )
-            print(f"{name}: finished before", flush=True)
-            return cell
-        before, started = machine() | {"threads": self.options.threads}, time.perf_counter()
-        made = make()
-        cell = {
-            **identity,
-            "cell": name,
-            "command": command(),
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
-            "seconds": round(time.perf_counter() - started, 1),
-            **made,
-        }
-        write_json(path, cell)
-        print(f"{name}: {cell['seconds']:.0f} s", flush=True)
-        return cell
+        return make_cell(
+            self.options.out / f"{name}.json",
+            make,
+            identity=self._identity() | settings,
+            threads=self.options.threads,
+        )
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -172,27 +147,3 @@ class Experiment:
             "rows_per_task": self.options.rows,
             "seed": self.options.seed,
         }
-
-
-def command() -> str:
-    """This run as it would be typed at the root of the repository, folders of this machine left out."""
-    arguments = list(sys.argv[1:])
-    for place, argument in enumerate(arguments[:-1]):
-        if argument in PLACEHOLDERS:
-            arguments[place + 1] = PLACEHOLDERS[argument]
-    script = Path(sys.argv[0]).name
-    return shlex.join(["python", f"benchmarks/library/{script}", *arguments])
-
-
-# Folders differ between machines; a cell names them by what they hold.
-PLACEHOLDERS = {
-    "--library": "LIBRARY",
-    "--data": "DIR",
-    "--multitask": "MULTITASK",
-    "--base": "BASE",
-    "--out": "OUT",
-    "--plots": "PLOTS",
-    "--work": "WORK",
-    "--run": "RUN",
-    "--multitask-run": "RUN",
-}

@@ -130,6 +130,7 @@ def test_obedience_is_scored_and_written(
         "__kwdefaults__",
         obedience.run_obedience.__kwdefaults__ | defaults,
     )
+    monkeypatch.setattr(obedience.build_obedience, "__kwdefaults__", {"rules": defaults["rules"]})
     done = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
     assert done.code == 0
     assert "| Answer in capitals. |" in done.out
@@ -138,6 +139,8 @@ def test_obedience_is_scored_and_written(
     again = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
     assert again.out == done.out
     assert again.err.count("finished before") == 3
+    (tmp_path / "results" / "obedience.md").unlink()
+    assert t2l("eval", "report", tmp_path / "results").out.strip() == done.out.strip()
     half = ("--dtype", "bfloat16")
     other = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder, *half)
     assert (other.code, other.err.count("\n")) == (2, 1)

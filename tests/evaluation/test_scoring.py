@@ -125,6 +125,29 @@ def test_long_prompts_are_cut_to_leave_room(
     assert answer.tokens == 32  # half of the model's 64 positions
 
 
+def test_whole_answers_run_on_beyond_the_longest_label(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    tasks: list[Task],
+    adapters: Callable[..., LoraWeights],
+) -> None:
+    rows = [
+        row
+        for row in choose_rows(tasks, rows_per_task=3, seed=0)
+        if row.task.metric.kind == "classification"
+    ]
+    weights = adapters(base, 3)
+    chosen = [place % 3 for place in range(len(rows))]
+    cut = Scorer(base, tokenizer, max_new_tokens=20).score(rows, weights=weights, adapters=chosen)
+    whole = Scorer(base, tokenizer, max_new_tokens=20, whole_answers=True).score(
+        rows, weights=weights, adapters=chosen
+    )
+    pairs = list(zip(cut, whole, strict=True))
+    assert all(full.text.startswith(short.text) for short, full in pairs)
+    assert any(len(full.text) > len(short.text) for short, full in pairs)
+    assert [full.nll for full in whole] == pytest.approx([short.nll for short in cut], rel=1e-4)
+
+
 def test_shots_stand_before_the_input_and_the_longest_go_first(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -204,6 +204,7 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
         ({"rows_per_task": 3}, "rows_per_task"),
         ({"provenance": {"hypernet": "b"}}, "provenance"),
         ({"max_new_tokens": 5}, "max_new_tokens"),
+        ({"whole_answers": True}, "whole_answers"),
     ],
 )
 def test_the_folder_of_another_evaluation_is_refused(

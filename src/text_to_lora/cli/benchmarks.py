@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from text_to_lora.cli.common import Device, Model, check_device, load_base_quietly, note
+from text_to_lora.cli.common import (
+    Device,
+    Model,
+    PaperTable,
+    check_device,
+    load_base_quietly,
+    note,
+)
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,9 +86,7 @@ def benchmarks(
     compare_paper: Annotated[
         bool, typer.Option("--compare-paper", help="Print the paper's figures beside ours.")
     ] = False,
-    paper_table: Annotated[
-        str, typer.Option(help="table2, table7, table8, rerun-mistral, rerun-llama, rerun-gemma.")
-    ] = "table2",
+    paper_table: PaperTable = "table2",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 16,
     device: Device = "cpu",
     dtype: Annotated[

@@ -78,6 +78,10 @@ def suite(
     label_likelihood: Annotated[
         bool, typer.Option(help="Also choose labels by likelihood.")
     ] = True,
+    whole_answers: Annotated[
+        bool,
+        typer.Option("--whole-answers", help="Let answers run on that are longer than any label."),
+    ] = False,
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Run generated code against its tests.")
     ] = False,
@@ -166,6 +170,7 @@ def suite(
         max_new_tokens=max_new_tokens,
         max_length=max_length,
         label_likelihood=label_likelihood,
+        whole_answers=whole_answers,
         grade=grade,
         provenance={"hypernet": t2l.fingerprint},
         progress=note,

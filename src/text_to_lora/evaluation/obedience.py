@@ -393,6 +393,11 @@ def _open_run(folder: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
+def is_obedience(folder: Path) -> bool:
+    """Whether a folder has answers of `run_obedience`."""
+    return _run_path(folder).exists()
+
+
 def _run_path(folder: Path) -> Path:
     # In a folder of their own: `t2l eval suite` may write its run.json beside the tables.
     return folder / "obedience" / "run.json"

@@ -223,7 +223,7 @@ def kind_of(task: str, metric: str, labels: Sequence[str]) -> Kind | None:
         return BENCHMARKS[name][0]
     if metric in ("final_number", "code_execution"):
         return "number" if metric == "final_number" else "code"
-    if metric != "classification":
+    if metric != "classification" or not labels:
         return None
     if all(len(_core(label)) == 1 for label in labels):
         return "choice"

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.evaluation.benchmarks.published import (
+    OurSet,
+    compare_readings_with_paper,
+    published,
+)
 from text_to_lora.evaluation.measures import HEADLINE, MEASURES
 from text_to_lora.evaluation.paired import (
     Key,
@@ -26,6 +31,7 @@ from text_to_lora.evaluation.plots import (
     plot_slopes,
     plot_tasks,
 )
+from text_to_lora.evaluation.readers import compare_readers, read_samples_twice
 from text_to_lora.evaluation.samples import Evaluation, Sample, in_order, read_evaluation
 from text_to_lora.evaluation.stats import RESAMPLES, GroupBootstrap, Interval
 from text_to_lora.evaluation.tables import render_report
@@ -90,6 +96,7 @@ def make_report(
         "version": VERSION,
         "settings": dict(evaluation.settings),
         **_report(evaluation.samples, resamples, seed),
+        "readers": _readers(evaluation, seed),
     }
     for name, condition in report["conditions"].items():
         condition["about"] = dict(evaluation.about[name])
@@ -113,6 +120,38 @@ def read_report(path: Path | str) -> dict[str, Any]:
         )
     check_format(report, file, name=FORMAT, version=VERSION, error=ConfigError)
     return report
+
+
+def render_with_paper(report: Mapping[str, Any], *, table_id: str = "table2") -> str:
+    """Give a report's benchmarks beside a table of the paper as Markdown.
+
+    A benchmark is a task whose name ends in its own, as in "mine.arc_easy". Programs have no second
+    reading in a report, and are left out.
+
+    Raises ConfigError for an unknown table, or a report without a benchmark of the paper.
+    """
+    read = {name for found in report["readers"].values() for name in found["tasks"]}
+    sets = {
+        benchmark: OurSet(f"{facts['rows']} rows of {name}", facts["rows"])
+        for name, facts in report["tasks"].items()
+        if name in read and (benchmark := name.rpartition(".")[2]) in published().sets
+    }
+    if not sets:
+        raise ConfigError(
+            "no task of this report is a benchmark of the paper with answers to read; names end in "
+            f"{', '.join(published().sets)}"
+        )
+    config = report["settings"]["base"]["config"]
+    remarks = []
+    if not report["settings"].get("whole_answers"):
+        remarks.append("answers longer than any label were cut (--whole-answers lets them run)")
+    return compare_readings_with_paper(
+        report["readers"],
+        sets,
+        base=f"the base of configuration {config[:12]}",
+        table_id=table_id,
+        remarks=remarks,
+    )
 
 
 def table_of(samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, dict[Key, float]]]:
@@ -198,6 +237,22 @@ def _report(samples: Mapping[str, Sequence[Sample]], resamples: int, seed: int) 
             }
             for task, facts in tasks.items()
         },
+    }
+
+
+def _readers(evaluation: Evaluation, seed: int) -> dict[str, Any]:
+    """What correct readers and the reference's make of the same answers, by condition.
+
+    Of choices, truth values and numbers; programs would have to be run again.
+    """
+    readings = {
+        name: read_samples_twice(samples, evaluation.labels)
+        for name, samples in evaluation.samples.items()
+    }
+    return {
+        name: {"rows": len(found), **compare_readers(found, seed=seed)}
+        for name, found in readings.items()
+        if found
     }
 
 

@@ -44,7 +44,7 @@ class Sample:
     prompt_text: description in the prompt; "" without one
     reference: first accepted output, the one that `nll` is of
     answer: greedy answer, "" where none was generated. Once longer than everything that could be
-        right, a classification or exact-match answer is cut.
+        right, a classification or exact-match answer is cut, unless whole ones were asked for.
     nll: mean negative log likelihood of the reference, nats per token, its end token included
     tokens: tokens of the reference, its end token included
     score: by the task's metric, from 0 to 1; None where no answer was generated
@@ -78,6 +78,7 @@ class Evaluation:
     """The folder of an evaluation, read.
 
     settings: of run.json, without the tasks
+    labels: label set of each task
     samples: by condition in the order of KINDS; all derangements are the one condition "shuffled"
     about: what each condition is made of, as run.json has it
     seconds: that scoring took, by condition
@@ -85,6 +86,7 @@ class Evaluation:
     """
 
     settings: Mapping[str, Any]
+    labels: Mapping[str, Sequence[str]]
     samples: Mapping[str, Sequence[Sample]]
     about: Mapping[str, Mapping[str, Any]]
     seconds: Mapping[str, float]
@@ -114,7 +116,8 @@ def read_evaluation(folder: Path) -> Evaluation:
         raise ConfigError(f"{str(folder)!r} holds no samples; evaluate first")
     settings = {name: value for name, value in run["settings"].items() if name != "tasks"}
     ordered = {name: samples[name] for name in in_order(samples)}
-    return Evaluation(settings, ordered, about, seconds, shots)
+    labels = {name: task["labels"] for name, task in run["settings"]["tasks"].items()}
+    return Evaluation(settings, labels, ordered, about, seconds, shots)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

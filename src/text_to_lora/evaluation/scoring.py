@@ -117,6 +117,7 @@ class Scorer:
 
     max_new_tokens: most tokens of a greedy answer; 0 generates none. A classification or
         exact-match answer stops earlier, once it is longer than everything that could be right.
+    whole_answers: let those answers run on too, for readers that find a label inside a sentence
     max_length: most tokens of prompt and answer together; prompts are cut to leave room
     label_likelihood: find each classification row's likeliest label too (sum over its tokens)
     grade: scores answers of the metric that is not scored here, code_execution; None leaves them
@@ -135,6 +136,7 @@ class Scorer:
         max_new_tokens: int = 32,
         max_length: int = 512,
         label_likelihood: bool = False,
+        whole_answers: bool = False,
         grade: Grade | None = None,
     ) -> None:
         positions = getattr(base.config, "max_position_embeddings", max_length)
@@ -149,6 +151,7 @@ class Scorer:
                 f"{self._max_length} tokens together, give at most half of them"
             )
         self._label_likelihood = label_likelihood
+        self._whole_answers = whole_answers
         self._grade = grade
         parameters = inspect.signature(base.forward).parameters
         self._takes_positions = "position_ids" in parameters
@@ -239,7 +242,7 @@ class Scorer:
         answers = [self._answer_ids(output)[:room] for output in example.outputs]
         labels = [self._answer_ids(label)[:room] for label in metric.labels]
         limit = self._max_new_tokens
-        if metric.kind in ("classification", "exact_match"):
+        if metric.kind in ("classification", "exact_match") and not self._whole_answers:
             limit = min(limit, max(map(len, answers + labels)) + SPARE_TOKENS)
         if not self._label_likelihood:
             labels = []

@@ -53,6 +53,7 @@ def evaluate_suite(
     max_new_tokens: int = 32,
     max_length: int = 512,
     label_likelihood: bool = True,
+    whole_answers: bool = False,
     grade: Grade | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -65,6 +66,7 @@ def evaluate_suite(
         there already is not scored again, nor are parts of one that stopped in the middle.
     examples: the rows that may be drawn; by default those that nothing is trained on
     label_likelihood: find the likeliest label of classification rows too
+    whole_answers: generate max_new_tokens of every answer, as `Scorer` tells
     grade: scores answers that run as code; needed by tasks with the metric code_execution
     provenance: JSON of what is evaluated (names, hashes); it has to be equal on resuming
     progress: called with a line about each condition and each part
@@ -81,6 +83,7 @@ def evaluate_suite(
         "max_new_tokens": max_new_tokens,
         "max_length": max_length,
         "label_likelihood": label_likelihood,
+        "whole_answers": whole_answers,
         "grade": grade,
     }
     scorer = Scorer(base, tokenizer, **scorer_options)
@@ -91,6 +94,7 @@ def evaluate_suite(
         "max_new_tokens": max_new_tokens,
         "max_length": max_length,
         "label_likelihood": label_likelihood,
+        "whole_answers": whole_answers,
         "provenance": dict(provenance or {}),
         "tasks": _describe_rows(rows),
     }

@@ -213,6 +213,38 @@ def compare_with_paper(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def compare_readings_with_paper(
+    readers: Mapping[str, Any],
+    sets: Mapping[str, OurSet],
+    *,
+    base: str,
+    table_id: str = "table2",
+    remarks: Iterable[str] = (),
+) -> str:
+    """Give what the reference's readers make of our answers beside the paper's figures.
+
+    readers: by condition, as `compare_readers` gives; the last part of a task's name, as in
+        "mine.arc_easy", tells the benchmark, and other tasks are left out
+    sets, base, table_id, remarks: as of `compare_with_paper`
+    """
+    known = published().sets
+    ours = {
+        condition: {
+            name: 100 * task["reference"]
+            for full, task in found["tasks"].items()
+            if (name := full.rpartition(".")[2]) in known
+        }
+        for condition, found in readers.items()
+    }
+    return compare_with_paper(
+        ours,
+        sets,
+        base=base,
+        table_id=table_id,
+        remarks=("answers are read as the reference code of the paper reads them", *remarks),
+    )
+
+
 def _paired_rows(
     paper: PublishedTable, ours: Mapping[str, Mapping[str, float]], columns: Sequence[str]
 ) -> list[list[str]]:
