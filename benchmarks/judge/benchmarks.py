@@ -127,12 +127,12 @@ class Part:
 
 
 PARTS = (
-    Part("benchmarks", False, rows=12, max_new_tokens=32),
-    Part("benchmarks", True, rows=3, max_new_tokens=160),
-    Part("medicine", False, rows=16, max_new_tokens=32),
-    Part("bbh", False, rows=4, max_new_tokens=32),
-    Part("bigbench_ii", False, rows=4, max_new_tokens=32),
-    Part("law", False, rows=2, max_new_tokens=32),
+    Part("benchmarks", False, rows=100, max_new_tokens=32),
+    Part("benchmarks", True, rows=20, max_new_tokens=160),
+    Part("medicine", False, rows=100, max_new_tokens=32),
+    Part("bbh", False, rows=20, max_new_tokens=32),
+    Part("bigbench_ii", False, rows=20, max_new_tokens=32),
+    Part("law", False, rows=10, max_new_tokens=32),
 )
 
 Kinds = dict[str, list[Sample]]
@@ -194,6 +194,7 @@ def score(options: argparse.Namespace, suites: Mapping[str, list[Task]]) -> None
                 rows_per_task=part.rows,
                 seed=SEED,
                 max_new_tokens=part.max_new_tokens,
+                whole_answers=True,  # the readers find a label inside a sentence
                 grade=grade,
                 provenance={"hypernet": t2l.fingerprint, "suite": name},
                 progress=watch,
@@ -436,8 +437,8 @@ INTRODUCTION = (
     "verdicts too. Scores are of greedy answers, by the correct reader of choices, truth values and "
     "numbers, and else by the task's metric; brackets are 95% bootstrap intervals, over the rows of "
     "one task or over the source groups of several. Chance is the score of a blind answer: one label "
-    "of the set, or always the most frequent one, whichever is more. An answer that has to be a label "
-    "is generated to a few tokens beyond the longest label, so that a verbose one is cut there. "
+    "of the set, or always the most frequent one, whichever is more. Answers run to 32 tokens, also "
+    "where a label is asked for, and to 160 where they are reasoned or programmed. "
     "Conditions: base alone; in_prompt, the definition in the prompt; multitask, one adapter for all; "
     "matched and paraphrase, the adapter of the task's definition and of other descriptions; "
     "shuffled, of other tasks'; junk, of texts that describe nothing."

@@ -41,6 +41,7 @@ from text_to_lora.analysis.cost import (
     prompt_of,
 )
 from text_to_lora.analysis.cost_plots import Panel, plot_costs
+from text_to_lora.analysis.cost_text import cells_of_way, size
 from text_to_lora.files import read_json, write_json
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.lora import LoraSpec
@@ -243,15 +244,7 @@ def _operations(cell: Mapping[str, Any]) -> list[str]:
     facts, count, paper = cell["costs"]["L"], cell["count"], cell["paper"]
     tokens, masked = facts["tokens"], cell["masked"]
     ways = [
-        [
-            name,
-            _tera(way["flops_per_task"]),
-            _tera(way["flops_per_question"]),
-            _tera(way["flops_first_question"]),
-            _tera(way["flops_per_question_amortised"]),
-            _size(way["bytes_kept_per_task"]),
-            "" if name == "T2L" else _range(way["t2l_costs_no_more"]),
-        ]
+        cells_of_way(name, way)
         for name, way in sorted(facts["ways"].items(), key=lambda item: _order(item[0]))
     ]
     quoted, lengths = paper["quoted"], paper["prompt_tokens"]
@@ -308,7 +301,7 @@ def _storage(cell: Mapping[str, Any]) -> list[str]:
         rows.append(
             [
                 head,
-                _size(facts["hypernetwork"]["bytes"]),
+                size(facts["hypernetwork"]["bytes"]),
                 f"{facts['library']['crossing_hypernetwork']:,}",
                 f"{facts['library']['crossing_with_encoder']:,}",
             ]
@@ -316,10 +309,10 @@ def _storage(cell: Mapping[str, Any]) -> list[str]:
     facts = cell["costs"]["L"]
     return [
         "## Bytes",
-        f"One adapter has {facts['adapter']['parameters']:,} numbers, {_size(facts['adapter']['bytes'])} "
+        f"One adapter has {facts['adapter']['parameters']:,} numbers, {size(facts['adapter']['bytes'])} "
         f"in bfloat16; a library of {facts['library']['adapters']} takes "
-        f"{_size(facts['library']['bytes'])}. Hypernetworks in bfloat16; the encoder in float32, "
-        f"{_size(facts['encoder']['bytes'])}. From so many adapters on, the library is the larger:",
+        f"{size(facts['library']['bytes'])}. Hypernetworks in bfloat16; the encoder in float32, "
+        f"{size(facts['encoder']['bytes'])}. From so many adapters on, the library is the larger:",
         table(["hypernetwork", "bytes", "without encoder", "with encoder"], rows),
     ]
 
@@ -345,8 +338,8 @@ def _measured(cells: Cells) -> list[str]:
                     f"{count}{scaled}",
                     f"{cell['seconds']:.3g}",
                     f"{cell['cpu_seconds']:.3g}",
-                    _size(cell["peak_bytes"]),
-                    _size(cell["disk_bytes"]) if "disk_bytes" in cell else "",
+                    size(cell["peak_bytes"]),
+                    size(cell["disk_bytes"]) if "disk_bytes" in cell else "",
                 ]
             )
     parts = [
@@ -509,26 +502,6 @@ def _order(way: str) -> tuple[bool, bool, str]:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _tera(flops: float) -> str:
-    return f"{flops / 1e12:.4g}"
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return str(count)
-
-
-def _range(found: Sequence[int | None] | None) -> str:
-    if found is None:
-        return "never"
-    first, last = found
-    if last is None:
-        return "always" if first == 1 else f"from {first:,}"
-    return f"up to {last:,}" if first == 1 else f"{first:,} to {last:,}"
 
 
 def main() -> None:

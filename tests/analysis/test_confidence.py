@@ -39,7 +39,7 @@ def make_task(name: str, group: str) -> Task:
     return Task(name, texts[0], texts, examples, Metric("exact_match"), group=group)
 
 
-INFORMATIVE = FEATURES.index("gain_near")
+INFORMATIVE = FEATURES.index("near_adapters")
 
 
 def draw(count: int, seed: int, *, informative: bool) -> Measured:
@@ -54,7 +54,7 @@ def draw(count: int, seed: int, *, informative: bool) -> Measured:
     return Measured(gains, features)
 
 
-REFERENCE = Reference(torch.eye(3).half(), torch.zeros(3))
+REFERENCE = Reference.make(torch.eye(3), torch.eye(3))
 JUNK_FEATURES = numpy.random.default_rng(9).normal(-1.0, 1.0, size=(50, len(FEATURES)))
 
 
@@ -81,8 +81,9 @@ def test_an_informative_feature_is_found_and_beats_accepting_all() -> None:
     area = found["risk_coverage"]["real"]["no_gain"]["differences"]["confidence - always yes"]
     assert area["high"] < 0
     assert found["auroc"]["confidence"]["gain, real"]["low"] > 0.5
-    largest = int(confidence.coefficients[1].abs().argmax())
-    assert confidence.features[largest] == FEATURES[INFORMATIVE]
+    helps = dict(zip(FEATURES, confidence.coefficients[1].tolist(), strict=True))
+    assert helps["near_adapters"] > 0.3 > abs(helps["nearest"])
+    assert helps["tokens_per_word"] == 0
     chances = numpy.array(confidence.from_features(unseen.features))
     assert abs(chances.mean() - unseen.helps.mean()) < 0.05
 
@@ -106,7 +107,7 @@ def test_no_group_is_foretold_by_itself() -> None:
     ]
     held = fit(Measured(gains, features), draw(12, 6, informative=False))
     whole = numpy.array(held.from_features(features))
-    assert whole[marked].mean() < whole[~marked].mean() - 0.2  # fitted to all, it knows the group
+    assert whole[marked].mean() < whole[~marked].mean() - 0.05  # fitted to all, it knows the group
     bins = held.fit["cross_validated"]["calibration"]["bins"]
     spread = max(b["confidence"] for b in bins) - min(b["confidence"] for b in bins)
     assert spread < whole.max() - whole.min()

@@ -107,7 +107,7 @@ def test_a_hypernetwork_is_calibrated_and_generate_refuses_by_it(
     options = ("--data", data, "-o", tmp_path / "calibration", "-m", model, "--rows", 2)
     unset = t2l("eval", "confidence", *options)
     assert (unset.code, unset.err.count("\n")) == (2, 1)
-    assert "no tasks were set aside to calibrate on; give --one-in if some were" in unset.err
+    assert "data.validation_one_in=0); give --one-in if some were set aside" in unset.err
     done = t2l("eval", "confidence", *options, "--one-in", 2, "--store")
     assert done.code == 0, done.err
     assert "AUROC real against junk" in done.out

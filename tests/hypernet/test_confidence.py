@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,27 +21,26 @@ from text_to_lora.hypernet.confidence import (
     CONFIDENCE_FILE,
     FEATURES,
     NEIGHBOURS,
-    WARMTH,
     Confidence,
     Reference,
     save_confidence,
 )
 from text_to_lora.lora import LoraSpec
+from text_to_lora.lora.sketch import SKETCH_SIZE
 
 TEXTS = ("Say yes", "one one one two")
 TOKENS = (4, 12)
+SKETCHES = torch.randn(2, SKETCH_SIZE, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture
 def confidence(encoder: EncoderConfig, generator: torch.Generator) -> Confidence:
     dim = encoder.embedding_dim
-    points = torch.nn.functional.normalize(torch.randn(12, dim, generator=generator), dim=-1)
     return Confidence(
-        reference=Reference(
-            points=points.half(),
-            gains=torch.randn(12, generator=generator),
+        reference=Reference.make(
+            torch.randn(12, dim, generator=generator),
+            torch.randn(12, SKETCH_SIZE, generator=generator) + 1.0,
         ),
-        features=FEATURES[:3],
         mean=torch.randn(3, generator=generator),
         scale=torch.rand(3, generator=generator) + 0.5,
         coefficients=torch.randn(2, 3, generator=generator),
@@ -70,8 +70,8 @@ def test_a_folder_gives_the_same_confidence_back(
     loaded = load_hypernet(folder)
     assert loaded.confidence is not None
     assert loaded.confidence.fit == {"tasks": 3}
-    values = loaded.confidence.probabilities(embeddings[:2], TEXTS, TOKENS)
-    assert values == confidence.probabilities(embeddings[:2], TEXTS, TOKENS)
+    values = loaded.confidence.probabilities(embeddings[:2], SKETCHES, TEXTS, TOKENS)
+    assert values == confidence.probabilities(embeddings[:2], SKETCHES, TEXTS, TOKENS)
     assert all(0 < value < 1 for value in values)
     assert loaded.fingerprint == fingerprint(folder)  # confidence is no part of it
 
@@ -80,45 +80,42 @@ def test_features_and_confidence_are_those_of_a_loop(
     confidence: Confidence, embeddings: Tensor
 ) -> None:
     reference = confidence.reference
-    found = reference.read(embeddings[:2], TEXTS, TOKENS)
+    found = reference.read(embeddings[:2], SKETCHES, TEXTS, TOKENS)
     assert tuple(found) == FEATURES
-    points = reference.points.double().numpy()
+    points, adapters = reference.points.double().numpy(), reference.adapters.double().numpy()
     for place, text in enumerate(TEXTS):
         one = embeddings[place].double().numpy()
-        one = one / numpy.linalg.norm(one)
-        cosines = sorted((float(point @ one) for point in points), reverse=True)
-        shares = numpy.exp(numpy.array([point @ one for point in points]) / WARMTH)
+        own = SKETCHES[place].double().numpy() - reference.middle.double().numpy()
+        made = sorted(adapter @ own / numpy.linalg.norm(own) for adapter in adapters)
         expected = {
-            "near": numpy.mean(cosines[:NEIGHBOURS]),
-            "gain_near": float(shares @ reference.gains.double().numpy() / shares.sum()),
+            "nearest": max(point @ one / numpy.linalg.norm(one) for point in points),
             "tokens_per_word": numpy.log(TOKENS[place] / len(text.split())),
-            "nearest": cosines[0],
+            "near_adapters": numpy.mean(made[-NEIGHBOURS:]),
         }
         for name, value in expected.items():
             assert float(found[name][place]) == pytest.approx(value, rel=1e-4), name
         chances = []
         for stage in range(2):
             odds = float(confidence.intercepts[stage])
-            for i, name in enumerate(confidence.features):
+            for i, name in enumerate(FEATURES):
                 scaled = (expected[name] - float(confidence.mean[i])) / float(confidence.scale[i])
                 odds += scaled * float(confidence.coefficients[stage, i])
             chances.append(1 / (1 + numpy.exp(-odds)))
         real, helps = chances
-        own = confidence.probabilities(embeddings[:2], TEXTS, TOKENS)[place]
-        assert own == pytest.approx(real * helps + (1 - real) * 0.3, rel=1e-4)
+        sure = confidence.probabilities(embeddings[:2], SKETCHES, TEXTS, TOKENS)[place]
+        assert sure == pytest.approx(real * helps + (1 - real) * 0.3, rel=1e-4)
 
 
-def test_points_of_ones_own_group_can_be_left_out(
-    confidence: Confidence, embeddings: Tensor
-) -> None:
-    one = embeddings[:1]
-    everything = confidence.reference.read(one, TEXTS[:1], TOKENS[:1])
-    unit = torch.nn.functional.normalize(one.float(), dim=-1)
-    best = int((unit @ confidence.reference.points.float().mT).argmax())
-    others = torch.ones(1, 12, dtype=torch.bool)
-    others[0, best] = False
-    without = confidence.reference.read(one, TEXTS[:1], TOKENS[:1], unlike=others)
-    assert float(without["nearest"]) < float(everything["nearest"])
+def test_points_of_ones_own_group_can_be_left_out(confidence: Confidence) -> None:
+    reference = confidence.reference
+    point = 4  # that both the description and its adapter lie on
+    one, made = reference.points[point:][:1], reference.adapters[point:][:1] + reference.middle
+    everything = reference.read(one, made, TEXTS[:1], TOKENS[:1])
+    others = (torch.arange(12) != point)[None]
+    without = reference.read(one, made, TEXTS[:1], TOKENS[:1], unlike=others)
+    assert float(everything["nearest"]) == pytest.approx(1, abs=1e-3)
+    for name in ("nearest", "near_adapters"):
+        assert float(without[name]) < float(everything[name]) - 0.05
 
 
 def test_confidence_of_another_hypernetwork_is_refused(
@@ -132,11 +129,11 @@ def test_confidence_of_another_hypernetwork_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("gains"), "missing gains"),
+        (lambda tensors: tensors.pop("adapters"), "missing adapters"),
         (lambda tensors: tensors.update(more=torch.zeros(1)), "unexpected more"),
         (
-            lambda tensors: tensors.update(gains=torch.zeros(5)),
-            r"gains is \(5,\), not \(12,\)",
+            lambda tensors: tensors.update(middle=torch.zeros(5)),
+            rf"middle is \(5,\), not \({SKETCH_SIZE},\)",
         ),
         (lambda tensors: tensors["mean"].fill_(torch.nan), "has NaN or infinity in mean"),
     ],
@@ -153,6 +150,17 @@ def test_damaged_tensors_are_named(
     change(tensors)
     save_file(tensors, file, metadata)
     with pytest.raises(CheckpointError, match=message):
+        load_hypernet(folder)
+
+
+def test_a_file_of_an_earlier_version_is_to_be_fitted_anew(folder: Path) -> None:
+    from safetensors import safe_open
+
+    file = folder / CONFIDENCE_FILE
+    with safe_open(file, "pt") as opened:
+        described = json.loads(opened.metadata()["text_to_lora"])
+    save_file(load_file(file), file, {"text_to_lora": json.dumps(described | {"version": 2})})
+    with pytest.raises(CheckpointError, match="has version 2, this release reads 3; delete it or"):
         load_hypernet(folder)
 
 

@@ -67,7 +67,7 @@ def plot_changes(changes: Mapping[str, Change], floor: float | None, path: Path)
     axes = figure.subplots()
     if floor is not None:
         axes.axvspan(-floor, floor, color="0.9", label="noise floor: largest difference of seeds")
-        axes.legend(loc="lower right", fontsize="small")
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize="small")
     for place, change in enumerate(changes.values()):
         interval, color = change.difference, colors[change.verdict]
         if interval.low is not None and interval.high is not None:

@@ -21,7 +21,12 @@ from text_to_lora.analysis.gains import Probe, make_junk, measure_in_parts, plan
 from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.files import write_json
-from text_to_lora.hypernet.confidence import CONFIDENCE_FILE, Confidence, save_confidence
+from text_to_lora.hypernet.confidence import (
+    CONFIDENCE_FILE,
+    FEATURES,
+    Confidence,
+    save_confidence,
+)
 from text_to_lora.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -109,7 +114,7 @@ def calibrate(
         "seen_tasks": len(known),
         "rows_per_task": {"seen": SEEN_ROWS, "unseen": rows_per_task},
         "seed": seed,
-        "features": list(confidence.features),
+        "features": list(FEATURES),
         "coefficients": confidence.coefficients.tolist(),
         "intercepts": confidence.intercepts.tolist(),
         "junk_share": float(confidence.junk_share),

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from text_to_lora.analysis.gains import Gain, Generate
 from text_to_lora.analysis.selective import Selective, auroc, compare
 from text_to_lora.errors import ConfigError
 from text_to_lora.hypernet.confidence import FEATURES, Confidence, Reference
+from text_to_lora.lora.sketch import sketch
 
 Floats = NDArray[numpy.float64]
 
-MOST_POINTS = 768  # of a reference; 0.7 MB with an embedding of 384 numbers
+MOST_POINTS = 768  # of a reference; 1 MB with an embedding of 384 numbers
 JUNK_TEXTS = 1000  # that descriptions are told apart from
 RIDGE_REAL = 1.0
-RIDGE = 3.0
+RIDGE = 30.0
 RIDGE_SEEN = RIDGE / 9
 SEEN_WEIGHT = 0.4  # of a text of a seen task, against one of a task set aside
-CHOSEN = ("near", "gain_near", "tokens_per_word")  # "nearest" is what it is compared with
-STAGES = (("near",), ("gain_near", "tokens_per_word"))  # of being real; of a gain if it is
-MOST_GAIN = 2.0  # nats; single tasks gain more and would outweigh their neighbours
+STAGES = (("nearest", "tokens_per_word"), ("nearest", "near_adapters"))
+"""Features of being real, and of a gain if it is."""
 AT_ONCE = 64
 FEWEST_GROUPS = 4
 BINS = 5
@@ -54,8 +53,10 @@ def fit_reference(sight: Sight, seen: Sequence[Gain]) -> Reference:
     """
     if not 0 < len(seen) <= MOST_POINTS:
         raise ConfigError(f"{len(seen)} training descriptions; 1 to {MOST_POINTS} are needed")
-    gains = torch.tensor([gain.gain for gain in seen]).clamp(-MOST_GAIN, MOST_GAIN)
-    return Reference(_units(sight, [gain.probe.text for gain in seen]).half(), gains)
+    texts = [gain.probe.text for gain in seen]
+    looked = [_look(sight, part) for part in _parts(texts)]
+    embeddings, sketches = (torch.cat(parts) for parts in zip(*looked, strict=True))
+    return Reference.make(embeddings, sketches)
 
 
 def read_all(
@@ -69,19 +70,13 @@ def read_all(
 
     unlike: the points that each text may look at, [texts, points]; None: all
     """
-    parts = []
-    for start in range(0, len(texts), AT_ONCE):
-        part = texts[start : start + AT_ONCE]
-        mask = None if unlike is None else torch.from_numpy(unlike[start : start + AT_ONCE])
-        with torch.no_grad():
-            found = reference.read(
-                sight.encode(part),
-                part,
-                sight.count_tokens(part),
-                unlike=mask,
-            )
-        parts.append(torch.stack([found[name] for name in FEATURES], dim=1))
-    values: Floats = torch.cat(parts).numpy()
+    found = []
+    for number, part in enumerate(_parts(texts)):
+        start = number * AT_ONCE
+        mask = None if unlike is None else torch.from_numpy(unlike[start : start + len(part)])
+        read = reference.read(*_look(sight, part), part, sight.count_tokens(part), unlike=mask)
+        found.append(torch.stack([read[name] for name in FEATURES], dim=1))
+    values: Floats = torch.cat(found).numpy()
     return values
 
 
@@ -134,13 +129,15 @@ def fit_confidence(
 
     unseen: of tasks that the hypernetwork was not trained on: real, scrambled and junk texts
     seen: real texts of tasks that it was trained on, on rows that it was not, as if their groups
-        were unknown; a term takes up that they gain more, and is left out afterwards
+        were unknown; a term takes up that they gain more, and is left out afterwards. Their spread
+        is the unit of the features.
     junk: features of texts that describe nothing, [texts, features] in the order of FEATURES
     hypernet: fingerprint of the hypernetwork
     The first stage sets `seen` against `junk`; the second foretells the sign of the gain of real
     texts; junk of `unseen` gives how often junk gains. Each group weighs as the root of its number
     of texts, in the second stage those of seen tasks SEEN_WEIGHT of that.
-    `fit` of the result tells how well each group of `unseen` is foretold by the others.
+    `fit` of the result tells how well each group of `unseen` is foretold by coefficients of the
+    others.
 
     Raises ConfigError when there are too few groups, no junk, or all gains of real texts have one
     sign.
@@ -157,12 +154,11 @@ def fit_confidence(
         raise ConfigError(f"texts of kinds {sorted(set(kinds))}; real and junk are needed")
     if unseen.helps[real].min() == unseen.helps[real].max():
         raise ConfigError("every gain has the same sign; there is nothing to tell apart")
-    columns = [[CHOSEN.index(name) for name in stage] for stage in STAGES]
-    places = [FEATURES.index(name) for name in CHOSEN]
-    own, other, made = unseen.features[:, places], seen.features[:, places], junk[:, places]
-    mean = numpy.concatenate([own, other]).mean(0)
-    scale = numpy.concatenate([own, other]).std(0).clip(1e-6)
-    own, other, made = ((values - mean) / scale for values in (own, other, made))
+    columns = [[FEATURES.index(name) for name in stage] for stage in STAGES]
+    mean, scale = seen.features.mean(0), seen.features.std(0).clip(1e-6)
+    own, other, made = (
+        (values - mean) / scale for values in (unseen.features, seen.features, junk)
+    )
     heaviness = _weights(seen.groups)
     is_real = fit_logistic(
         numpy.concatenate([other, made])[:, columns[0]],
@@ -171,8 +167,8 @@ def fit_confidence(
         numpy.full(len(columns[0]), RIDGE_REAL),
     )
 
-    def fit(rows: NDArray[numpy.bool_]) -> tuple[Floats, Floats, float]:
-        """Coefficients of both stages, their intercepts, and the share of junk that gains."""
+    def fit(rows: NDArray[numpy.bool_]) -> tuple[Floats, Floats]:
+        """Coefficients and intercepts of both stages, the second fitted to some real texts."""
         kept = rows & real
         is_seen = numpy.repeat([0.0, 1.0], [kept.sum(), len(other)])
         found = fit_logistic(
@@ -182,43 +178,40 @@ def fit_confidence(
             * numpy.where(is_seen > 0, SEEN_WEIGHT, 1),
             numpy.array([*[RIDGE] * len(columns[1]), RIDGE_SEEN]),
         )
-        coefficients = numpy.zeros((2, len(CHOSEN)))
+        coefficients = numpy.zeros((2, len(FEATURES)))
         coefficients[0, columns[0]] = is_real[:-1]
         coefficients[1, columns[1]] = found[:-2]
-        return (
-            coefficients,
-            numpy.array([is_real[-1], found[-1]]),
-            unseen.helps[rows & empty].mean(),
-        )
+        return coefficients, numpy.array([is_real[-1], found[-1]])
 
-    def confidence(rows: NDArray[numpy.bool_], judged: Mapping[str, Any] | None) -> Confidence:
-        coefficients, intercepts, share = fit(rows)
-        return Confidence(
-            reference=reference,
-            features=CHOSEN,
-            mean=torch.from_numpy(mean),
-            scale=torch.from_numpy(scale),
-            coefficients=torch.from_numpy(coefficients),
-            intercepts=torch.from_numpy(intercepts),
-            junk_share=torch.tensor(share, dtype=torch.float64),
-            fit={
-                "tasks": len({gain.probe.task for gain in unseen.gains}),
-                "groups": count,
-                "texts": len(unseen.gains),
-                "seen_texts": len(seen.gains),
-                "junk_texts": len(junk),
-                "cross_validated": judged,
-            },
-            hypernet=hypernet,
-        )
-
+    coefficients, intercepts = fit(numpy.ones(len(own), dtype=bool))
+    whole = Confidence(
+        reference=reference,
+        mean=torch.from_numpy(mean),
+        scale=torch.from_numpy(scale),
+        coefficients=torch.from_numpy(coefficients),
+        intercepts=torch.from_numpy(intercepts),
+        junk_share=torch.tensor(unseen.helps[empty].mean()),
+        fit={},
+        hypernet=hypernet,
+    )
+    # Without its own group an intercept moves against the group's outcome, which a ranking over all
+    # groups would punish. Constants rank no text before another, so those of the whole fit serve.
     foretold = numpy.zeros(len(own))
     for group in sorted(set(unseen.groups.tolist())):
         left_out = unseen.groups == group
-        foretold[left_out] = confidence(~left_out, None).from_features(unseen.features[left_out])
+        of_others = replace(whole, coefficients=torch.from_numpy(fit(~left_out)[0]))
+        foretold[left_out] = of_others.from_features(unseen.features[left_out])
     nearest = unseen.features[:, FEATURES.index("nearest")]
-    return confidence(
-        numpy.ones(len(own), dtype=bool), judge_confidence(unseen.gains, foretold, nearest)
+    return replace(
+        whole,
+        fit={
+            "tasks": len({gain.probe.task for gain in unseen.gains}),
+            "groups": count,
+            "texts": len(unseen.gains),
+            "seen_texts": len(seen.gains),
+            "junk_texts": len(junk),
+            "cross_validated": judge_confidence(unseen.gains, foretold, nearest),
+        },
     )
 
 
@@ -344,14 +337,14 @@ def _weights(groups: NDArray[numpy.str_]) -> Floats:
     return weights
 
 
-def _units(sight: Sight, texts: Sequence[str]) -> Tensor:
-    """Embeddings of norm 1, fp64 [texts, embedding_dim]."""
+def _parts(texts: Sequence[str]) -> list[Sequence[str]]:
+    return [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
+
+
+def _look(sight: Sight, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Embeddings [texts, embedding_dim] and sketches of the adapters [texts, SKETCH_SIZE]."""
     with torch.no_grad():
-        parts = [
-            sight.encode(texts[start : start + AT_ONCE]).cpu().double()
-            for start in range(0, len(texts), AT_ONCE)
-        ]
-    return functional.normalize(torch.cat(parts), dim=-1)
+        return sight.encode(texts).cpu(), sketch(sight.generate(texts)).cpu()
 
 
 def _once(texts: Sequence[str], chosen: NDArray[numpy.bool_]) -> NDArray[numpy.intp]:

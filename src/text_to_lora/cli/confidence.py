@@ -67,9 +67,7 @@ def confidence(
         )
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
     recorded = t2l.training.get("data", {})
-    kept, aside = training.split_by_group(
-        load_data_dir(data, split=split), _one_in(one_in, recorded)
-    )
+    seen, unseen = training.recall_split(load_data_dir(data, split=split), recorded, one_in=one_in)
     base, tokenizer = load_base_quietly(t2l.spec.base.name, spec=t2l.spec, device=device)
     _, report = calibrate(
         base=base,
@@ -78,9 +76,9 @@ def confidence(
             t2l.encode, lambda texts: t2l.generate(texts).weights, t2l.encoder.count_tokens
         ),
         hypernet=t2l.fingerprint,
-        seen=kept,
-        unseen=aside,
-        families=_families(kept, recorded),
+        seen=seen,
+        unseen=unseen,
+        families=_families(seen, recorded),
         output_dir=output,
         rows_per_task=rows,
         seed=seed,
@@ -97,24 +95,14 @@ def confidence(
     _print(report)
 
 
-def _one_in(given: int | None, recorded: dict[str, Any]) -> int:
-    chosen = recorded.get("validation_one_in", 0) if given is None else given
-    if not isinstance(chosen, int) or chosen < 2:
-        raise ConfigError(
-            f"the hypernetwork records data.validation_one_in={chosen!r}: no tasks were set aside "
-            "to calibrate on; give --one-in if some were"
-        )
-    return chosen
-
-
-def _families(kept: list[Task], recorded: dict[str, Any]) -> list[Task]:
+def _families(seen: list[Task], recorded: dict[str, Any]) -> list[Task]:
     """The made tasks that training set aside, as its configuration says."""
     count = recorded.get("validation_family_tasks", 0)
     if not recorded.get("family_tasks") or not count:
         return []
     from text_to_lora.tasks.families import families
 
-    return families(kept, seed=recorded.get("family_seed", 0), split="validation", num_tasks=count)
+    return families(seen, seed=recorded.get("family_seed", 0), split="validation", num_tasks=count)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -249,6 +249,7 @@ def _measure(
 def _lines(facts: Mapping[str, Any], made: Cost, question: Question) -> Iterator[str]:
     """The facts as lines."""
     from text_to_lora.analysis.cost import PAPER, prompt_of
+    from text_to_lora.analysis.cost_text import cells_of_way, size
 
     adapter, hypernet, encoder = facts["adapter"], facts["hypernetwork"], facts["encoder"]
     library, count = facts["library"], facts["count"]
@@ -263,11 +264,11 @@ def _lines(facts: Mapping[str, Any], made: Cost, question: Question) -> Iterator
             ("tokens", f"{question.prompt} a question, {question.answer} an answer, "
              f"{question.shots} shots, {question.description} a description"),
             ("adapter", f"rank {adapter['rank']}, {adapter['parameters']:,} numbers, "
-             f"{_size(adapter['bytes'])}"),
+             f"{size(adapter['bytes'])}"),
             ("hypernet", f"{hypernet['head']}, {hypernet['parameters']:,} numbers, "
-             f"{_size(hypernet['bytes'])}, {hypernet['flops'] / 1e9:.3g} GFLOPs an adapter"),
+             f"{size(hypernet['bytes'])}, {hypernet['flops'] / 1e9:.3g} GFLOPs an adapter"),
             ("encoder", f"{encoder['name']}, {encoder['parameters']:,} numbers, "
-             f"{_size(encoder['bytes'])}, {encoder['flops'] / 1e9:.3g} GFLOPs a description"),
+             f"{size(encoder['bytes'])}, {encoder['flops'] / 1e9:.3g} GFLOPs a description"),
         ],
         left=True,
     )  # fmt: skip
@@ -276,22 +277,11 @@ def _lines(facts: Mapping[str, Any], made: Cost, question: Question) -> Iterator
         "TFLOPs", "once a task", "a question", "first question",
         f"of {facts['questions']:,} a task", "kept a task", "T2L costs no more",
     )  # fmt: skip
-    rows = [
-        (
-            name,
-            _tera(way["flops_per_task"]),
-            _tera(way["flops_per_question"]),
-            _tera(way["flops_first_question"]),
-            _tera(way["flops_per_question_amortised"]),
-            _size(way["bytes_kept_per_task"]),
-            "" if name == "T2L" else _range(way["t2l_costs_no_more"]),
-        )
-        for name, way in facts["ways"].items()
-    ]
+    rows = [cells_of_way(name, way, " questions") for name, way in facts["ways"].items()]
     yield from _table([head, *rows])
     yield ""
     yield (
-        f"library of {library['adapters']:,}: {_size(library['bytes'])}; the hypernetwork is "
+        f"library of {library['adapters']:,}: {size(library['bytes'])}; the hypernetwork is "
         f"smaller from {library['crossing_hypernetwork']:,} adapters on, with its encoder from "
         f"{library['crossing_with_encoder']:,}"
     )
@@ -310,6 +300,8 @@ def _lines(facts: Mapping[str, Any], made: Cost, question: Question) -> Iterator
 
 def _measured_lines(measured: Mapping[str, Any]) -> Iterator[str]:
     """What was measured, a line a way and number of adapters."""
+    from text_to_lora.analysis.cost_text import size
+
     rows = [("measured", "adapters", "seconds", "CPU seconds", "memory", "disk")]
     for count, cells in measured["counts"].items():
         for part in _PARTS:
@@ -321,8 +313,8 @@ def _measured_lines(measured: Mapping[str, Any]) -> Iterator[str]:
                         count,
                         f"{cell['seconds']:.4g}",
                         f"{cell['cpu_seconds']:.4g}",
-                        _size(cell["peak_bytes"]),
-                        _size(cell["disk_bytes"]) if "disk_bytes" in cell else "",
+                        size(cell["peak_bytes"]),
+                        size(cell["disk_bytes"]) if "disk_bytes" in cell else "",
                     )
                 )
         for kind in ("one_token", "prompt"):
@@ -350,26 +342,3 @@ def _table(rows: Sequence[Sequence[str]], *, left: bool = False) -> Iterable[str
     for row in rows:
         cells = (f"{c:{align}{width}}" for c, width in zip(row[1:], others, strict=True))
         yield "  ".join((f"{row[0]:{first}}", *cells)).rstrip()
-
-
-def _tera(flops: float) -> str:
-    return f"{flops / 1e12:.4g}"
-
-
-def _size(count: int) -> str:
-    if not count:
-        return "0"
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} B"
-
-
-def _range(found: Sequence[int | None] | None) -> str:
-    """From and up to how many questions, in words."""
-    if found is None:
-        return "never"
-    first, last = found
-    if last is None:
-        return "always" if first == 1 else f"from {first:,} questions"
-    return f"up to {last:,} questions" if first == 1 else f"{first:,} to {last:,} questions"

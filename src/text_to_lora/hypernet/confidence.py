@@ -1,7 +1,7 @@
 """Confidence: how likely the adapter of a description helps; one file beside its hypernetwork.
 
-Read from what is there when an adapter is generated: the words of the description and its
-embedding. `analysis.confidence` fits it; the base model is not needed here.
+Read from what is there when an adapter is generated: the words of the description, its embedding and
+the adapter. `analysis.confidence` fits it; the base model is not needed here.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from torch.nn import functional
 
 from text_to_lora.errors import CheckpointError
 from text_to_lora.files import check_format, write_file
+from text_to_lora.lora.sketch import SKETCH_SIZE
 
 CONFIDENCE_FILE: Final = "confidence.safetensors"
 FORMAT: Final = "text-to-lora confidence"
-VERSION: Final = 2
+VERSION: Final = 3
 MEANING: Final = "probability that the adapter lowers the answer NLL on the task described"
 
-FEATURES: Final = ("near", "gain_near", "tokens_per_word", "nearest")
+FEATURES: Final = ("nearest", "tokens_per_word", "near_adapters")
 """What `Reference.read` gives."""
 
 NEIGHBOURS: Final = 8
-WARMTH: Final = 0.05  # of the cosine, in the weights of neighbours' gains
 _KEY: Final = "text_to_lora"
 _SIZES: Final = {
     "points": ("points", "embedding_dim"),
-    "gains": ("points",),
+    "adapters": ("points", "sketch_size"),
+    "middle": ("sketch_size",),
     "mean": ("features",),
     "scale": ("features",),
     "coefficients": ("stages", "features"),
@@ -47,18 +48,27 @@ _SIZES: Final = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What the hypernetwork was trained on, and what it gained there, in few numbers.
+    """What the hypernetwork was trained on, in few numbers.
 
     points: embeddings of descriptions of training tasks, of norm 1, [points, embedding_dim]
-    gains: nats a token that each takes off the answer NLL of held-out rows of its task, [points]
+    adapters: sketches of their adapters minus `middle`, of norm 1, [points, SKETCH_SIZE]
+    middle: mean of the sketches, [SKETCH_SIZE]
     """
 
     points: Tensor
-    gains: Tensor
+    adapters: Tensor
+    middle: Tensor
+
+    @classmethod
+    def make(cls, embeddings: Tensor, sketches: Tensor) -> Self:
+        """Gather descriptions of training tasks, [points, embedding_dim] and [points, SKETCH_SIZE]."""
+        middle = sketches.detach().double().mean(0)
+        return cls(_unit(embeddings).half(), _unit(sketches - middle).half(), middle.float())
 
     def read(
         self,
         embeddings: Tensor,
+        sketches: Tensor,
         texts: Sequence[str],
         tokens: Sequence[int],
         *,
@@ -67,20 +77,19 @@ class Reference:
         """Give what confidence is read from, by name, each fp64 [tasks].
 
         embeddings: task embeddings [tasks, embedding_dim]
+        sketches: of the adapters at strength 1, as `lora.sketch` gives, [tasks, SKETCH_SIZE]
         texts: the descriptions; tokens: how many each has, as the encoder counts
         unlike: the points that each may look at, bool [tasks, points]; None: all
         """
-        unit = functional.normalize(embeddings.detach().cpu().double(), dim=-1)
-        cosines = unit @ self.points.double().mT  # [tasks, points]
+        told = _unit(embeddings) @ self.points.double().mT  # [tasks, points]
+        made = _unit(sketches.cpu() - self.middle.double()) @ self.adapters.double().mT
         if unlike is not None:
-            cosines = cosines.masked_fill(~unlike, -1.0)
-        near = min(NEIGHBOURS, len(self.points))
+            told, made = (cosines.masked_fill(~unlike, -1.0) for cosines in (told, made))
         words = torch.tensor([max(1, len(t.split())) for t in texts], dtype=torch.float64)
         return {
-            "near": cosines.topk(near).values.mean(1),
-            "gain_near": (cosines / WARMTH).softmax(1) @ self.gains.double(),
+            "nearest": told.max(1).values,
             "tokens_per_word": (torch.tensor(tokens, dtype=torch.float64) / words).log(),
-            "nearest": cosines.max(1).values,
+            "near_adapters": made.topk(min(NEIGHBOURS, made.shape[1])).values.mean(1),
         }
 
 
@@ -91,14 +100,13 @@ class Confidence:
     The first gives the chance that a text describes a task, the second that of a gain if it does;
     junk gains as often as measured.
 
-    features: names of `Reference.read`; mean, scale: of these, [features]
+    mean, scale: of FEATURES, [features]
     coefficients: [stages, features]; intercepts: [stages]; junk_share: of junk that gains
     fit: how it was made and how well it does, as JSON values
     hypernet: fingerprint of the hypernetwork that it is of
     """
 
     reference: Reference
-    features: tuple[str, ...]
     mean: Tensor
     scale: Tensor
     coefficients: Tensor
@@ -110,17 +118,17 @@ class Confidence:
     def probabilities(
         self,
         embeddings: Tensor,
+        sketches: Tensor,
         texts: Sequence[str],
         tokens: Sequence[int],
     ) -> list[float]:
         """Give the confidence of each description; arguments as of `Reference.read`."""
-        read = self.reference.read(embeddings, texts, tokens)
-        return self._chances(torch.stack([read[name] for name in self.features], dim=1))
+        read = self.reference.read(embeddings, sketches, texts, tokens)
+        return self._chances(torch.stack([read[name] for name in FEATURES], dim=1))
 
     def from_features(self, features: NDArray[numpy.float64]) -> list[float]:
         """Give the confidence for features in the order of FEATURES, [tasks, features]."""
-        places = [FEATURES.index(name) for name in self.features]
-        return self._chances(torch.from_numpy(features)[:, places])
+        return self._chances(torch.from_numpy(features))
 
     def _chances(self, values: Tensor) -> list[float]:
         scaled = (values - self.mean.double()) / self.scale.double()
@@ -142,7 +150,8 @@ def save_confidence(path: Path | str, confidence: Confidence) -> None:
     reference = confidence.reference
     tensors = {
         "points": reference.points.half(),
-        "gains": reference.gains.float(),
+        "adapters": reference.adapters.half(),
+        "middle": reference.middle.float(),
         "mean": confidence.mean.float(),
         "scale": confidence.scale.float(),
         "coefficients": confidence.coefficients.float(),
@@ -152,7 +161,7 @@ def save_confidence(path: Path | str, confidence: Confidence) -> None:
     described = {
         "format": FORMAT,
         "version": VERSION,
-        "features": list(confidence.features),
+        "features": list(FEATURES),
         "fit": dict(confidence.fit),
         "hypernet": confidence.hypernet,
     }
@@ -183,6 +192,11 @@ def load_confidence(path: Path | str, *, hypernet: str, embedding_dim: int) -> C
             f"{str(file)!r} is truncated or corrupt ({error}); copy it again or fit it anew with "
             "`t2l eval confidence`"
         ) from error
+    if described.get("format") == FORMAT and described.get("version") in range(1, VERSION):
+        raise CheckpointError(
+            f"{str(file)!r} has version {described['version']}, this release reads {VERSION}; delete "
+            "it or fit it anew with `t2l eval confidence`"
+        )
     check_format(described, file, name=FORMAT, version=VERSION, error=CheckpointError)
     if described.get("hypernet") != hypernet:
         raise CheckpointError(
@@ -193,9 +207,9 @@ def load_confidence(path: Path | str, *, hypernet: str, embedding_dim: int) -> C
     return Confidence(
         reference=Reference(
             points=tensors["points"],
-            gains=tensors["gains"],
+            adapters=tensors["adapters"],
+            middle=tensors["middle"],
         ),
-        features=tuple(described["features"]),
         mean=tensors["mean"],
         scale=tensors["scale"],
         coefficients=tensors["coefficients"],
@@ -206,6 +220,10 @@ def load_confidence(path: Path | str, *, hypernet: str, embedding_dim: int) -> C
     )
 
 
+def _unit(vectors: Tensor) -> Tensor:
+    return functional.normalize(vectors.detach().cpu().double(), dim=-1)
+
+
 def _check_tensors(
     file: Path, described: Mapping[str, Any], tensors: Mapping[str, Tensor], embedding_dim: int
 ) -> None:
@@ -213,16 +231,16 @@ def _check_tensors(
     if wrong := sorted(set(tensors) ^ set(_SIZES)):
         state = [f"{'missing' if name in _SIZES else 'unexpected'} {name}" for name in wrong]
         raise CheckpointError(f"{str(file)!r} has {', '.join(state)}; {remedy}")
-    features = described.get("features")
-    if not isinstance(features, list) or not set(features) <= set(FEATURES):
+    if (features := described.get("features")) != list(FEATURES):
         raise CheckpointError(
-            f"{str(file)!r} reads features {features!r}; known are {', '.join(FEATURES)}; {remedy}"
+            f"{str(file)!r} reads features {features!r}, not {', '.join(FEATURES)}; {remedy}"
         )
     points = tensors["points"]
     sizes = {
         "points": len(points) if points.ndim else 0,
         "embedding_dim": embedding_dim,
-        "features": len(features),
+        "features": len(FEATURES),
+        "sketch_size": SKETCH_SIZE,
         "stages": 2,
     }
     for name, dimensions in _SIZES.items():

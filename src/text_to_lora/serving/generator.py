@@ -21,6 +21,7 @@ from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hyperne
 from text_to_lora.hypernet.confidence import Confidence
 from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import save_adapter
+from text_to_lora.lora.sketch import sketch
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.serving.sources import find_hypernet, first_line
@@ -230,7 +231,7 @@ class TextToLora:
         sure: list[dict[str, float]] = [{} for _ in texts]
         if (calibration := self._loaded.confidence) is not None:
             tokens = self.encoder.count_tokens(descriptions)
-            values = calibration.probabilities(embeddings, texts, tokens)
+            values = calibration.probabilities(embeddings, sketch(weights), texts, tokens)
             sure = [{"confidence": round(value, 4)} for value in values]
         provenance = tuple(
             {
