@@ -233,9 +233,9 @@ _LIMITS = """- Operations are not seconds. Reading a prompt is bound by operatio
   Servers that do not keep prefixes pay for them in every question.
 - Nothing here is about quality. An adapter that answers worse is no bargain at any cost.
 - Training the hypernetwork, or the adapters of a library, is not counted.
-- The machine was busy with other work while it measured (its load average stands in the JSON), so
-  that seconds are upper limits; CPU seconds are of the measured process alone. Figures of a GPU
-  are not there: the code takes `--device cuda` and has not been run on one.
+- One machine of two virtual cores, whose load average stands above: seconds are of the wall clock,
+  CPU seconds of the measured process alone. Figures of a GPU are not there: the code takes
+  `--device cuda` and has not been run on one.
 - Weights are random. Compression of stored adapters (fewer bits, shared bases) is not considered;
   it moves the crossing points by its factor."""
 

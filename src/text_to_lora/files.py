@@ -104,18 +104,28 @@ def read_json(path: Path | str, error: type[T2LError] = ConfigError) -> dict[str
 
 
 def check_format(
-    payload: Mapping[str, Any], path: Path | str, *, name: str, version: int, error: type[T2LError]
+    payload: Mapping[str, Any],
+    path: Path | str,
+    *,
+    name: str,
+    version: int,
+    error: type[T2LError],
+    when_earlier: str = "install the release that wrote it",
 ) -> None:
     """Check the fields `format` and `version` of a file of ours.
+
+    when_earlier: what to do about a file of an earlier version
 
     Raises `error` when the file is of another kind, or of a version that this code does not read.
     """
     if payload.get("format") != name:
         raise error(f"{str(path)!r} has format {payload.get('format')!r}; {name!r} is expected")
-    if payload.get("version") != version:
+    found = payload.get("version")
+    if found != version:
+        earlier = isinstance(found, int) and found < version
         raise error(
-            f"{str(path)!r} has version {payload.get('version')!r}; this release reads {version}; "
-            "install the release that wrote it"
+            f"{str(path)!r} has version {found!r}; this release reads {version}; "
+            f"{when_earlier if earlier else 'install the release that wrote it'}"
         )
 
 

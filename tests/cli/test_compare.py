@@ -104,7 +104,7 @@ def test_compare_prints_what_changed_and_writes_it(
     ("changed", "message"),
     [
         (None, "report.json' does not exist; check the path"),
-        ({"version": 1}, "is a report of version 1, which does not say which rows it is of"),
+        ({"version": 1}, "has version 1; this release reads 2; evaluate again"),
         ({"format": "other"}, "has format 'other'; 'text-to-lora report' is expected"),
     ],
 )

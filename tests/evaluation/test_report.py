@@ -414,7 +414,7 @@ def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path) -> None:
     [
         (
             {"format": "text-to-lora report", "version": 1},
-            "is a report of version 1.*evaluate again",
+            "has version 1.*evaluate again",
         ),
         ({"format": "text-to-lora report", "version": 9}, "has version 9; this release reads 2"),
         ({"format": "x"}, "has format 'x'; 'text-to-lora report' is expected"),

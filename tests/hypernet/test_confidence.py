@@ -160,7 +160,9 @@ def test_a_file_of_an_earlier_version_is_to_be_fitted_anew(folder: Path) -> None
     with safe_open(file, "pt") as opened:
         described = json.loads(opened.metadata()["text_to_lora"])
     save_file(load_file(file), file, {"text_to_lora": json.dumps(described | {"version": 2})})
-    with pytest.raises(CheckpointError, match="has version 2, this release reads 3; delete it or"):
+    with pytest.raises(
+        CheckpointError, match="has version 2; this release reads 3; delete it, and"
+    ):
         load_hypernet(folder)
 
 

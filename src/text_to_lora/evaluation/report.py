@@ -113,12 +113,14 @@ def read_report(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     file = path / "report.json" if path.is_dir() else path
     report = read_json(file)
-    if report.get("format") == FORMAT and report.get("version") == 1:
-        raise ConfigError(
-            f"{str(file)!r} is a report of version 1, which does not say which rows it is of; "
-            f"this release reads {VERSION}; evaluate again"
-        )
-    check_format(report, file, name=FORMAT, version=VERSION, error=ConfigError)
+    check_format(
+        report,
+        file,
+        name=FORMAT,
+        version=VERSION,
+        error=ConfigError,
+        when_earlier="evaluate again",  # the first version does not say which rows it is of
+    )
     return report
 
 

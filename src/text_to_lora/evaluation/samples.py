@@ -133,12 +133,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / "run.json"
     run = read_json(path)
-    if run.get("format") == FORMAT and run.get("version") == 1:
-        raise ConfigError(
-            f"{str(folder)!r} holds an evaluation of version 1, whose samples lack columns; "
-            f"this release reads {VERSION}; evaluate again into another folder"
-        )
-    check_format(run, path, name=FORMAT, version=VERSION, error=ConfigError)
+    check_format(
+        run,
+        path,
+        name=FORMAT,
+        version=VERSION,
+        error=ConfigError,
+        when_earlier="evaluate again into another folder",  # samples of the first lack columns
+    )
     return run
 
 

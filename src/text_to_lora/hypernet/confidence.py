@@ -192,12 +192,14 @@ def load_confidence(path: Path | str, *, hypernet: str, embedding_dim: int) -> C
             f"{str(file)!r} is truncated or corrupt ({error}); copy it again or fit it anew with "
             "`t2l eval confidence`"
         ) from error
-    if described.get("format") == FORMAT and described.get("version") in range(1, VERSION):
-        raise CheckpointError(
-            f"{str(file)!r} has version {described['version']}, this release reads {VERSION}; delete "
-            "it or fit it anew with `t2l eval confidence`"
-        )
-    check_format(described, file, name=FORMAT, version=VERSION, error=CheckpointError)
+    check_format(
+        described,
+        file,
+        name=FORMAT,
+        version=VERSION,
+        error=CheckpointError,
+        when_earlier="delete it, and fit it anew with `t2l eval confidence`",
+    )
     if described.get("hypernet") != hypernet:
         raise CheckpointError(
             f"{str(file)!r} is the confidence of hypernetwork {described.get('hypernet')!r}, not of "
