@@ -18,6 +18,7 @@ from text_to_lora.analysis.ablations import (
     Change,
     difference,
     judge_change,
+    mean_of,
     noise_floor,
     plot_changes,
     plot_series,
@@ -61,6 +62,7 @@ TITLES = {
     "swapped": "with swapped rows",
     "hyperdecoder": "Hyperdecoder: reads the input",
 }
+REPEATED = ("swapped", "no-families")
 ALIGNED = (
     "base",
     "in_prompt",
@@ -232,6 +234,48 @@ class Ablations:
         }
 
 
+def _three_seeds(results: Path, ablations: Ablations) -> list[str]:
+    """What is said of training against the input, each over all seeds."""
+    names = {"the default": SEEDS} | {
+        TITLES[name]: (name, *(f"{name}-{seed}" for seed in range(1, len(SEEDS))))
+        for name in REPEATED
+    }
+    cells = {
+        n: read(results / "cells" / f"{n}.json") for several in names.values() for n in several
+    }
+
+    def figures(several: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Of each task, by what they are."""
+        means = {
+            condition: mean_of([cells[name]["nll"][condition] for name in several])
+            for condition in ("matched", "shuffled", "junk")
+        }
+        return {"NLL, matched": means["matched"]} | {
+            f"matched − {than}": {
+                task: value - means[than][task] for task, value in means["matched"].items()
+            }
+            for than in ("shuffled", "junk")
+        }
+
+    if not all(cells.values()):
+        return []
+    default, rows = figures(SEEDS), []
+    for title, several in names.items():
+        row = [title]
+        for what, own in figures(several).items():
+            change = as_dict(difference(own, default[what], ablations.bootstrap))
+            row.append(show(as_dict(ablations.bootstrap.mean(own))))
+            row.append("" if several == SEEDS else _signed(change))
+        rows.append(row)
+    head = [cell for what in default for cell in (what, "minus default")]
+    return [
+        "### Training against the input, three seeds each",
+        "Does it take tasks that the input does not tell for the adapter to follow its description? "
+        "Means over three seeds; bold: clear of zero.",
+        table(["cells", *head], rows),
+    ]
+
+
 def ablation_section(results: Path) -> list[str]:
     """The trained cells."""
     ablations = Ablations(results)
@@ -309,7 +353,7 @@ def ablation_section(results: Path) -> list[str]:
         for prefix, extra, label in SERIES
         if ablations.is_series(prefix, extra)
     ]
-    return parts
+    return parts + _three_seeds(results, ablations)
 
 
 def alignment_section(results: Path) -> list[str]:

@@ -7,6 +7,7 @@ from text_to_lora.analysis.ablations import (
     Change,
     difference,
     judge_change,
+    mean_of,
     noise_floor,
     plot_changes,
     plot_series,
@@ -21,6 +22,10 @@ BOOTSTRAP = GroupBootstrap({task: f"group {i // 2}" for i, task in enumerate(TAS
 def means(shift: float, noise: float = 0.0, seed: int = 0) -> dict[str, float]:
     draw = numpy.random.default_rng(seed).normal(size=len(TASKS))
     return {task: 3 + shift + noise * x for task, x in zip(TASKS, draw, strict=True)}
+
+
+def test_seeds_are_averaged_on_the_tasks_that_all_have() -> None:
+    assert mean_of([{"a": 1.0, "b": 5.0}, {"a": 2.0, "c": 7.0}]) == {"a": 1.5}
 
 
 def test_the_noise_floor_is_the_largest_difference_between_two_seeds() -> None:

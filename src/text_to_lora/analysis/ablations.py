@@ -46,6 +46,12 @@ def difference(first: Means, second: Means, bootstrap: GroupBootstrap) -> Interv
     return bootstrap.mean({name: first[name] - second[name] for name in first if name in second})
 
 
+def mean_of(seeds: Sequence[Means]) -> dict[str, float]:
+    """Mean of each task over seeds, on the tasks that all have."""
+    common = set.intersection(*(set(seed) for seed in seeds))
+    return {name: sum(s[name] for s in seeds) / len(seeds) for name in seeds[0] if name in common}
+
+
 def judge_change(
     cell: Means, default: Means, floor: float | None, bootstrap: GroupBootstrap
 ) -> Change:
