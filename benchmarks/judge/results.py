@@ -617,7 +617,12 @@ def failures_section(results: Path) -> list[str]:
         none = [TITLES[n] for n, c in ablations.changes().items() if c.verdict == "none"
                 and n not in SEEDS]  # fmt: skip
         if none:
-            said.append(f"No difference from the default could be shown: {'; '.join(none)}.")
+            said.append(
+                f"No difference from the default could be shown with one seed: {'; '.join(none)}. (Families "
+                "and swapped rows have a second seed: above.)"
+                if _two_seeds(results, ablations)
+                else f"No difference from the default could be shown: {'; '.join(none)}."
+            )
     confidence, harm = read(results / "confidence.json"), read(results / "no_harm.json")
     if confidence is not None:
         for population, risks in confidence["together"]["risk_coverage"].items():
