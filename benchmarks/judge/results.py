@@ -452,6 +452,17 @@ def confidence_section(results: Path) -> list[str]:
     ]  # fmt: skip
 
 
+EXPLORED = {
+    "nearest": "cosine",
+    "near_adapters": "near adapters",
+    "tokens_per_word": "tokens a word",
+    "length": "length",
+    "norm of the factors": "norm of the factors",
+    "gain of neighbours": "gain of neighbours",
+    "ridge on the embedding": "ridge on the embedding",
+}
+
+
 def _folds(results: Path) -> list[str]:
     """Confidence of hypernetworks that left many training tasks out."""
     cell = read(results / "confidence-folds.json")
@@ -480,6 +491,19 @@ def _folds(results: Path) -> list[str]:
             ["hypernetwork, texts", "groups", "cosine", "confidence", "confidence − always yes",
              "confidence − cosine"],
             rows,
+        ),
+        "What foretells the sign of a gain among real descriptions (AUROC), and what a detector of junk "
+        "that never errs would change in the area of cosine:",
+        table(
+            ["hypernetwork", *EXPLORED.values(), "perfect detector"],
+            [
+                [
+                    TITLES[name],
+                    *(f"{found['explored']['auroc'][feature]:.2f}" for feature in EXPLORED),
+                    _signed(found["explored"]["perfect_detector"]),
+                ]
+                for name, found in cell["hypernets"].items()
+            ],
         ),
     ]  # fmt: skip
 
