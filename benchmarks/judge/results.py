@@ -448,6 +448,8 @@ def confidence_section(results: Path) -> list[str]:
         _verdict(cell),
         cell["note"],
         "![Risk by coverage](plots/confidence.png)",
+        "The same on the tasks that it was fitted on, every group foretold by the others:",
+        "![Risk by coverage, tasks of the fit](plots/confidence-fit.png)",
         *_folds(results),
     ]  # fmt: skip
 
