@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal, Self, get_args
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.hypernet.tokens import TokenConfig
 
 HeadKind = Literal["joint", "shared", "rank"]
 OutputKind = Literal["direct", "zscore", "delta"]
 
 _CHOICES: Final = {"head": get_args(HeadKind), "output": get_args(OutputKind)}
+_OPTIONAL: Final = ("task_vector_dim", "tokens")
 _SIZES: Final = ("embedding_dim", "latent_size", "head_in_size", "task_vector_dim")
 
 
@@ -31,6 +33,8 @@ class HypernetConfig:
     delta_scaling: of "delta": factor of ΔW in training; A and B are divided by its square root
     task_vector_dim: width of a vector that is learned for each of the one-hot embeddings' places
         and takes the embedding's place; None reads embeddings as they are
+    tokens: sizes of the parts that read the base's states of a description, token by token; None
+        reads the sentence embedding alone
 
     Raises ConfigError when a field has a value that cannot work.
     Source: Text-to-LoRA (arXiv 2506.06105); defaults are those of its Mistral-7B models.
@@ -44,6 +48,7 @@ class HypernetConfig:
     output: OutputKind = "direct"
     delta_scaling: float = 1e4
     task_vector_dim: int | None = None
+    tokens: TokenConfig | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -68,10 +73,13 @@ class HypernetConfig:
         return self.output != "zscore"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values; without `task_vector_dim` where there is none."""
+        """The fields as JSON values; those of `_OPTIONAL` only where they are set."""
         payload = asdict(self)
-        if self.task_vector_dim is None:  # as in files older than the field
-            del payload["task_vector_dim"]
+        for name in _OPTIONAL:
+            if payload[name] is None:  # as in files older than the field
+                del payload[name]
+        if self.tokens is not None:
+            payload["tokens"] = self.tokens.to_dict()
         return payload
 
     @classmethod
@@ -83,11 +91,14 @@ class HypernetConfig:
         if not isinstance(payload, Mapping):
             raise ConfigError(f"hypernet is {payload!r}; an object is needed")
         names = {field.name for field in fields(cls)}
-        missing = sorted(names - {"task_vector_dim"} - set(payload))
+        missing = sorted(names - set(_OPTIONAL) - set(payload))
         unknown = sorted(set(payload) - names)
         if missing or unknown:
             raise ConfigError(f"hypernet: missing fields {missing}, unknown fields {unknown}")
-        return cls(**payload)
+        values = dict(payload)
+        if "tokens" in values:
+            values["tokens"] = TokenConfig.from_dict(values["tokens"])
+        return cls(**values)
 
 
 def _is_number(value: Any) -> bool:

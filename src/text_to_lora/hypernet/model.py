@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Self, final
+from typing import Any, Final, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from text_to_lora.hypernet.heads import HEADS, Factors, Head
 from text_to_lora.hypernet.initialisation import draw
 from text_to_lora.hypernet.outputs import Delta, Direct, Output, ZScore
 from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.hypernet.tokens import TokenAttention, TokenStates, WordMemory
 from text_to_lora.lora.weights import LoraWeights
 
 
@@ -35,6 +36,8 @@ class Hypernetwork(nn.Module):
         backbone: Backbone,
         head: Head,
         output: Output,
+        attention: TokenAttention | None = None,
+        memory: WordMemory | None = None,
     ) -> None:
         super().__init__()
         self.config: Final = config
@@ -42,6 +45,8 @@ class Hypernetwork(nn.Module):
         self.backbone = backbone
         self.head = head
         self.output = output
+        self.attention = attention
+        self.memory = memory
 
     @classmethod
     def from_config(
@@ -64,13 +69,25 @@ class Hypernetwork(nn.Module):
         draw(network, generator)
         if config.output == "direct" and as_lora:
             network.head.start_as_lora(generator)
+        for part in (network.attention, network.memory):
+            if part is not None:
+                part.start()
         return network
 
     @classmethod
     def empty(cls, config: HypernetConfig, spec: LoraSpec) -> Self:
         """Build on the meta device, without numbers; `load_state_dict(..., assign=True)` fills it."""
         layers = sorted({slot.layer for slot in spec.slots})
+        tokens, attention, memory = config.tokens, None, None
         with torch.device("meta"):
+            if tokens is not None:
+                sizes: dict[str, Any] = {
+                    "latent_size": config.latent_size,
+                    "levels": [n // tokens.layer_stride for g in spec.groups for n in g.layers],
+                }
+                attention = TokenAttention(tokens, **sizes)
+                if tokens.direct:
+                    memory = WordMemory(tokens, groups=spec.groups, rank=spec.rank, **sizes)
             return cls(
                 config,
                 spec,
@@ -91,18 +108,24 @@ class Hypernetwork(nn.Module):
                     bias=config.head_bias,
                 ),
                 output=_make_output(config, spec),
+                attention=attention,
+                memory=memory,
             )
 
-    def forward(self, embeddings: Tensor) -> LoraWeights:
+    def forward(self, embeddings: Tensor, states: TokenStates | None = None) -> LoraWeights:
         """Predict one adapter for each task embedding, [tasks, embedding_dim].
+
+        states: the base's states of the same descriptions, where the network reads them
 
         Gradients flow; autocast is ignored, since the factors need fp32.
 
         Raises SpecError when the embeddings are not of the width that the network was built for.
         """
-        return LoraWeights(self.spec, *self.output(*self.predict(embeddings)))
+        return LoraWeights(self.spec, *self.output(*self.predict(embeddings, states)))
 
-    def predict(self, embeddings: Tensor) -> tuple[Factors, Factors]:
+    def predict(
+        self, embeddings: Tensor, states: TokenStates | None = None
+    ) -> tuple[Factors, Factors]:
         """What the heads predict, before `output` turns it into factors; errors as in `forward`.
 
         Returns per group key A [tasks, slots, rank, in] and B [tasks, slots, out, rank].
@@ -112,9 +135,19 @@ class Hypernetwork(nn.Module):
                 f"task embeddings are {tuple(embeddings.shape)}; "
                 f"[tasks, {self.config.embedding_dim}] is needed; use the encoder of this network"
             )
+        if (states is None) != (self.attention is None):
+            raise SpecError(
+                "this hypernetwork reads the base's token states of a description; give them"
+                if states is None
+                else "this hypernetwork reads no token states; leave them out"
+            )
         with torch.autocast(embeddings.device.type, enabled=False):
             latent = self.backbone(embeddings.to(self._compute_dtype))
+            if states is not None and self.attention is not None:
+                latent = self.attention(latent, states)
             factors: tuple[Factors, Factors] = self.head(latent, self.backbone)
+            if states is not None and self.memory is not None:
+                self.memory(factors, latent, states)
         return factors
 
     @property

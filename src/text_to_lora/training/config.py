@@ -85,6 +85,23 @@ class SizesSection(Section):
     """share of the hypernetwork's activations dropped in training"""
 
 
+class TokensSection(Section):
+    """What a hypernetwork reads of a description besides its sentence embedding."""
+
+    read: bool = False
+    """the base's states of the description, token by token"""
+    attention_size: Count = 128
+    """width of the cross-attention over all heads, in numbers"""
+    heads: Count = 2
+    """heads of the cross-attention"""
+    layer_stride: Count = 3
+    """states are read at every layer whose number this divides"""
+    direct: tuple[str, ...] = ()
+    """paths of modules that write into the residual stream and may store words themselves"""
+    max_tokens: Count = 128
+    """tokens of a description that are read"""
+
+
 class HypernetSection(SizesSection):
     """What is trained."""
 
@@ -295,6 +312,7 @@ class RunConfig(Recipe):
     adapter: AdapterSection = AdapterSection()
     encoder: EncoderSection = EncoderSection()
     hypernet: HypernetSection = HypernetSection()
+    tokens: TokensSection = TokensSection()
     data: DataSection = DataSection()
     optimizer: OptimizerSection = OptimizerSection()
     objective: ObjectiveSection = ObjectiveSection()

@@ -244,12 +244,14 @@ class Batch:
         embedding_dim]
     total_rows: rows of the whole step, over all processes
     seed: of the dropout of the whole step
+    texts: the distinct descriptions, in the order of `embeddings`
     """
 
     parts: tuple[Part, ...]
     embeddings: Tensor
     total_rows: int
     seed: int
+    texts: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -450,6 +452,7 @@ class TrainingBatches(Dataset[Batch]):
             embeddings=embeddings,
             total_rows=len(rows),
             seed=seed_of(f"{seed}/dropout/{step}"),
+            texts=tuple(dict.fromkeys(read)),
         )
 
     def _teller(self, place: int, count: int, swapped: int) -> int:
@@ -552,7 +555,8 @@ def eval_batches(
         names = tuple(rows[i].task.name for i in chosen)
         aligned = encoder.align(seen[i] for i in chosen)
         part = Part(aligned, None, (), (False,) * len(chosen), adapters, names, ())
-        batches.append(Batch((part,), embeddings, len(chosen), seed=0))
+        read = tuple(dict.fromkeys(texts[i] for i in chosen))
+        batches.append(Batch((part,), embeddings, len(chosen), seed=0, texts=read))
     return batches
 
 

@@ -14,6 +14,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.errors import T2LError
 from text_to_lora.hypernet.model import Hypernetwork
+from text_to_lora.hypernet.token_reader import TokenReader
+from text_to_lora.hypernet.tokens import TokenStates
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.config import ObjectiveSection
@@ -30,7 +32,7 @@ class SftModule(nn.Module):
     """Gives the loss of a batch, with its gradient on the hypernetwork.
 
     hypernet: what is trained; base: frozen here, and in eval mode whatever the mode of the module
-    objective: the loss
+    objective: the loss; reader: gives the base's token states where the hypernetwork reads them
 
     The base is no submodule, so that state, optimiser and gradient reduction hold the hypernetwork
     alone. It runs part by part inside `forward`, each part's backward at once, so that the
@@ -45,6 +47,7 @@ class SftModule(nn.Module):
         objective: ObjectiveSection,
         *,
         gradient_checkpointing: bool = False,
+        reader: TokenReader | None = None,
     ) -> None:
         super().__init__()
         self.hypernet = hypernet
@@ -59,6 +62,7 @@ class SftModule(nn.Module):
                     )
         self._base = (base,)  # in a tuple, which nn.Module does not register
         self._objective = objective
+        self._reader = reader
         self._accepted = inspect.signature(base.forward).parameters
 
     @property
@@ -100,7 +104,7 @@ class SftModule(nn.Module):
     def validate(self, batch: Batch) -> Tensor:
         """Cross-entropy of every row without smoothing, noise or dropout, in nats a token."""
         hypernet = self.hypernet.eval()
-        weights = hypernet(self._embeddings(batch))
+        weights = hypernet(self._embeddings(batch), **self._states(batch))
         losses = []
         for part in batch.parts:
             with adapted(self.base, weights, self._rows(part, weights)):
@@ -113,13 +117,17 @@ class SftModule(nn.Module):
         devices = [embeddings.device] if embeddings.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(batch.seed)
-            weights: LoraWeights = self.hypernet(embeddings)
+            weights: LoraWeights = self.hypernet(embeddings, **self._states(batch))
         return weights
 
     def _embeddings(self, batch: Batch) -> Tensor:
         """Task embeddings to generate from; a static adapter serves every row with one."""
         static = isinstance(self.hypernet, StaticAdapter)
         return batch.embeddings[:1] if static else batch.embeddings
+
+    def _states(self, batch: Batch) -> dict[str, TokenStates]:
+        """Token states of the step's descriptions, where the hypernetwork reads them."""
+        return {} if self._reader is None else {"states": self._reader(batch.texts)}
 
     @staticmethod
     def _rows(part: Part, weights: LoraWeights) -> tuple[int, ...]:

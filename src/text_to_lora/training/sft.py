@@ -20,6 +20,8 @@ from text_to_lora.hypernet.checkpoint import load_hypernet, save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig
 from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.hypernet.model import Hypernetwork
+from text_to_lora.hypernet.token_reader import TokenReader
+from text_to_lora.hypernet.tokens import TokenConfig
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.serving.base import load_base
@@ -32,6 +34,7 @@ from text_to_lora.training.config import (
     EncoderSection,
     Recipe,
     RunConfig,
+    TokensSection,
 )
 from text_to_lora.training.data import (
     Descriptions,
@@ -137,7 +140,12 @@ def train_sft(
         swapped_after=config.data.swapped_after,
     )
     checkpointing = config.base.gradient_checkpointing
-    module = SftModule(hypernet, base, config.objective, gradient_checkpointing=checkpointing)
+    reader = None
+    if isinstance(hypernet, Hypernetwork) and hypernet.config.tokens is not None:
+        reader = TokenReader(base, tokenizer, hypernet.spec, hypernet.config.tokens)
+    module = SftModule(
+        hypernet, base, config.objective, gradient_checkpointing=checkpointing, reader=reader
+    )
 
     def save(path: Path) -> None:
         """Write the weights as they are."""
@@ -272,15 +280,37 @@ def _make_hypernet(
     if config.hypernet.kind == "static":
         return StaticAdapter(spec, generator)
     if config.hypernet.start_from is not None:
-        return _continue(config.hypernet.start_from, spec, encoder, config.hypernet.dropout)
+        tokens = _token_config(config.tokens, base_config)
+        return _continue(
+            config.hypernet.start_from, spec, encoder, config.hypernet.dropout, tokens, generator
+        )
     sizes = config.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
+    tokens = _token_config(config.tokens, base_config)
     return Hypernetwork.from_config(
-        HypernetConfig(embedding_dim=encoder.embedding_dim, **sizes), spec, generator
+        HypernetConfig(embedding_dim=encoder.embedding_dim, tokens=tokens, **sizes), spec, generator
     )
 
 
-def _continue(folder: Path, spec: LoraSpec, encoder: EncoderConfig, dropout: float) -> Hypernetwork:
-    """The hypernetwork of a folder, to train on; for the adapters and the encoder of this run."""
+def _token_config(section: TokensSection, base_config: PreTrainedConfig) -> TokenConfig | None:
+    """Sizes of the parts that read token states; None where a run reads none."""
+    if not section.read:
+        return None
+    hidden_size = base_config.get_text_config(decoder=True).hidden_size
+    return TokenConfig(hidden_size=hidden_size, **section.model_dump(exclude={"read"}))
+
+
+def _continue(
+    folder: Path,
+    spec: LoraSpec,
+    encoder: EncoderConfig,
+    dropout: float,
+    tokens: TokenConfig | None,
+    generator: torch.Generator,
+) -> Hypernetwork:
+    """The hypernetwork of a folder, to train on; for the adapters and the encoder of this run.
+
+    tokens: parts that read token states are added where the folder's network has none
+    """
     loaded = load_hypernet(folder)
     own, wanted = _parts(loaded.hypernet.spec), _parts(spec)
     changed = [f"{key} {own[key]!r}, not {wanted[key]!r}" for key in own if own[key] != wanted[key]]
@@ -292,9 +322,13 @@ def _continue(folder: Path, spec: LoraSpec, encoder: EncoderConfig, dropout: flo
             f"hypernet.start_from={str(folder)!r} is of another kind: {'; '.join(changed)}; set "
             "base, adapter and encoder as they were for it (base.alias sets the base's name)"
         )
-    sizes = replace(loaded.hypernet.config, dropout=dropout)
-    hypernet = Hypernetwork.empty(sizes, spec)
-    hypernet.load_state_dict(loaded.hypernet.state_dict(), assign=True)
+    config = replace(loaded.hypernet.config, dropout=dropout)
+    state = loaded.hypernet.state_dict()
+    if config.tokens is None and tokens is not None:  # the new parts start as in a fresh network
+        config = replace(config, tokens=tokens)
+        state = {**Hypernetwork.from_config(config, spec, generator).state_dict(), **state}
+    hypernet = Hypernetwork.empty(config, spec)
+    hypernet.load_state_dict(state, assign=True)
     return hypernet
 
 

@@ -1,0 +1,115 @@
+"""Reads descriptions with the frozen base: token states for the hypernetwork, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from text_to_lora.hypernet.tokens import TokenConfig, TokenStates
+from text_to_lora.lora.spec import LoraSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@final
+class TokenReader:
+    """Gives the base's states of descriptions.
+
+    Words stand on lines of their own, so that the first piece of a word is the piece with which an
+    answer would begin it: " lantern" inside a sentence is another token than "lantern" at the start.
+
+    model: the base, without adapters; spec: of the adapters; config: what is read
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        spec: LoraSpec,
+        config: TokenConfig,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._spec = spec
+        self._config = config
+        self._line_ids = frozenset(tokenizer("\n", add_special_tokens=False).input_ids)
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> TokenStates:
+        """Read descriptions; states are in the base's dtype and on its device."""
+        ids = [self._ids(text) for text in texts]
+        width = max(map(len, ids))
+        device = self._model.device
+        tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids], device=device)
+        lengths = torch.tensor([len(row) for row in ids], device=device)
+        mask = torch.arange(width, device=device) < lengths[:, None]
+        levels: list[Tensor] = []
+        inputs: dict[tuple[str, int], Tensor] = {}
+        layers = self._model.get_submodule(self._spec.layers_path)
+        assert isinstance(layers, nn.ModuleList)
+        with ExitStack() as stack:
+            for number in range(0, self._spec.num_layers, self._config.layer_stride):
+                hook = layers[number].register_forward_pre_hook(
+                    partial(_keep_state, levels), with_kwargs=True
+                )
+                stack.callback(hook.remove)
+            for group in self._spec.groups:
+                if group.module not in self._config.direct:
+                    continue
+                for layer in group.layers:
+                    module = layers[layer].get_submodule(group.module)
+                    keep = partial(_keep_input, inputs, (group.key, layer))
+                    stack.callback(module.register_forward_pre_hook(keep).remove)
+            self._model.base_model(input_ids=tokens, attention_mask=mask.long(), use_cache=False)
+        words, following = self._words(tokens, mask)
+        return TokenStates(
+            hidden=torch.stack(levels, dim=1),
+            mask=mask,
+            words=words,
+            following=following,
+            inputs={
+                group.key: functional.normalize(
+                    torch.stack([inputs[group.key, layer] for layer in group.layers], 1), dim=-1
+                )
+                for group in self._spec.groups
+                if group.module in self._config.direct
+            },
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        lines = "\n".join(text.split())
+        ids = self._tokenizer(lines, add_special_tokens=False, verbose=False).input_ids
+        return list(ids[: self._config.max_tokens])
+
+    def _words(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of tokens and of those after them, each of norm 1; a word's end is the EOS."""
+        ends = torch.tensor(sorted(self._line_ids), device=tokens.device)
+        tokens = tokens.masked_fill(torch.isin(tokens, ends) | ~mask, self._tokenizer.eos_token_id)
+        words = functional.normalize(self._model.get_input_embeddings()(tokens), dim=-1)
+        last = functional.normalize(
+            self._model.get_input_embeddings()(tokens.new_tensor([self._tokenizer.eos_token_id])),
+            dim=-1,
+        )
+        return words, torch.cat([words[:, 1:], last.expand(len(words), 1, -1)], dim=1)
+
+
+def _keep_state(
+    levels: list[Tensor], layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    levels.append(args[0] if args else kwargs["hidden_states"])
+
+
+def _keep_input(
+    inputs: dict[tuple[str, int], Tensor],
+    key: tuple[str, int],
+    module: nn.Module,
+    args: tuple[Any, ...],
+) -> None:
+    inputs[key] = args[0]

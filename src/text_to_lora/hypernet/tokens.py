@@ -1,0 +1,228 @@
+"""Token states of descriptions, and the parts of a hypernetwork that read them.
+
+A sentence embedding says which kind of task is meant and forgets which words were said. Here every
+slot asks the frozen base's own states of the description by cross-attention, and the modules that
+write into the residual stream may store the words themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from text_to_lora.errors import ConfigError
+from text_to_lora.hypernet.heads import Factors
+from text_to_lora.hypernet.layers import LayerNorm, Linear
+from text_to_lora.lora.spec import Group
+
+_COUNTS: Final = ("hidden_size", "attention_size", "heads", "key_size", "layer_stride", "max_tokens")
+_START_GATE: Final = 0.02  # of a unit vector a module; 0.3 wrecks the base before training starts
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """Sizes of the parts that read token states.
+
+    hidden_size: width of the base's hidden states
+    attention_size: width of the cross-attention, over all of its heads; heads: how many
+    layer_stride: states are read at every layer whose number this divides
+    direct: paths of modules that write into the residual stream and store words; none: no module
+    key_size: width of a query and of a key when a rank of those modules points at a token
+    max_tokens: tokens of a description that are read
+
+    Raises ConfigError when a field has a value that cannot work.
+    """
+
+    hidden_size: int
+    attention_size: int = 128
+    heads: int = 2
+    layer_stride: int = 3
+    direct: tuple[str, ...] = ()
+    key_size: int = 32
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ConfigError(
+                    f"hypernet.tokens: {name} is {count!r}; a whole number of 1 or more is needed"
+                )
+        if self.attention_size % self.heads:
+            raise ConfigError(
+                f"hypernet.tokens: attention_size is {self.attention_size}; "
+                f"a multiple of heads={self.heads} is needed"
+            )
+        if not all(isinstance(path, str) and path for path in self.direct):
+            raise ConfigError(
+                f"hypernet.tokens: direct is {self.direct!r}; a list of module paths is needed"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {**asdict(self), "direct": list(self.direct)}
+
+    @classmethod
+    def from_dict(cls, payload: object) -> Self:
+        """Read what `to_dict` gave.
+
+        Raises ConfigError when a field is missing, unknown or cannot work.
+        """
+        if not isinstance(payload, Mapping) or not isinstance(payload.get("direct"), list):
+            raise ConfigError(f"hypernet.tokens is {payload!r}; an object with a list 'direct' is needed")
+        names = {field.name for field in fields(cls)}
+        if names != set(payload):
+            raise ConfigError(
+                f"hypernet.tokens: missing fields {sorted(names - set(payload))}, "
+                f"unknown fields {sorted(set(payload) - names)}"
+            )
+        return cls(**{**payload, "direct": tuple(payload["direct"])})
+
+
+@dataclass(frozen=True)
+class TokenStates:
+    """What the frozen base makes of descriptions, token by token.
+
+    hidden: states that enter the layers read, [texts, levels, tokens, hidden]
+    mask: True on tokens, False on padding, [texts, tokens]
+    words: input embedding of every token, of norm 1, [texts, tokens, hidden]
+    following: the same of the token after it; the end of the answer after a word's last token
+    inputs: per group key the inputs of the modules that store words, each of norm 1,
+        [texts, slots, tokens, in]
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    words: Tensor
+    following: Tensor
+    inputs: dict[str, Tensor]
+
+
+@final
+class TokenAttention(nn.Module):
+    """Cross-attention from the slots' codes to token states; starts as the identity.
+
+    levels: place among the levels read that each slot asks [slots]
+    """
+
+    level_index: Tensor
+
+    def __init__(self, config: TokenConfig, *, latent_size: int, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.register_buffer("level_index", torch.tensor(levels, device="cpu"), persistent=False)
+        self.query_norm = LayerNorm(latent_size)
+        self.state_norm = LayerNorm(config.hidden_size)
+        self.query = Linear(latent_size, config.attention_size)
+        self.key = Linear(config.hidden_size, config.attention_size)
+        self.value = Linear(config.hidden_size, config.attention_size)
+        self.out = Linear(config.attention_size, latent_size)
+
+    def forward(self, latent: Tensor, states: TokenStates) -> Tensor:
+        """Add to the codes [tasks, slots, latent] what they find in the states."""
+        tasks, slots, _ = latent.shape
+        hidden = self.state_norm(states.hidden)  # [tasks, levels, tokens, hidden]
+        levels = hidden.shape[1]
+        counts = torch.bincount(self.level_index, minlength=levels).tolist()
+        order = torch.argsort(self.level_index, stable=True).to(latent.device)
+        per_level = max(counts)
+        query = self.query(self.query_norm(latent)).index_select(1, order)
+        padded = query.new_zeros(tasks, levels, per_level, query.shape[-1])
+        for level, part in enumerate(torch.split(query, counts, dim=1)):
+            padded[:, level, : part.shape[1]] = part
+        split = [self._split(x) for x in (padded, self.key(hidden), self.value(hidden))]
+        mask = states.mask[:, None, None, None, :]  # [tasks, 1, 1, 1, tokens]
+        mixed = nn.functional.scaled_dot_product_attention(*split, attn_mask=mask)
+        mixed = mixed.transpose(2, 3).flatten(-2)  # [tasks, levels, per_level, attention_size]
+        flat = torch.cat([mixed[:, level, :count] for level, count in enumerate(counts)], dim=1)
+        restored = torch.empty_like(flat).index_copy(1, order, flat)
+        out: Tensor = latent + self.out(restored)
+        return out
+
+    def start(self) -> None:
+        """Begin as the identity."""
+        self.out.weight.data.zero_()
+        self.out.bias.data.zero_()
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[tasks, levels, n, attention_size] to [tasks, levels, heads, n, head]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+
+
+@final
+class WordMemory(nn.Module):
+    """Lets every rank of a module that writes into the residual stream store a word it points at.
+
+    B gains the embedding of the token or of the one after it, A gains the module's own input at
+    that token, so that reading a token of the description can call up the next.
+    """
+
+    level_index: Tensor
+    slot_index: Tensor
+
+    def __init__(
+        self,
+        config: TokenConfig,
+        *,
+        groups: Sequence[Group],
+        rank: int,
+        latent_size: int,
+        levels: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.rank = rank
+        self.key_size = config.key_size
+        places = torch.arange(sum(len(g.layers) for g in groups), device="cpu").split(
+            [len(g.layers) for g in groups]
+        )
+        chosen = [(g, p) for g, p in zip(groups, places, strict=True) if g.module in config.direct]
+        self.groups = tuple(group for group, _ in chosen)
+        slots = torch.cat([place for _, place in chosen])
+        self.register_buffer("slot_index", slots, persistent=False)
+        level = torch.tensor(levels, device="cpu")[slots]
+        self.register_buffer("level_index", level, persistent=False)
+        self.norm = LayerNorm(latent_size)
+        self.state_norm = LayerNorm(config.hidden_size)
+        self.query = Linear(latent_size, rank * config.key_size)
+        self.key = Linear(config.hidden_size, config.key_size)
+        self.gates = Linear(latent_size, rank * 3)  # of A, of B, and of the token after
+
+    def forward(self, factors: tuple[Factors, Factors], latent: Tensor, states: TokenStates) -> None:
+        """Add words to the factors of the groups that store them, in place.
+
+        latent: codes of all slots, [tasks, slots, latent]
+        """
+        latent = self.norm(latent.index_select(1, self.slot_index.to(latent.device)))
+        query = self.query(latent).unflatten(-1, (self.rank, self.key_size))
+        keys = self.key(self.state_norm(states.hidden))  # [tasks, levels, tokens, key]
+        keys = keys.index_select(1, self.level_index.to(keys.device))  # [tasks, slots, tokens, key]
+        scores = query @ keys.mT / math.sqrt(self.key_size)  # [tasks, slots, rank, tokens]
+        pointed = scores.masked_fill(~states.mask[:, None, None], -torch.inf).softmax(-1)
+        gate_a, gate_b, after = self.gates(latent).unflatten(-1, (3, self.rank)).unbind(2)
+        after = after.sigmoid()[..., None]
+        words = pointed * (1 - after) @ states.words[:, None].to(pointed.dtype)
+        words = words + pointed * after @ states.following[:, None].to(pointed.dtype)
+        words = words * gate_b[..., None]  # [tasks, slots, rank, hidden]
+        a, b = factors
+        sizes = [len(group.layers) for group in self.groups]
+        for group, word, weight in zip(
+            self.groups,
+            words.split(sizes, dim=1),
+            (pointed * gate_a[..., None]).split(sizes, dim=1),
+            strict=True,
+        ):
+            inputs = states.inputs[group.key]
+            a[group.key] = a[group.key] + (weight.to(inputs.dtype) @ inputs).to(a[group.key].dtype)
+            b[group.key] = b[group.key] + word.mT.to(b[group.key].dtype)
+
+    def start(self) -> None:
+        """Begin near zero; half of the ranks with the word itself, half with the one after."""
+        self.gates.weight.data.mul_(0.1)
+        bias = self.gates.bias.data.unflatten(0, (3, self.rank))
+        bias[:2].fill_(_START_GATE)
+        bias[2].copy_(torch.linspace(-3, 3, self.rank))
