@@ -49,6 +49,7 @@ from transformers import AutoTokenizer, PreTrainedModel, get_scheduler
 from cold_generate import machine
 from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.files import read_json, write_folder, write_json
+from text_to_lora.inference.rows import answer_logits
 from text_to_lora.lora import adapted, load_adapter, save_adapter
 from text_to_lora.lora.library import load_library
 from text_to_lora.serving.base import load_base_config
@@ -325,16 +326,15 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
 
 
 def logits(base: PreTrainedModel, rows: Aligned) -> Tensor:
-    """Logits that predict the answers, [batch, answer, vocab]."""
-    width = rows.labels.shape[1]
-    found: Tensor = base(
-        input_ids=rows.input_ids,
+    """Logits that predict the answers, row by row, [answer tokens, vocab]."""
+    return answer_logits(
+        base,
+        rows.labels,
+        rows.input_ids,
         attention_mask=rows.attention_mask,
         position_ids=rows.position_ids,
-        logits_to_keep=width + 1,
         use_cache=False,
-    ).logits
-    return found[:, -width - 1 : -1]
+    )
 
 
 def run_peft(

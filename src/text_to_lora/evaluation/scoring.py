@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from text_to_lora.errors import ConfigError, TaskDataError
 from text_to_lora.evaluation.metrics import in_labels, normalise, score_answer
+from text_to_lora.inference.rows import IGNORED, contiguous_head, logits_at
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
@@ -32,7 +33,6 @@ LOGITS_PER_BATCH = 2**26  # rows x longest answer x vocabulary; 256 MiB in float
 TOKENS_PER_PASS = 30  # cost of a pass beside its tokens; 8 ms at 0.25 ms a token of a 15 M base
 SPARE_TOKENS = 4  # beyond the longest right answer, so that a cut answer is never a right one
 UNLIMITED = 2**31  # tokens
-IGNORED = -100
 
 Grade = Callable[[Sequence[Row], Sequence[str]], Sequence[float]]
 """Rows and an answer to each -> a score of each, from 0 to 1."""
@@ -154,8 +154,6 @@ class Scorer:
         self._whole_answers = whole_answers
         self._grade = grade
         parameters = inspect.signature(base.forward).parameters
-        self._takes_positions = "position_ids" in parameters
-        self._takes_logits_to_keep = "logits_to_keep" in parameters
         # transformers renamed the argument in 5.24
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
         pad = tokenizer.pad_token_id
@@ -345,7 +343,8 @@ class Scorer:
             use_cache=True,
         )
         generate = cast("Callable[..., Any]", self._base.generate)
-        output = generate(prompts, attention_mask=mask, generation_config=config)
+        with contiguous_head(self._base):
+            output = generate(prompts, attention_mask=mask, generation_config=config)
         new = output.sequences[:, prompts.shape[1] :].tolist()
         cache: Cache | None = output.get(self._cache_name)
         if cache is not None and _crops(cache):
@@ -374,17 +373,15 @@ class Scorer:
         if cache is not None:
             options[self._cache_name] = cache
             ids, positions = ids[:, -length:], positions[:, -length:]
-        if self._takes_positions:
-            options["position_ids"] = positions
-        if self._takes_logits_to_keep:
-            options["logits_to_keep"] = length
-        logits = self._base(input_ids=ids, attention_mask=mask, **options).logits[:, -length:]
+        counted = labels != IGNORED
+        logits = logits_at(
+            self._base, counted, ids, attention_mask=mask, position_ids=positions, **options
+        )
         if cache is not None:
             _crop(cache, prompts.shape[1] - 1)
-        losses = cross_entropy(
-            logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-        )
-        return losses.sum(dim=1)
+        losses = cross_entropy(logits.float(), labels[counted], reduction="none")
+        rows = counted.nonzero()[:, 0]
+        return losses.new_zeros(len(labels)).index_add(0, rows, losses)
 
     def _likeliest_labels(
         self, batch: Sequence[_Encoded], prompts: Tensor, mask: Tensor, cache: Cache | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.inference.rows import IGNORED, answer_logits, contiguous_head
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
@@ -64,7 +64,7 @@ def answer(
     for start in range(0, len(prompts), _BATCH):
         part = slice(start, start + _BATCH)
         ids, mask = _pad_left(prompts[part], tokenizer, model.device)
-        with _block(model, weights, rows, part, len(ids)):
+        with _block(model, weights, rows, part, len(ids)), contiguous_head(model):
             output: Tensor = generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -120,22 +120,19 @@ def _divergence(
     )
     longest = int(lengths.max())
     options: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
-    taken = inspect.signature(model.forward).parameters
-    if "position_ids" in taken:
-        options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-    if "logits_to_keep" in taken:
-        options["logits_to_keep"] = longest + 1
+    options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    counted = torch.arange(longest, device=model.device) >= longest - lengths[:, None]
+    labels = ids[:, -longest:].masked_fill(~counted, IGNORED)
 
     def scores() -> Tensor:
-        logits: Tensor = model(input_ids=ids, **options).logits[:, -longest - 1 : -1]
-        return log_softmax(logits.float(), dim=-1)
+        return log_softmax(answer_logits(model, labels, ids, **options).float(), dim=-1)
 
     plain = scores()
     with _block(model, weights, rows, slice(start, start + len(encoded)), len(encoded)):
         moved = scores()
-    divergence = (moved.exp() * (moved - plain)).sum(-1)  # [inputs, longest]
-    counted = torch.arange(longest, device=model.device) >= longest - lengths[:, None]
-    return (divergence * counted).sum(1) / lengths
+    divergence = (moved.exp() * (moved - plain)).sum(-1)  # [answer tokens]
+    sums = divergence.new_zeros(len(encoded)).index_add(0, counted.nonzero()[:, 0], divergence)
+    return sums / lengths
 
 
 def _block(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
 from text_to_lora.files import write_file
+from text_to_lora.inference.rows import answer_logits
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.base_tokenizer import ANSWER, END, INPUT, TASK
 from text_to_lora.training.data import align, split_by_length
@@ -174,13 +175,14 @@ def answer_nll(
 ) -> Tensor:
     """Mean negative log-likelihood per answer token of every row, in nats, [batch]."""
     rows = align(prompts, answers, int(model.config.pad_token_id or 0))
-    logits = model(
+    logits = answer_logits(
+        model,
+        rows.labels,
         rows.input_ids,
         attention_mask=rows.attention_mask,
         position_ids=rows.position_ids,
-        logits_to_keep=rows.labels.shape[1] + 1,
         use_cache=False,
-    ).logits[:, :-1]
+    )
     return answer_losses(logits, rows.labels)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.inference.rows import IGNORED
 from text_to_lora.tasks.families import families
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.hub import load_lots_of_loras, load_sni
@@ -23,7 +24,6 @@ from text_to_lora.tasks.prompts import PromptFormat, paper_definition
 from text_to_lora.tasks.sampling import Row, TaskSampler
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.config import DataSection, SourcesSection
-from text_to_lora.training.losses import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

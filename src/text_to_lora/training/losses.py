@@ -6,24 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from text_to_lora.inference.rows import IGNORED
 from text_to_lora.lora.weights import LoraWeights
-
-IGNORED = -100
-"""Label of positions without loss."""
 
 
 def answer_losses(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy over the answer tokens of every row, in nats a token, [batch].
 
-    logits: that predict the labels, [batch, answer, vocab]; labels: -100 where there is no token,
-        [batch, answer]
+    logits: that predict the answer tokens, row by row, [answer tokens, vocab]
+    labels: -100 where there is no token, [batch, answer]
     label_smoothing: share of the target spread evenly over the vocabulary
 
     Source: Text-to-LoRA (arXiv 2506.06105), released code with `equally_weight_sample`.
     """
     kept = labels != IGNORED
     losses = F.cross_entropy(
-        logits[kept].float(), labels[kept], reduction="none", label_smoothing=label_smoothing
+        logits.float(), labels[kept], reduction="none", label_smoothing=label_smoothing
     )
     return _row_means(losses, kept)
 
@@ -31,12 +29,13 @@ def answer_losses(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
 def distillation_kl(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
     """Mean KL(teacher ‖ student) over the answer tokens of every row, in nats a token, [batch].
 
-    logits, teacher_logits: [batch, answer, vocab]; labels: -100 where there is no token
+    logits, teacher_logits: as for `answer_losses`, [answer tokens, vocab]
+    labels: -100 where there is no token, [batch, answer]
     The gradient reaches `logits` alone.
     """
     kept = labels != IGNORED
-    student = F.log_softmax(logits[kept].float(), dim=-1)
-    teacher = F.log_softmax(teacher_logits[kept].detach().float(), dim=-1)
+    student = F.log_softmax(logits.float(), dim=-1)
+    teacher = F.log_softmax(teacher_logits.detach().float(), dim=-1)
     losses = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
     return _row_means(losses, kept)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
@@ -16,6 +15,7 @@ from text_to_lora.errors import T2LError
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenStates
+from text_to_lora.inference.rows import IGNORED, answer_logits
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.config import ObjectiveSection
@@ -63,7 +63,6 @@ class SftModule(nn.Module):
         self._base = (base,)  # in a tuple, which nn.Module does not register
         self._objective = objective
         self._reader = reader
-        self._accepted = inspect.signature(base.forward).parameters
 
     @property
     def base(self) -> PreTrainedModel:
@@ -155,8 +154,8 @@ class SftModule(nn.Module):
                 losses = losses + objective.ce_weight * cross_entropy.masked_fill(swapped, 0.0)
             if part.teacher is not None and teacher_logits is not None:
                 taught = torch.tensor(part.taught, device=logits.device)
-                width = part.teacher.labels.shape[1]  # of the longest answer among these rows
-                kl = distillation_kl(logits[taught, -width:], teacher_logits, part.teacher.labels)
+                is_taught = torch.isin((labels != IGNORED).nonzero()[:, 0], taught)
+                kl = distillation_kl(logits[is_taught], teacher_logits, part.teacher.labels)
                 weight = torch.where(
                     swapped[taught], objective.swapped_weight, objective.distill_weight
                 )
@@ -170,19 +169,15 @@ class SftModule(nn.Module):
         return share.detach()
 
     def _logits(self, rows: Aligned) -> Tensor:
-        """Logits that predict the answers, [batch, answer, vocab]."""
-        width = rows.labels.shape[1]
-        options: dict[str, Any] = {
-            "position_ids": rows.position_ids,
-            "logits_to_keep": width + 1,
-            "use_cache": False,
-        }
-        logits: Tensor = self.base(
-            input_ids=rows.input_ids,
+        """Logits that predict the answers, row by row, [answer tokens, vocab]."""
+        return answer_logits(
+            self.base,
+            rows.labels,
+            rows.input_ids,
             attention_mask=rows.attention_mask,
-            **{name: value for name, value in options.items() if name in self._accepted},
-        ).logits
-        return logits[:, -width - 1 : -1]
+            position_ids=rows.position_ids,
+            use_cache=False,
+        )
 
     @contextmanager
     def _noise(self, part: Part) -> Iterator[None]:

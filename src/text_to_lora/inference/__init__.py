@@ -1,0 +1,1 @@
+"""Prompts and answers through a base model, once for training, scoring and answering."""
