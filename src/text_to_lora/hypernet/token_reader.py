@@ -14,6 +14,8 @@ from torch.nn import functional
 from text_to_lora.hypernet.tokens import TokenConfig, TokenStates
 from text_to_lora.lora.spec import LoraSpec
 
+_TOGETHER = 8  # descriptions read at once; few, so that little is padding
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 class TokenReader:
     """Gives the base's states of descriptions.
 
-    Words stand on lines of their own, so that the first piece of a word is the piece with which an
+    A description of more than `max_tokens` tokens loses some from its middle. Words stand on lines of their own, so that the first piece of a word is the piece with which an
     answer would begin it: " lantern" inside a sentence is another token than "lantern" at the start.
 
     model: the base, without adapters; spec: of the adapters; config: what is read
@@ -41,10 +43,19 @@ class TokenReader:
         self._config = config
         self._line_ids = frozenset(tokenizer("\n", add_special_tokens=False).input_ids)
 
-    @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> TokenStates:
-        """Read descriptions; states are in the base's dtype and on its device."""
+        """Read descriptions, those of like length together.
+
+        States are in the base's dtype and on its device.
+        """
         ids = [self._ids(text) for text in texts]
+        order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
+        parts = [order[start : start + _TOGETHER] for start in range(0, len(order), _TOGETHER)]
+        states = [self._read([ids[place] for place in part]) for part in parts]
+        return TokenStates.join(states, [place for part in parts for place in part])
+
+    @torch.no_grad()
+    def _read(self, ids: Sequence[Sequence[int]]) -> TokenStates:
         width = max(map(len, ids))
         device = self._model.device
         tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids], device=device)
@@ -85,8 +96,12 @@ class TokenReader:
 
     def _ids(self, text: str) -> list[int]:
         lines = "\n".join(text.split())
-        ids = self._tokenizer(lines, add_special_tokens=False, verbose=False).input_ids
-        return list(ids[: self._config.max_tokens])
+        ids = list(self._tokenizer(lines, add_special_tokens=False, verbose=False).input_ids)
+        excess = len(ids) - self._config.max_tokens
+        if excess <= 0:
+            return ids
+        start = self._config.max_tokens // 3  # labels and the form of the answer tend to come last
+        return ids[:start] + ids[start + excess :]
 
     def _words(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of tokens and of those after them, each of norm 1; a word's end is the EOS."""

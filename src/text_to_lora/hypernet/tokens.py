@@ -102,6 +102,33 @@ class TokenStates:
     following: Tensor
     inputs: dict[str, Tensor]
 
+    @classmethod
+    def join(cls, parts: Sequence[TokenStates], places: Sequence[int]) -> TokenStates:
+        """States of several batches as one, padded to the longest.
+
+        places: where each text of the joined batches stands in the result
+        """
+        width = max(part.mask.shape[1] for part in parts)
+        order = torch.tensor(places, device=parts[0].mask.device).argsort()
+
+        def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+            padded = []
+            for tensor in tensors:
+                shape = list(tensor.shape)
+                shape[dim] = width - shape[dim]
+                padded.append(torch.cat([tensor, tensor.new_zeros(shape)], dim=dim))
+            return torch.cat(padded).index_select(0, order)
+
+        return cls(
+            hidden=joined([part.hidden for part in parts], 2),
+            mask=joined([part.mask for part in parts], 1),
+            words=joined([part.words for part in parts], 1),
+            following=joined([part.following for part in parts], 1),
+            inputs={
+                key: joined([part.inputs[key] for part in parts], 2) for key in parts[0].inputs
+            },
+        )
+
 
 @final
 class TokenAttention(nn.Module):

@@ -32,6 +32,7 @@ class TaskSampler:
     begins with "family:"), and at most one task more; None: draw from all tasks alike
     split: "training" draws rows with idx % 10 != 9, "validation" the others
     max_input_chars: rows with longer inputs are left out, in characters
+    one_description: the rows of a task in a step share one description, and so one adapter
 
     Real tasks and families are each drawn without replacement until all have come, then anew.
     """
@@ -46,6 +47,7 @@ class TaskSampler:
         seed: int = 0,
         split: Literal["training", "validation"] = "training",
         max_input_chars: int | None = None,
+        one_description: bool = False,
     ) -> None:
         if tasks_per_batch < 1 or examples_per_task < 1:
             raise ConfigError(
@@ -59,6 +61,7 @@ class TaskSampler:
         self.tasks_per_batch = tasks_per_batch
         self.examples_per_task = examples_per_task
         self.seed = seed
+        self._one_description = one_description
         self._examples: dict[int, tuple[Example, ...]] = {}
         for index, task in enumerate(self.tasks):
             rows = task.training() if split == "training" else task.validation()
@@ -115,8 +118,14 @@ class TaskSampler:
             else rng.choices(examples, k=count)
         )
         descriptions = len(self.tasks[index].descriptions)
+        shared = rng.randrange(descriptions) if self._one_description else None
         return [
-            Row(index, rng.randrange(descriptions), row.input, rng.choice(row.outputs))
+            Row(
+                index,
+                rng.randrange(descriptions) if shared is None else shared,
+                row.input,
+                rng.choice(row.outputs),
+            )
             for row in drawn
         ]
 

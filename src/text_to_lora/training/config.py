@@ -164,6 +164,8 @@ class DataSection(SourcesSection):
     """tasks of one optimiser step, over all processes"""
     examples_per_task: Count = 1
     """rows of each of these tasks"""
+    one_description: bool = False
+    """give the rows of a task in a step one description, and so one adapter: less to generate"""
     swapped_examples: Natural = 0
     """of these rows, as many get the description and the answer of the step's next task; the base
     with that description in its prompt teaches them, so that the input tells nothing"""

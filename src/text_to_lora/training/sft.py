@@ -99,6 +99,7 @@ def train_sft(
         tasks_per_batch=config.data.tasks_per_batch,
         examples_per_task=config.data.examples_per_task,
         family_share=config.data.family_share,
+        one_description=config.data.one_description,
         seed=config.run.seed,
     )
     evaluated = validation_rows(split.evaluation, config.data)
