@@ -19,15 +19,18 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
 from text_to_lora.hypernet.confidence import Confidence
+from text_to_lora.hypernet.layers import has_fast_product
+from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.sketch import sketch
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.serving.base import load_base
 from text_to_lora.serving.sources import find_hypernet, first_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,11 @@ class TextToLora:
         *,
         name: str,
         encoder: TextEncoder | None = None,
+        base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         self._loaded = loaded
+        self._given_base = base
         self._given_encoder = encoder
         self._cache_dir = cache_dir
         self.name = name
@@ -166,12 +171,15 @@ class TextToLora:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         encoder: TextEncoder | None = None,
+        base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
         cache_dir: Path | None = None,
     ) -> Self:
         """Load a hypernetwork: "embedded", a folder, or a repository of the hub.
 
         dtype: of the hypernetwork and what it generates
         encoder: the one that the hypernetwork names, loaded already
+        base: the base model and its tokenizer, loaded already; only a hypernetwork that reads the
+            base's token states of a description needs them, and loads them itself otherwise
         cache_dir: folder that keeps embeddings; not with `encoder`, which may keep its own
 
         Raises ConfigError when there is no such thing, CheckpointError when it is broken.
@@ -184,7 +192,9 @@ class TextToLora:
                 f"the encoder {encoder.config.name!r} is not {loaded.encoder.name!r} as the "
                 "hypernetwork was trained with it; leave `encoder` out to load that one"
             )
-        return cls(loaded, name=str(name_or_path), encoder=encoder, cache_dir=cache_dir)
+        return cls(
+            loaded, name=str(name_or_path), encoder=encoder, base=base, cache_dir=cache_dir
+        )
 
     @property
     def spec(self) -> LoraSpec:
@@ -208,6 +218,21 @@ class TextToLora:
             return self._given_encoder
         return load_encoder(self._loaded.encoder, device=self.device, cache_dir=self._cache_dir)
 
+    @cached_property
+    def _reader(self) -> TokenReader | None:
+        """What reads a description with the base; None where the hypernetwork needs none."""
+        tokens = self._loaded.hypernet.config.tokens
+        if tokens is None:
+            return None
+        if self._given_base is not None:
+            model, tokenizer = self._given_base
+        else:
+            dtype = torch.bfloat16 if has_fast_product(torch.bfloat16, self.device) else None
+            model, tokenizer = load_base(
+                self.spec.base.name, spec=self.spec, device=self.device, dtype=dtype
+            )
+        return TokenReader(model, tokenizer, self.spec, tokens)
+
     @property
     def device(self) -> torch.device:
         """Where the hypernetwork is, and what it generates."""
@@ -225,7 +250,8 @@ class TextToLora:
         if not descriptions:
             raise ConfigError("no description; say in a sentence what the task is")
         embeddings = self.encode(descriptions)
-        weights: LoraWeights = self._loaded.hypernet(embeddings)
+        states = None if self._reader is None else self._reader(descriptions)
+        weights: LoraWeights = self._loaded.hypernet(embeddings, states)
         weights.check_finite()
         texts = tuple(text.strip() for text in descriptions)
         sure: list[dict[str, float]] = [{} for _ in texts]
