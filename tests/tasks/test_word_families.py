@@ -8,7 +8,7 @@ from made_up_tasks import make_tasks
 from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.families import families
 from text_to_lora.tasks.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
-from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.task import Example, Metric, Task
 from text_to_lora.tasks.word_families import (
     WORD_FAMILIES,
     WordPool,
@@ -243,3 +243,18 @@ def test_probes_are_half_constants_and_all_of_unseen_words() -> None:
         assert word in probe.description and is_held_out(word)
         if probe.kind in ("constant", "label"):
             assert probe.answer == word
+
+
+def test_a_real_task_with_too_few_rows_is_passed_over() -> None:
+    plain, *_ = (task for task in make_tasks() if task.name.startswith("plain"))
+    small = Task(
+        "small",
+        "Say up or down.",
+        (),
+        tuple(Example(f"{n} goes up now", ("up",), n) for n in range(12)),
+        Metric("classification", ("up", "down")),
+        license="CC0",
+    )
+    made = families([plain, small], seed=0, num_tasks=40, word_share=1)
+    assert len(made) == 40
+    assert not any("renamed" in task.name for task in made)

@@ -275,8 +275,10 @@ def families(
                 made.append(_finish(family.name, draft, rows, f"{split}.{len(made)}"))
     pool = WordPool(split)
     drafts = iter(word_drafts(tasks, pool, seed=seed))
+    attempt = 0
     while len(made) < num_tasks:
-        rng = Random(f"{seed}/{split}/renamed/{len(made)}")
+        rng = Random(f"{seed}/{split}/renamed/{attempt}")
+        attempt += 1
         if source.labelled and rng.random() < RENAMED_SHARE:
             task = rng.choice(source.labelled)
             words = pool.labels(rng, len(task.metric.labels))
@@ -296,8 +298,12 @@ def families(
 
 def _apart(rows: Sequence[Row], held_out: set[str]) -> list[Row]:
     """Leave out the rows of training whose input is one of validation."""
-    validation = held_out | {row[0] for row in rows if row[2] == 9}
-    return [row for row in rows if row[2] == 9 or row[0].strip() not in validation]
+    own = {text for text, _, digit in rows if digit == 9}
+    return [
+        row
+        for row in rows
+        if row[2] == 9 or not (row[0].strip() in held_out or row[0].strip() in own)
+    ]
 
 
 def registry() -> dict[str, str]:
