@@ -27,6 +27,12 @@ from text_to_lora.tasks.label_sets import (
     YES_NO_WORDS,
 )
 from text_to_lora.tasks.task import Example, Metric, Task, distinct_texts
+from text_to_lora.tasks.word_families import (
+    RENAMED_SHARE,
+    WORD_FAMILIES,
+    WordPool,
+    word_drafts,
+)
 from text_to_lora.tasks.wordings import CONDITION_FRAMES, NOUN_FRAMES, VERB_FRAMES, wordings
 
 Split = Literal["train", "validation"]
@@ -41,6 +47,8 @@ VALIDATION_FAMILIES: tuple[str, ...] = (
     "answer_in_brackets",
     "one_label_or_not",
     "longest_item",
+    "word_replace_last",
+    "word_both_ends",
 )
 """Never in training, so that validation asks for operations that were not practised.
 
@@ -211,7 +219,12 @@ class Source:
 
 
 def families(
-    tasks: Sequence[Task], *, seed: int, split: Split = "train", num_tasks: int = 800
+    tasks: Sequence[Task],
+    *,
+    seed: int,
+    split: Split = "train",
+    num_tasks: int = 800,
+    word_share: float = 0.5,
 ) -> list[Task]:
     """Make synthetic tasks over the inputs of training tasks; equal arguments give equal tasks.
 
@@ -220,9 +233,14 @@ def families(
     `VALIDATION_FAMILIES` are made, and the label families with label sets and words of validation,
     over inputs whose idx ends in 9.
 
-    Raises ConfigError for a task of a held-out split, an unknown split, or tasks with too few short
-    inputs.
+    word_share: share of the tasks that are of the word families, whose description carries the
+        words of the answer; validation has words and some wordings of its own
+
+    Raises ConfigError for a task of a held-out split, an unknown split, a share that is not from 0
+    to 1, or tasks with too few short inputs.
     """
+    if not 0 <= word_share <= 1:
+        raise ConfigError(f"word_share is {word_share}; give a share from 0 to 1")
     if split not in ("train", "validation"):
         raise ConfigError(f"families for split {split!r}; choose 'train' or 'validation'")
     for task in tasks:
@@ -236,13 +254,15 @@ def families(
             f"families need {MIN_EXAMPLES} inputs of 3 to 30 plain words and as many different "
             f"words; the tasks have {len(source.texts)} and {len(source.vocabulary)}; add tasks"
         )
+    num_words = round(num_tasks * word_share)
+    num_others = num_tasks - num_words
     made: list[Task] = []
     held_out = {example.input.strip() for task in tasks for example in task.validation()}
     rounds = _rounds(split)
     attempt = 0
-    while len(made) < num_tasks:
-        if attempt > 100 * (num_tasks + len(rounds)):
-            raise ConfigError(f"only {len(made)} of {num_tasks} families could be made; add tasks")
+    while len(made) < num_others:
+        if attempt > 100 * (num_others + len(rounds)):
+            raise ConfigError(f"only {len(made)} of {num_others} families could be made; add tasks")
         rng = Random(f"{seed}/{split}/{attempt}")
         if attempt % len(rounds) == 0:
             rng.shuffle(rounds)
@@ -250,16 +270,49 @@ def families(
         draft = family.make(rng, source)
         attempt += 1
         if draft is not None:
-            kept = held_out | {row[0] for row in draft.rows if row[2] == 9}
-            rows = [row for row in draft.rows if row[2] == 9 or row[0].strip() not in kept]
+            rows = _apart(draft.rows, held_out)
             if len(rows) >= MIN_EXAMPLES:
-                made.append(_finish(family, draft, rows, f"{split}.{len(made)}"))
+                made.append(_finish(family.name, draft, rows, f"{split}.{len(made)}"))
+    pool = WordPool(split)
+    drafts = iter(word_drafts(tasks, pool, seed=seed))
+    attempt = 0
+    while len(made) < num_tasks:
+        rng = Random(f"{seed}/{split}/renamed/{attempt}")
+        attempt += 1
+        if source.labelled and rng.random() < RENAMED_SHARE:
+            task = rng.choice(source.labelled)
+            words = pool.labels(rng, len(task.metric.labels))
+            draft = _relabelled(
+                rng, source, task, dict(zip(task.metric.labels, words, strict=True))
+            )
+            name = "word_renamed_labels"
+        else:
+            word_family, word_draft = next(drafts)
+            name = word_family.name
+            draft = Draft(word_draft.descriptions, word_draft.rows, word_draft.metric)
+        rows = _apart(draft.rows, held_out)
+        if len(rows) >= MIN_EXAMPLES:
+            made.append(_finish(name, draft, rows, f"{split}.{len(made)}"))
     return made
+
+
+def _apart(rows: Sequence[Row], held_out: set[str]) -> list[Row]:
+    """Leave out the rows of training whose input is one of validation."""
+    own = {text for text, _, digit in rows if digit == 9}
+    return [
+        row
+        for row in rows
+        if row[2] == 9 or not (row[0].strip() in held_out or row[0].strip() in own)
+    ]
 
 
 def registry() -> dict[str, str]:
     """Give every family's name with one line that explains it."""
-    return {family.name: family.explanation for family in FAMILIES}
+    return {
+        **{family.name: family.explanation for family in FAMILIES},
+        **{family.name: family.explanation for family in WORD_FAMILIES},
+        "word_renamed_labels": "a real task with given words for its labels",
+    }
 
 
 def _rounds(split: Split) -> list[Family]:
@@ -271,9 +324,9 @@ def _rounds(split: Split) -> list[Family]:
     return [family for family in FAMILIES if family.name in names for _ in range(2)]
 
 
-def _finish(family: Family, draft: Draft, rows: Sequence[Row], number: str) -> Task:
+def _finish(family: str, draft: Draft, rows: Sequence[Row], number: str) -> Task:
     return Task(
-        name=f"family.{family.name}.{number}",
+        name=f"family.{family}.{number}",
         definition="",
         descriptions=draft.descriptions,
         examples=tuple(
@@ -282,8 +335,8 @@ def _finish(family: Family, draft: Draft, rows: Sequence[Row], number: str) -> T
         ),
         metric=draft.metric,
         license=draft.origin.license if draft.origin else "as the training tasks that it draws on",
-        source=f"family:{family.name}",
-        group=f"family:{family.name}",
+        source=f"family:{family}",
+        group=f"family:{family}",
         category="family",
     )
 

@@ -114,17 +114,18 @@ def _expand(
         name = match[1].lower()
         if name not in phrases:
             return match[0]
-        text = _choose(rng.choice(phrases[name]), rng)
+        text = choose(rng.choice(phrases[name]), rng)
         return text if match[1] == name else text[:1].upper() + text[1:]
 
     def value(match: re.Match[str]) -> str:
         text = values[match[1]]
         return text if isinstance(text, str) else rng.choice(text)
 
-    return _SLOT.sub(value, _SLOT.sub(phrase, _choose(template, rng)))
+    return _SLOT.sub(value, _SLOT.sub(phrase, choose(template, rng)))
 
 
-def _choose(template: str, rng: Random) -> str:
+def choose(template: str, rng: Random) -> str:
+    """Draw one of the alternatives at every choice of a template; slots stay."""
     text = _SHARED.sub(lambda match: SHARED[match[1]], template)
     while _CHOICE.search(text):
         text = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), text)
