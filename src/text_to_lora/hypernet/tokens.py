@@ -20,7 +20,14 @@ from text_to_lora.hypernet.heads import Factors
 from text_to_lora.hypernet.layers import LayerNorm, Linear
 from text_to_lora.lora.spec import Group
 
-_COUNTS: Final = ("hidden_size", "attention_size", "heads", "key_size", "layer_stride", "max_tokens")
+_COUNTS: Final = (
+    "hidden_size",
+    "attention_size",
+    "heads",
+    "key_size",
+    "layer_stride",
+    "max_tokens",
+)
 _START_GATE: Final = 0.02  # of a unit vector a module; 0.3 wrecks the base before training starts
 
 
@@ -74,7 +81,9 @@ class TokenConfig:
         Raises ConfigError when a field is missing, unknown or cannot work.
         """
         if not isinstance(payload, Mapping) or not isinstance(payload.get("direct"), list):
-            raise ConfigError(f"hypernet.tokens is {payload!r}; an object with a list 'direct' is needed")
+            raise ConfigError(
+                f"hypernet.tokens is {payload!r}; an object with a list 'direct' is needed"
+            )
         names = {field.name for field in fields(cls)}
         if names != set(payload):
             raise ConfigError(
@@ -219,7 +228,9 @@ class WordMemory(nn.Module):
         self.key = Linear(config.hidden_size, config.key_size)
         self.gates = Linear(latent_size, rank * 3)  # of A, of B, and of the token after
 
-    def forward(self, factors: tuple[Factors, Factors], latent: Tensor, states: TokenStates) -> None:
+    def forward(
+        self, factors: tuple[Factors, Factors], latent: Tensor, states: TokenStates
+    ) -> None:
         """Add words to the factors of the groups that store them, in place.
 
         latent: codes of all slots, [tasks, slots, latent]

@@ -192,9 +192,7 @@ class TextToLora:
                 f"the encoder {encoder.config.name!r} is not {loaded.encoder.name!r} as the "
                 "hypernetwork was trained with it; leave `encoder` out to load that one"
             )
-        return cls(
-            loaded, name=str(name_or_path), encoder=encoder, base=base, cache_dir=cache_dir
-        )
+        return cls(loaded, name=str(name_or_path), encoder=encoder, base=base, cache_dir=cache_dir)
 
     @property
     def spec(self) -> LoraSpec:
