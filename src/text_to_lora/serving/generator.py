@@ -24,7 +24,7 @@ from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.sketch import sketch
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.serving.sources import find_hypernet, first_line
+from text_to_lora.models.find import find_hypernet, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
