@@ -52,8 +52,8 @@ from text_to_lora.files import read_json, write_folder, write_json
 from text_to_lora.inference.rows import answer_logits
 from text_to_lora.lora import adapted, load_adapter, save_adapter
 from text_to_lora.lora.library import load_library
-from text_to_lora.serving.base import load_base_config
-from text_to_lora.serving.sources import find_base
+from text_to_lora.models.base import load_base_config
+from text_to_lora.models.find import find_base
 from text_to_lora.tasks.task import Task
 from text_to_lora.training import adapters
 from text_to_lora.training.adapters import Job, LibraryConfig, make_job, pick_tasks

@@ -3,7 +3,7 @@
     python benchmarks/readme_table.py [--check]
 
 Read from `benchmarks/results/`: `heldout/report.json` and `obedience.json` of `t2l eval`,
-`facts.json` of `t2l train embedded` (machine, date, seconds), and every `*.json` of a benchmark.
+`facts.json` (how the weights were made: machine, date, seconds), and every `*.json` of a benchmark.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.training.card import condition_table, difference_table
+from text_to_lora.evaluation.report import CONTROLS
+from text_to_lora.evaluation.samples import in_order
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,7 +66,7 @@ def block(results: Path = RESULTS) -> str:
                     "above",
                     "matched better than shuffled, junk and multi-task in NLL",
                     "`t2l eval suite --tasks DIR --library LIBRARY --multitask embedded --oracle ORACLE "
-                    f"--hyperdecoder HYPERDECODER --icl --rows {rows} -o results`",
+                    f"--hyperdecoder HYPERDECODER --rows {rows} -o results`",
                     facts["machine"],
                     f"{minutes:.0f}",
                 ),
@@ -82,6 +83,37 @@ def block(results: Path = RESULTS) -> str:
         ),
     ]
     return "\n".join(f"{part}\n" for part in parts)
+
+
+def condition_table(report: Mapping[str, Any]) -> str:
+    """Means of every condition with 95% intervals, as Markdown."""
+    conditions = report["conditions"]
+    rows = [
+        (name, *(_interval(conditions[name].get(m)) for m in ("nll", "score", "in_labels")))
+        for name in in_order(conditions)
+    ]
+    return _table(("condition", "answer NLL per token", "score", "answers inside label set"), rows)
+
+
+def difference_table(report: Mapping[str, Any]) -> str:
+    """Paired differences with 95% intervals over source groups, as Markdown."""
+    differences = report["differences"]
+    first = [f"matched - {control}" for control in CONTROLS]
+    others = [name for name in differences if name not in first]
+    rows = [
+        (name, _interval(differences[name].get("nll")), _interval(differences[name].get("score")))
+        for name in (*first, *others)
+        if name in differences and not name.startswith("paraphrase")
+    ]
+    return _table(("paired difference", "answer NLL per token", "score"), rows)
+
+
+def _interval(entry: Mapping[str, Any] | None) -> str:
+    if not entry or entry["mean"] is None:
+        return "–"
+    if entry["low"] is None:
+        return f"{entry['mean']:.3f}"
+    return f"{entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
 
 
 def _gap(heldout: Mapping[str, Any]) -> str:

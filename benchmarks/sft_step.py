@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, BertConfig, PreTrainedModel
 from text_to_lora.errors import ConfigError
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
-from text_to_lora.serving.sources import EMBEDDED, find_base
+from text_to_lora.models.find import EMBEDDED, find_base
 
 TARGET = 1.25
 TARGETS: dict[str, str | list[str]] = {

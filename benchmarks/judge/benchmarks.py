@@ -43,9 +43,9 @@ from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.evaluation.tables import table
 from text_to_lora.files import file_hash, read_json, write_json
 from text_to_lora.lora.peft_format import load_adapter
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
+from text_to_lora.models.find import find_adapter
 from text_to_lora.serving.generator import TextToLora
-from text_to_lora.serving.sources import find_adapter
 from text_to_lora.tasks.folder import load_folder
 from text_to_lora.tasks.task import Task
 
@@ -164,7 +164,7 @@ def score(options: argparse.Namespace, suites: Mapping[str, list[Task]]) -> None
     """
     deadline = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     t2l = TextToLora.from_pretrained(options.model)
-    base, tokenizer = load_base(t2l.spec.base.name, spec=t2l.spec)
+    base, tokenizer = load_base(spec=t2l.spec)
     sources = Sources(
         generate=lambda texts: t2l.generate(texts).weights,
         multitask=load_adapter(find_adapter(options.multitask), base_config=base.config),

@@ -29,7 +29,7 @@ from text_to_lora.errors import T2LWarning
 from text_to_lora.evaluation.conditions import JUNK
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.hypernet.checkpoint import store_confidence
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.families import families
 from text_to_lora.tasks.folder import load_data_dir
@@ -81,7 +81,7 @@ def main() -> None:
 
 def judge(t2l: TextToLora, options: Any) -> dict[str, Any]:
     """Fit on the tasks set aside, and judge on the unseen ones."""
-    base, tokenizer = load_base(t2l.spec.base.name, spec=t2l.spec)
+    base, tokenizer = load_base(spec=t2l.spec)
     recorded = t2l.training["data"]
     seen, aside = recall_split(load_data_dir(options.data), recorded)
     made = families(

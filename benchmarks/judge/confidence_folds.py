@@ -40,7 +40,7 @@ from text_to_lora.analysis.selective import Selective, auroc
 from text_to_lora.errors import T2LWarning
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.hypernet.confidence import FEATURES, Reference
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
@@ -78,7 +78,7 @@ def judge(options: argparse.Namespace, name: str) -> dict[str, Any]:
     t2l = TextToLora.from_pretrained(
         options.cells / name / "hypernet", cache_dir=options.work / "embeddings"
     )
-    base, tokenizer = load_base(t2l.spec.base.name, spec=t2l.spec)
+    base, tokenizer = load_base(spec=t2l.spec)
     sight = Sight(t2l.encode, lambda texts: t2l.generate(texts).weights, t2l.encoder.count_tokens)
     seen, unseen = recall_split(load_data_dir(options.data), t2l.training["data"])
     known = [task for task in seen if task.validation()]

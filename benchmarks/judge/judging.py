@@ -16,7 +16,7 @@ from text_to_lora.evaluation.conditions import JUNK, derangements, group_of
 from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
 from text_to_lora.lora import LoraWeights
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 

@@ -22,9 +22,9 @@ from text_to_lora.analysis.no_harm import Judged, choose_other_rows, run_harm
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.files import file_hash
 from text_to_lora.lora.peft_format import WEIGHTS_FILE, load_adapter
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
+from text_to_lora.models.find import find_adapter
 from text_to_lora.serving.generator import TextToLora
-from text_to_lora.serving.sources import find_adapter
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 def measure(t2l: TextToLora, options: Any) -> dict[str, Any]:
     """Every unseen task's adapter, and the multi-task adapter."""
-    base, tokenizer = load_base(t2l.spec.base.name, spec=t2l.spec)
+    base, tokenizer = load_base(spec=t2l.spec)
     unseen = load_data_dir(options.data, options.split)
     judged = [
         Judged(

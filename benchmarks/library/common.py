@@ -17,7 +17,7 @@ from text_to_lora.evaluation.adapters import AdapterReport, TaskScores, score_ad
 from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
 from text_to_lora.lora import LoraWeights
 from text_to_lora.lora.library import AdapterLibrary, load_library
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
@@ -81,7 +81,7 @@ class Experiment:
     def base(self) -> tuple[Any, Any]:
         """The base model and its tokenizer."""
         spec = self.library.spec
-        return load_base(self.options.base or spec.base.name, spec=spec)
+        return load_base(self.options.base, spec=spec)
 
     @cached_property
     def scorer(self) -> Scorer:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from text_to_lora.lora.peft_format import save_adapter as save_adapter
     from text_to_lora.lora.spec import LoraSpec as LoraSpec
     from text_to_lora.lora.weights import LoraWeights as LoraWeights
-    from text_to_lora.serving.base import load_base as load_base
+    from text_to_lora.models.base import load_base as load_base
     from text_to_lora.serving.generator import Adapters as Adapters
     from text_to_lora.serving.generator import TextToLora as TextToLora
 
@@ -33,7 +33,7 @@ _PUBLIC = {
     "TextToLora": "serving.generator",
     "adapted": "lora.apply",
     "load_adapter": "lora.peft_format",
-    "load_base": "serving.base",
+    "load_base": "models.base",
     "load_encoder": "encoders",
     "load_hypernet": "hypernet.checkpoint",
     "merge": "lora.apply",

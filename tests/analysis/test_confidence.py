@@ -25,7 +25,7 @@ from text_to_lora.evaluation.conditions import JUNK
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.hypernet.checkpoint import load_hypernet
 from text_to_lora.hypernet.confidence import CONFIDENCE_FILE, FEATURES, Confidence, Reference
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.task import Example, Metric, Task
 from tiny_models import hypernet_folder

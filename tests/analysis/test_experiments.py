@@ -15,7 +15,7 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.lora import save_adapter
 from text_to_lora.lora.library import AdapterLibrary
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 

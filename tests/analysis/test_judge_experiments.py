@@ -15,7 +15,7 @@ import yaml
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
-from text_to_lora.serving.base import load_base
+from text_to_lora.models.base import load_base
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 

@@ -48,7 +48,7 @@ def test_the_embedded_base_brings_its_hypernetwork(t2l: Any, tmp_path: Path) -> 
     assert done.code == 0
     facts = json.loads((tmp_path / "cost.json").read_text())
     from text_to_lora.hypernet import load_hypernet
-    from text_to_lora.serving.sources import find_hypernet
+    from text_to_lora.models.find import find_hypernet
 
     hypernet = load_hypernet(find_hypernet("embedded")).hypernet
     assert facts["hypernetwork"]["parameters"] == hypernet.num_parameters

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import string
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from text_to_lora.evaluation.conditions import KINDS
 from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.serving.generator import TextToLora
-from tiny_models import save_tiny_hypernet
 
 
 @pytest.fixture
@@ -100,23 +98,6 @@ def test_a_task_folder_of_ones_own_is_scored_by_its_own_splits(
     done = t2l("eval", "suite", *gone, *options)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "has no task of split 'gone'; choose one of train" in done.err
-
-
-def test_examples_in_the_prompt_are_off_for_bases_pretrained_here(
-    t2l: Any, data: Path, base_folder: Path, tmp_path: Path
-) -> None:
-    own = tmp_path / "base"
-    shutil.copytree(base_folder, own)
-    (own / "training.json").write_text("{}")
-    hypernet = save_tiny_hypernet(tmp_path / "hypernet", own)
-    options = ("--tasks", data, "-m", hypernet, "--rows", 1, "--max-new-tokens", 1)
-    left = t2l("eval", "suite", *options, "-o", tmp_path / "left", "--no-label-likelihood")
-    assert "icl is left out: this base was not trained to use examples; --icl adds it" in left.err
-    assert not (tmp_path / "left" / "samples" / "icl.parquet").exists()
-    asked = ("-o", tmp_path / "asked", "--conditions", "base", "--icl")
-    done = t2l("eval", "suite", *options, *asked)
-    assert (tmp_path / "asked" / "samples" / "icl.parquet").exists(), done.err
-    assert "icl: this base was not trained to use examples in its prompt" in done.err
 
 
 def test_obedience_is_scored_and_written(

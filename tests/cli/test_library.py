@@ -136,7 +136,7 @@ def test_a_repository_of_the_hub_stands_beside_folders(
     fetched = save_adapter(
         make_weights(str(base_folder)), tmp_path / "0a1b", provenance={"description": "Pick one."}
     )
-    monkeypatch.setattr("text_to_lora.serving.sources.find_adapter", {name: fetched}.__getitem__)
+    monkeypatch.setattr("text_to_lora.models.find.find_adapter", {name: fetched}.__getitem__)
     done = t2l("library", "add", tree / "yes", name, "-o", tmp_path / "new")
     assert (done.code, done.err) == (0, "")
     assert [(entry.task, entry.source) for entry in load_library(tmp_path / "new").entries] == [

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from text_to_lora.models.base import load_base
 from text_to_lora.serving.answers import SMALL_EFFECT, answer
-from text_to_lora.serving.base import load_base
 from text_to_lora.serving.generator import TextToLora
 
 

@@ -103,7 +103,6 @@ def sources(
         library=library,
         hyperdecoder=generate(base),
         oracle=AdapterLibrary(adapters(base, 2, seed=4), own),
-        in_context=True,
     )
 
 
@@ -145,14 +144,12 @@ def test_by_default_there_are_the_conditions_that_are_possible(
     assert [b.name for b in plan_conditions(None, tasks, Sources(), seed=0)] == [
         "base",
         "in_prompt",
+        "icl",
     ]
-    assert names(in_context=False) == [name for name in NAMES if name != "icl"]
     assert names(library=None) == [n for n in NAMES if n not in ("mean", "retrieval", "arrow")]
     assert names(encode=None) == [name for name in NAMES if name != "retrieval"]
     assert names(oracle=None) == NAMES[:-1]
     assert names(paraphrases=1) == [n for n in NAMES if n not in ("paraphrase.2", "paraphrase.3")]
-    named = plan_conditions(["icl"], tasks, Sources(), seed=0)  # asked for by name
-    assert [condition.name for condition in named] == ["icl"]
 
 
 def test_texts_are_those_of_the_condition(tasks: list[Task], sources: Sources) -> None:

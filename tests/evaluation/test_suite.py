@@ -72,7 +72,6 @@ def evaluate(
             library=library,
             hyperdecoder=own,
             oracle=library,
-            in_context=True,
         )
         scored = changes.get("tasks", tasks)
         options: dict[str, Any] = {

@@ -8,8 +8,8 @@ import torch
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.lora import LoraWeights, adapted
+from text_to_lora.models.base import load_base
 from text_to_lora.serving.answers import answer, effect
-from text_to_lora.serving.base import load_base
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.prompts import PromptFormat
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,7 @@ def main() -> None:
 
     with warnings.catch_warnings():
         warnings.showwarning = _warn_in_one_line(warnings.showwarning)
+        _show_progress()
         try:
             code = app(prog_name="t2l", standalone_mode=False)
         except T2LError as error:
@@ -31,6 +33,15 @@ def main() -> None:
     if code == 130:  # what typer makes of Ctrl-C
         print("stopped; nothing half-written was left", file=sys.stderr)
     sys.exit(code)
+
+
+def _show_progress() -> None:
+    """Print what this package logs, such as the progress of a download, to stderr."""
+    logger = logging.getLogger("text_to_lora")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers = [handler]  # one, however often this is called
+    logger.setLevel(logging.INFO)
 
 
 def _fail(message: str, *, context: Any = None) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from text_to_lora.cli.common import (
+    Base,
     Device,
     Model,
     PaperTable,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def benchmarks(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
     model: Model = "embedded",
+    base: Base = None,
     benchmarks: Annotated[
         str | None,
         typer.Option(help="Names with commas; default: all 13."),
@@ -106,9 +108,9 @@ def benchmarks(
     from text_to_lora.evaluation.benchmarks.published import find_table
     from text_to_lora.lora.library import hash_adapter
     from text_to_lora.lora.peft_format import load_adapter
-    from text_to_lora.serving.base import load_base_config
+    from text_to_lora.models.base import load_base_config
+    from text_to_lora.models.find import base_to_load, find_adapter
     from text_to_lora.serving.generator import TextToLora
-    from text_to_lora.serving.sources import find_adapter
 
     chosen = choose_benchmarks(benchmarks.split(",") if benchmarks else None)
     find_table(paper_table)
@@ -120,11 +122,13 @@ def benchmarks(
         run_code = CodeRunner(allow_network=allow_network) if allow_code_execution else None
         check_code(chosen, run_code)
         t2l = TextToLora.from_pretrained(model, device=check_device(device))
-        config = load_base_config(t2l.spec.base.name)
+        spec = t2l.spec
+        name = base or base_to_load(spec.base.name, spec.base.revision)
+        config = load_base_config(name)
         adapter = None
         if multitask is not None:
             adapter = load_adapter(find_adapter(multitask), base_config=config)
-        engine = _engine(t2l, backend, prompt, batch_size, device, dtype)
+        engine = _engine(t2l, name, backend, prompt, batch_size, device, dtype)
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     results = evaluate_benchmarks(
@@ -142,7 +146,7 @@ def benchmarks(
         rows_dir=rows_dir,
         run_code=run_code,
         provenance={
-            "base": t2l.spec.base.name,
+            "base": name,
             "dtype": dtype,
             "hypernet": t2l.fingerprint,
             "multitask": None if adapter is None else hash_adapter(adapter),
@@ -156,6 +160,7 @@ def benchmarks(
 
 def _engine(
     t2l: TextToLora,
+    base: str,
     backend: str,
     prompt: Literal["chat", "plain"] | None,
     batch_size: int,
@@ -165,20 +170,19 @@ def _engine(
     import torch
 
     from text_to_lora.evaluation.benchmarks.harness import HFEngine, VLLMEngine
-    from text_to_lora.serving.sources import find_base
+    from text_to_lora.models.find import find_base
 
-    name = t2l.spec.base.name
     if backend == "vllm":
         note("backend vllm is unverified: it has not been run on a GPU")
-        folder = find_base(name, revision=t2l.spec.base.revision)
+        folder = find_base(base, revision=t2l.spec.base.revision)
         return VLLMEngine(folder, batch_size=batch_size, prompt_form=prompt, dtype=dtype)
-    base, tokenizer = load_base_quietly(
-        name,
+    language_model, tokenizer = load_base_quietly(
+        base,
         spec=t2l.spec,
         device=device,
         dtype=None if dtype is None else getattr(torch, dtype),
     )
-    return HFEngine(base, tokenizer, batch_size=batch_size, prompt_form=prompt)
+    return HFEngine(language_model, tokenizer, batch_size=batch_size, prompt_form=prompt)
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:

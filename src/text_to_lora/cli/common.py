@@ -20,6 +20,13 @@ Model = Annotated[
     str,
     typer.Option("--model", "-m", help="Hypernetwork: 'embedded', a folder, or OWNER/NAME."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="Base model: 'embedded', a folder, or OWNER/NAME; default: what the model is for.",
+    ),
+]
 Strength = Annotated[float, typer.Option(help="Factor of the adapter's effect.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output folder.")]
 PaperTable = Annotated[
@@ -131,11 +138,13 @@ def progress(doing: str) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def load_base_quietly(name: str, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base_quietly(
+    name: str | None = None, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load_base` without the bars and notes that transformers writes to stderr."""
     from transformers.utils import logging
 
-    from text_to_lora.serving.base import load_base
+    from text_to_lora.models.base import load_base
 
     quiet: Any = logging  # without types
     quiet.disable_progress_bar()

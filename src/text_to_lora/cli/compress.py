@@ -11,6 +11,7 @@ import typer
 
 from text_to_lora.cli.common import (
     AsJson,
+    Base,
     Overwrite,
     check_output,
     echo_json,
@@ -45,6 +46,7 @@ def compress(
         Path | None, typer.Option("--data", help="The tasks, to score answers before and after.")
     ] = None,
     score_tasks: Annotated[int, typer.Option(min=1, help="Most tasks scored.")] = 16,
+    base: Base = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave broken adapters out, with a warning each.")
     ] = False,
@@ -90,8 +92,8 @@ def compress(
     scores = None
     if tasks:
         with progress("scoring"):
-            base, tokenizer = load_base_quietly(adapters.spec.base.name, spec=adapters.spec)
-            scores = asdict(compression.score_compression(adapters, output, tasks, base, tokenizer))
+            loaded = load_base_quietly(base, spec=adapters.spec)
+            scores = asdict(compression.score_compression(adapters, output, tasks, *loaded))
     facts = {
         "path": str(output),
         "conditioning": config.conditioning.kind,

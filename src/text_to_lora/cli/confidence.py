@@ -56,8 +56,8 @@ def confidence(
     from text_to_lora.analysis.confidence import Sight
     from text_to_lora.analysis.confidence_plots import plot_confidence
     from text_to_lora.hypernet.checkpoint import store_confidence
+    from text_to_lora.models.find import find_hypernet
     from text_to_lora.serving.generator import TextToLora
-    from text_to_lora.serving.sources import find_hypernet
     from text_to_lora.tasks.folder import load_data_dir
 
     if store and not Path(model).is_dir():
@@ -68,7 +68,7 @@ def confidence(
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
     recorded = t2l.training.get("data", {})
     seen, unseen = training.recall_split(load_data_dir(data, split=split), recorded, one_in=one_in)
-    base, tokenizer = load_base_quietly(t2l.spec.base.name, spec=t2l.spec, device=device)
+    base, tokenizer = load_base_quietly(spec=t2l.spec, device=device)
     _, report = calibrate(
         base=base,
         tokenizer=tokenizer,

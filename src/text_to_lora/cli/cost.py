@@ -134,8 +134,8 @@ def _cost(
     from text_to_lora.hypernet.config import HypernetConfig
     from text_to_lora.hypernet.model import Hypernetwork
     from text_to_lora.lora.spec import ALL_LINEAR, LoraSpec
-    from text_to_lora.serving.base import load_base_config
-    from text_to_lora.serving.sources import EMBEDDED, EMBEDDED_BASE
+    from text_to_lora.models.base import load_base_config
+    from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
 
     config = load_base_config(base)
     if model is None and base in (EMBEDDED, EMBEDDED_BASE):
@@ -178,7 +178,7 @@ def _cost(
 def _read_sizes(model: str) -> tuple[HypernetConfig, LoraSpec, str]:
     """Sizes, spec and kind of encoder of a hypernetwork; its weights are read and checked."""
     from text_to_lora.hypernet.checkpoint import load_hypernet
-    from text_to_lora.serving.sources import find_hypernet
+    from text_to_lora.models.find import find_hypernet
 
     loaded = load_hypernet(find_hypernet(model))
     return loaded.hypernet.config, loaded.hypernet.spec, loaded.encoder.kind
@@ -188,7 +188,7 @@ def _lengths(base: str, data: Path) -> dict[str, int]:
     """Mean tokens of the inputs, answers and descriptions of tasks, by the base's tokenizer."""
     from transformers import AutoTokenizer
 
-    from text_to_lora.serving.sources import find_base, first_line
+    from text_to_lora.models.find import find_base, first_line
     from text_to_lora.tasks.folder import load_data_dir, load_folder
 
     tasks = load_folder(data) if (data / "tasks.json").exists() else load_data_dir(data)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import AsJson, Model, echo_json, load_base_quietly, note
+from text_to_lora.cli.common import AsJson, Base, Model, echo_json, load_base_quietly, note
 
 
 def demo(
     model: Model = "embedded",
+    base: Base = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows shown a task.")] = 3,
     seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
     as_json: AsJson = False,
@@ -38,8 +39,8 @@ def demo(
     adapters = t2l.generate([task.description for task in tasks])
     note(f"{len(tasks)} adapters in {time.perf_counter() - started:.2f} s, text encoder included")
     note("loading the base model and answering with and without the adapters")
-    base, tokenizer = load_base_quietly(t2l.spec.base.name, spec=t2l.spec)
-    shown = show(tasks, adapters, base, tokenizer, rows_per_task=rows, seed=seed)
+    language_model, tokenizer = load_base_quietly(base, spec=t2l.spec)
+    shown = show(tasks, adapters, language_model, tokenizer, rows_per_task=rows, seed=seed)
     if as_json:
         echo_json({"seed": seed, "rows": [asdict(row) for row in shown]})
         return

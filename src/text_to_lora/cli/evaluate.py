@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from text_to_lora.cli.common import Device, Model, check_device, load_base_quietly, note
+from text_to_lora.cli.common import Base, Device, Model, check_device, load_base_quietly, note
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def suite(
     ],
     output: Output,
     model: Model = "embedded",
+    base: Base = None,
     split: Annotated[
         str | None,
         typer.Option(help=f"Split to score; default with splits.json: {HELD_OUT_SPLIT}."),
@@ -60,9 +61,6 @@ def suite(
         str | None,
         typer.Option(help="Hypernetwork trained to read inputs; default: --model reads them."),
     ] = None,
-    icl: Annotated[
-        bool, typer.Option("--icl", help="Add icl also for a base not trained for examples.")
-    ] = False,
     shots: Annotated[int, typer.Option(min=1, help="Examples in the prompt of icl.")] = 3,
     paraphrases: Annotated[
         int, typer.Option(min=1, help="Descriptions of a task beside its definition.")
@@ -107,8 +105,8 @@ def suite(
     from text_to_lora.encoders.cache import CachedEncoder
     from text_to_lora.lora.library import load_library
     from text_to_lora.lora.peft_format import load_adapter
+    from text_to_lora.models.find import find_adapter
     from text_to_lora.serving.generator import TextToLora
-    from text_to_lora.serving.sources import find_adapter
 
     try:
         from text_to_lora.evaluation.conditions import Sources, check_kinds, plan_conditions
@@ -128,17 +126,10 @@ def suite(
             for row in asked
             if row.task.metric.kind == "code_execution"
         )
-    t2l, base, tokenizer = _load(model, device, dtype)
-    trained = _trained_for_examples(t2l.spec.base.name)
-    if icl and kinds is not None and "icl" not in kinds:
-        kinds.append("icl")
-    if not trained and (icl or "icl" in (kinds or ())):
-        note("icl: this base was not trained to use examples in its prompt")
-    elif not trained and kinds is None:
-        note("icl is left out: this base was not trained to use examples; --icl adds it")
+    t2l, language_model, tokenizer = _load(model, base, device, dtype)
     # Thousands of descriptions of a library are embedded once, however often a run goes on.
     encoder = None if library is None else CachedEncoder(t2l.encoder, output / "embeddings")
-    config = base.config
+    config = language_model.config
     reader = t2l
     if hyperdecoder is not None:
         reader = TextToLora.from_pretrained(hyperdecoder, device=device)
@@ -155,12 +146,11 @@ def suite(
         hyperdecoder_about={"hypernet": reader.fingerprint, "trained_on": _reads(reader.training)},
         oracle=None if oracle is None else load_library(oracle, base_config=config),
         shots=shots,
-        in_context=icl or trained,
         paraphrases=paraphrases,
         experts=experts,
     )
     evaluate_suite(
-        base=base,
+        base=language_model,
         tokenizer=tokenizer,
         tasks=chosen,
         baselines=plan_conditions(kinds, chosen, sources, seed=seed),
@@ -180,7 +170,11 @@ def suite(
 
 @app.command("obedience")
 def obedience(
-    output: Output, model: Model = "embedded", device: Device = "cpu", dtype: Dtype = None
+    output: Output,
+    model: Model = "embedded",
+    base: Base = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
 ) -> None:
     """Score 20 descriptions of the kind that first users try, by rule.
 
@@ -194,9 +188,9 @@ def obedience(
         from text_to_lora.evaluation.obedience import run_obedience
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    t2l, base, tokenizer = _load(model, device, dtype)
+    t2l, language_model, tokenizer = _load(model, base, device, dtype)
     run_obedience(
-        base=base,
+        base=language_model,
         tokenizer=tokenizer,
         generate=lambda texts: t2l.generate(texts).weights,
         output_dir=output,
@@ -207,7 +201,7 @@ def obedience(
 
 
 def _load(
-    model: str, device: str, dtype: str | None
+    model: str, base: str | None, device: str, dtype: str | None
 ) -> tuple[TextToLora, PreTrainedModel, PreTrainedTokenizerBase]:
     import torch
 
@@ -215,10 +209,8 @@ def _load(
 
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
     chosen = None if dtype is None else getattr(torch, dtype)
-    base, tokenizer = load_base_quietly(
-        t2l.spec.base.name, spec=t2l.spec, device=device, dtype=chosen
-    )
-    return t2l, base, tokenizer
+    language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen)
+    return t2l, language_model, tokenizer
 
 
 def _load_tasks(folder: Path, split: str | None) -> list[Task]:
@@ -243,16 +235,6 @@ def _code_grader(tasks: Path, code_tests: Path | None, *, allow_network: bool) -
     from text_to_lora.evaluation.code import CodeGrader, load_code_tests
 
     return CodeGrader(load_code_tests(code_tests or tasks), allow_network=allow_network)
-
-
-def _trained_for_examples(base: str) -> bool:
-    """Whether a base may know what to do with solved examples in its prompt.
-
-    Those that this project pretrains, which say so by their training.json, have never seen any.
-    """
-    from text_to_lora.serving.sources import find_base
-
-    return not (find_base(base) / "training.json").is_file()
 
 
 def _reads(training: Mapping[str, Any]) -> str:

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import Device, Model, check_device, gather, load_base_quietly, note
+from text_to_lora.cli.common import (
+    Base,
+    Device,
+    Model,
+    check_device,
+    gather,
+    load_base_quietly,
+    note,
+)
 from text_to_lora.errors import ConfigError
 
 
@@ -24,6 +32,7 @@ def harm(
         list[Path] | None, typer.Option("--adapter", help="PEFT folder; may be given again.")
     ] = None,
     model: Model = "embedded",
+    base: Base = None,
     split: Annotated[
         str, typer.Option(help="Split of splits.json that the other tasks are of.")
     ] = "train",
@@ -73,14 +82,14 @@ def harm(
         examples=Task.validation if split == "train" else Task.scored,
     )
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
-    base, tokenizer = load_base_quietly(t2l.spec.base.name, spec=t2l.spec, device=device)
+    language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device)
     judged = [Judged(entry, {"description": entry, "hypernet": t2l.fingerprint}) for entry in given]
     weights = t2l.generate(given).weights.unbind() if given else []
     for folder in adapters or ():
-        weights.append(load_adapter(folder, base_config=base.config))
+        weights.append(load_adapter(folder, base_config=language_model.config))
         judged.append(Judged(str(folder), {"sha256": file_hash(folder / WEIGHTS_FILE)}))
     result = run_harm(
-        base=base,
+        base=language_model,
         tokenizer=tokenizer,
         adapters=judged,
         weights=weights,

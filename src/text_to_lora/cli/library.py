@@ -63,8 +63,8 @@ def add(
     """
     with progress("looking for adapters") as show:
         from text_to_lora.lora.collect import find_adapters, import_adapters
-        from text_to_lora.serving.base import load_base_config
-        from text_to_lora.serving.sources import EMBEDDED, EMBEDDED_BASE, find_adapter
+        from text_to_lora.models.base import load_base_config
+        from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE, base_to_load, find_adapter
 
         texts = None if descriptions is None else _read_descriptions(descriptions)
         found = []
@@ -76,7 +76,9 @@ def add(
         report = import_adapters(
             found,
             library,
-            read_base=lambda name, revision: load_base_config(name, revision=revision),
+            read_base=lambda name, revision: load_base_config(
+                base_to_load(name, revision), revision=revision
+            ),
             base=EMBEDDED_BASE if base == EMBEDDED else base,
             trust_base=trust_base,
             rank=rank,

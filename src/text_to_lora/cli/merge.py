@@ -50,15 +50,15 @@ def merge(
         from text_to_lora.files import write_folder
         from text_to_lora.lora.apply import merge as merge_weights
         from text_to_lora.lora.peft_format import load_adapter, read_adapter_config
-        from text_to_lora.serving.base import load_base_config
-        from text_to_lora.serving.sources import find_adapter
+        from text_to_lora.models.base import load_base_config
+        from text_to_lora.models.find import base_to_load, find_adapter
 
         folder = find_adapter(adapter)
         recorded = read_adapter_config(folder)
-        name = base or str(recorded.get("base_model_name_or_path") or "")
+        revision = recorded.get("revision") if base is None else None
+        name = base or base_to_load(str(recorded.get("base_model_name_or_path") or ""), revision)
         if not name:
             raise ConfigError(f"{adapter!r} does not say what its base is; name it with --base")
-        revision = recorded.get("revision") if base is None else None
         config = load_base_config(name, revision=revision)
         weights = load_adapter(folder, base_config=config)
         show("loading the base model")

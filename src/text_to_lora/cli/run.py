@@ -11,6 +11,7 @@ import typer
 
 from text_to_lora.cli.common import (
     AsJson,
+    Base,
     Device,
     Model,
     Strength,
@@ -33,9 +34,7 @@ def run(
         Path | None, typer.Option("--input-file", help="UTF-8 file, one input a line.")
     ] = None,
     model: Model = "embedded",
-    base: Annotated[
-        str | None, typer.Option(help="Base model; by default the one the hypernetwork is for.")
-    ] = None,
+    base: Base = None,
     strength: Strength = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 32,
     device: Device = "cpu",
@@ -62,9 +61,7 @@ def run(
         show("loading the text encoder and generating the adapter")
         weights = t2l.generate([description], strength=strength).weights
         show("loading the base model")
-        language_model, tokenizer = load_base_quietly(
-            base or t2l.spec.base.name, spec=t2l.spec, device=device
-        )
+        language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device)
         loaded = (language_model, tokenizer, texts)
         limit = max_new_tokens
         show("the base answers")

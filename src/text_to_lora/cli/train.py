@@ -1,4 +1,4 @@
-"""t2l train: hypernetworks, libraries and multi-task adapters by recipes; the embedded default."""
+"""t2l train: hypernetworks, libraries and multi-task adapters by recipes."""
 
 from __future__ import annotations
 
@@ -105,19 +105,3 @@ def reconstruct(
     config = load(recipe, settings or [], kind=kind)
     folder = training.train_reconstruction(config, output_dir=output, resume=not fresh, report=note)
     typer.echo(str(folder))
-
-
-@app.command("embedded")
-def embedded(
-    data: Annotated[Path, typer.Option("--data", help="Folder of task collections.")],
-    output: Output,
-) -> None:
-    """Make the embedded default: tokenizer, base, gate, hypernetwork, report, model card.
-
-    Stages that are complete in OUTPUT are skipped.
-
-    \b
-    Example:
-      t2l train embedded --data data -o runs/embedded
-    """
-    import_training("text_to_lora.training.embedded").build_all(data, output, report=note)

@@ -48,7 +48,7 @@ class Sources:
     library: adapters of training tasks: mean, retrieval, arrow
     hyperdecoder: one adapter for each input; hyperdecoder_about: which hypernetwork makes them
     oracle: adapters of the scored tasks' own
-    shots: examples of `icl`; in_context: whether `icl` is among the conditions that are not named
+    shots: examples of `icl`
     paraphrases: descriptions beside the definition that `paraphrase` takes
     experts: library adapters that `arrow` routes over, from the first; None: all
     """
@@ -62,7 +62,6 @@ class Sources:
     hyperdecoder_about: Mapping[str, Any] = field(default_factory=dict)
     oracle: AdapterLibrary | None = None
     shots: int = SHOTS
-    in_context: bool = False
     paraphrases: int = PARAPHRASES
     experts: int | None = None
 
@@ -92,8 +91,7 @@ def plan_conditions(
     """
     makers = _makers(sources, tasks, seed)
     if kinds is None:
-        possible = [kind for kind in KINDS if makers[kind] is not None]
-        kinds = [kind for kind in possible if kind != "icl" or sources.in_context]
+        kinds = [kind for kind in KINDS if makers[kind] is not None]
         if "shuffled" in kinds:
             try:
                 derangements(tasks, seed=seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 from text_to_lora.errors import AdapterFormatError, ConfigError
 from text_to_lora.files import read_json
-from text_to_lora.serving.sources import first_line
+from text_to_lora.models.find import first_line
 
 
 def describe(path: Path | str) -> dict[str, Any]:

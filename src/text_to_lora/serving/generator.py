@@ -26,8 +26,8 @@ from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.sketch import sketch
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.serving.base import load_base
-from text_to_lora.serving.sources import find_hypernet, first_line
+from text_to_lora.models.base import load_base
+from text_to_lora.models.find import base_to_load, find_hypernet, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -227,7 +227,10 @@ class TextToLora:
         else:
             dtype = torch.bfloat16 if has_fast_product(torch.bfloat16, self.device) else None
             model, tokenizer = load_base(
-                self.spec.base.name, spec=self.spec, device=self.device, dtype=dtype
+                base_to_load(self.spec.base.name, self.spec.base.revision),
+                spec=self.spec,
+                device=self.device,
+                dtype=dtype,
             )
         return TokenReader(model, tokenizer, self.spec, tokens)
 

@@ -23,7 +23,7 @@ from text_to_lora.files import read_json, write_json
 from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.serving.base import load_base_config
+from text_to_lora.models.base import load_base_config
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import (

