@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import make_config, make_tokenizer
 from transformers import LlamaForCausalLM
 
 from text_to_lora.errors import ConfigError, SpecError
@@ -14,6 +13,7 @@ from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenConfig, TokenStates
 from text_to_lora.lora import LoraSpec
+from tiny_models import make_config, make_tokenizer
 
 WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 TEXTS = ["say lantern", "answer with the word harbour and nothing else", "x"]

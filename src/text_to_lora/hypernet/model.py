@@ -13,8 +13,8 @@ from text_to_lora.hypernet.config import HypernetConfig
 from text_to_lora.hypernet.heads import HEADS, Factors, Head
 from text_to_lora.hypernet.initialisation import draw
 from text_to_lora.hypernet.outputs import Delta, Direct, Output, ZScore
-from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.hypernet.tokens import TokenAttention, TokenStates, WordMemory
+from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 
 

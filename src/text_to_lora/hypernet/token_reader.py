@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 class TokenReader:
     """Gives the base's states of descriptions.
 
-    A description of more than `max_tokens` tokens loses some from its middle. Words stand on lines of their own, so that the first piece of a word is the piece with which an
-    answer would begin it: " lantern" inside a sentence is another token than "lantern" at the start.
+    Every word stands on a line of its own, so that it has the tokens with which an answer would
+    write it: " lantern" inside a sentence is another token than "lantern" at the start of a line.
+    A description of more than `max_tokens` tokens loses some from its middle.
 
     model: the base, without adapters; spec: of the adapters; config: what is read
     """

@@ -161,7 +161,7 @@ class TokenAttention(nn.Module):
 
     def forward(self, latent: Tensor, states: TokenStates) -> Tensor:
         """Add to the codes [tasks, slots, latent] what they find in the states."""
-        tasks, slots, _ = latent.shape
+        tasks = len(latent)
         hidden = self.state_norm(states.hidden)  # [tasks, levels, tokens, hidden]
         levels = hidden.shape[1]
         counts = torch.bincount(self.level_index, minlength=levels).tolist()
@@ -171,9 +171,12 @@ class TokenAttention(nn.Module):
         padded = query.new_zeros(tasks, levels, per_level, query.shape[-1])
         for level, part in enumerate(torch.split(query, counts, dim=1)):
             padded[:, level, : part.shape[1]] = part
-        split = [self._split(x) for x in (padded, self.key(hidden), self.value(hidden))]
-        mask = states.mask[:, None, None, None, :]  # [tasks, 1, 1, 1, tokens]
-        mixed = nn.functional.scaled_dot_product_attention(*split, attn_mask=mask)
+        mixed = nn.functional.scaled_dot_product_attention(
+            self._split(padded),
+            self._split(self.key(hidden)),
+            self._split(self.value(hidden)),
+            attn_mask=states.mask[:, None, None, None, :],  # [tasks, 1, 1, 1, tokens]
+        )
         mixed = mixed.transpose(2, 3).flatten(-2)  # [tasks, levels, per_level, attention_size]
         flat = torch.cat([mixed[:, level, :count] for level, count in enumerate(counts)], dim=1)
         restored = torch.empty_like(flat).index_copy(1, order, flat)
@@ -187,7 +190,7 @@ class TokenAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """[tasks, levels, n, attention_size] to [tasks, levels, heads, n, head]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+        return torch.unflatten(x, -1, (self.heads, -1)).transpose(2, 3)
 
 
 @final
@@ -213,9 +216,8 @@ class WordMemory(nn.Module):
         super().__init__()
         self.rank = rank
         self.key_size = config.key_size
-        places = torch.arange(sum(len(g.layers) for g in groups), device="cpu").split(
-            [len(g.layers) for g in groups]
-        )
+        sizes = [len(group.layers) for group in groups]
+        places = torch.split(torch.arange(sum(sizes), device="cpu"), sizes)
         chosen = [(g, p) for g, p in zip(groups, places, strict=True) if g.module in config.direct]
         self.groups = tuple(group for group, _ in chosen)
         slots = torch.cat([place for _, place in chosen])
@@ -261,6 +263,6 @@ class WordMemory(nn.Module):
     def start(self) -> None:
         """Begin near zero; half of the ranks with the word itself, half with the one after."""
         self.gates.weight.data.mul_(0.1)
-        bias = self.gates.bias.data.unflatten(0, (3, self.rank))
+        bias = torch.unflatten(self.gates.bias.data, 0, (3, self.rank))
         bias[:2].fill_(_START_GATE)
         bias[2].copy_(torch.linspace(-3, 3, self.rank))
