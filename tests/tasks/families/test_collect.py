@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from text_to_lora.tasks.families import (
     families,
     registry,
 )
-from text_to_lora.tasks.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
+from text_to_lora.tasks.families.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
+from text_to_lora.tasks.families.texts import load_texts
+from text_to_lora.tasks.families.words import WORD_FAMILIES
 from text_to_lora.tasks.task import Task
-from text_to_lora.tasks.word_families import WORD_FAMILIES
 
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +235,7 @@ def test_families_are_equal_in_fresh_processes(trained: list[Task]) -> None:
     )
     hashes = {
         subprocess.run(
-            [sys.executable, "-c", code, str(Path(__file__).parents[1])],
+            [sys.executable, "-c", code, str(Path(__file__).parents[2])],
             env={**os.environ, "PYTHONHASHSEED": seed},
             check=True,
             capture_output=True,
@@ -262,3 +264,28 @@ def test_no_family_of_shared_data_repeats_a_held_out_sentence() -> None:
     train = [task for task in tasks if task.name in names["train"]]
     held = [task for task in tasks if task.name in names["dev_heldout"]]
     assert find_overlaps(families(train, seed=0, num_tasks=60), held, min_words=4) == []
+
+
+def fingerprint(tasks: list[Task]) -> str:
+    content = [
+        (task.name, task.descriptions, [(e.input, e.outputs, e.idx) for e in task.examples])
+        for task in tasks
+    ]
+    return sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def test_tasks_of_a_seed_never_change(trained: list[Task], held_out: list[Task]) -> None:
+    # Of the code of 2026-11-30, before the families became a package: runs record only the seed.
+    assert fingerprint(trained) == "04d6a96c8680bc99"
+    assert fingerprint(held_out) == "e101078ab7dc89e0"
+    assert fingerprint(families(make_tasks(), seed=3, num_tasks=60)) == "577718e90efbb830"
+
+
+def test_every_entry_of_a_yaml_file_is_of_a_family() -> None:
+    entries = [
+        name
+        for file in ("text", "conditions", "formats", "labels", "records", "words", "word_labels")
+        for name in load_texts(file)
+    ]
+    others = {"properties", "kinds", "topics"}
+    assert sorted(entries) == sorted({*registry(), *others})

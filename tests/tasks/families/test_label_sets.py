@@ -1,4 +1,4 @@
-from text_to_lora.tasks.label_sets import (
+from text_to_lora.tasks.families.label_sets import (
     LABEL_SETS,
     UNSEEN_WORDS,
     VALIDATION_LABEL_SETS,

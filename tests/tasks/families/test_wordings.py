@@ -3,11 +3,9 @@ from random import Random
 
 import pytest
 
-from text_to_lora.tasks.wordings import (
-    CONDITION_FRAMES,
-    NOUN_FRAMES,
+from text_to_lora.tasks.families.wordings import (
+    FRAMES,
     SHARED,
-    VERB_FRAMES,
     wordings,
 )
 
@@ -47,20 +45,20 @@ def test_all_templates_are_used_before_one_comes_again() -> None:
 
 
 def test_equal_seeds_give_equal_texts_and_texts_are_distinct() -> None:
-    first = wordings(NOUN_FRAMES, Random(3), count=16, phrases={"np": ["first word"]})
-    assert first == wordings(NOUN_FRAMES, Random(3), count=16, phrases={"np": ["first word"]})
+    first = wordings(FRAMES["noun"], Random(3), count=16, phrases={"np": ["first word"]})
+    assert first == wordings(FRAMES["noun"], Random(3), count=16, phrases={"np": ["first word"]})
     assert len(set(first)) == 16
 
 
 @pytest.mark.parametrize(
     ("frames", "slots"),
-    [(NOUN_FRAMES, ["np"]), (VERB_FRAMES, ["vp"]), (CONDITION_FRAMES, ["cond", "yes", "no"])],
+    [("noun", ["np"]), ("verb", ["vp"]), ("condition", ["cond", "yes", "no"])],
 )
-def test_every_frame_tells_what_it_is_given(frames: tuple[str, ...], slots: list[str]) -> None:
-    assert len(frames) >= 8
+def test_every_frame_tells_what_it_is_given(frames: str, slots: list[str]) -> None:
+    assert len(FRAMES[frames]) >= 8
     values: dict[str, str | list[str]] = {slot: f"{slot.upper()}1" for slot in slots}
     values |= {slot.capitalize(): f"{slot.upper()}1" for slot in slots}
-    for frame in frames:
+    for frame in FRAMES[frames]:
         for seed in range(30):
             (text,) = wordings([frame], Random(seed), count=1, values=values)
             assert all(f"{slot.upper()}1" in text for slot in slots), text
