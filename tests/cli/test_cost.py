@@ -52,7 +52,7 @@ def test_the_embedded_base_brings_its_hypernetwork(
     t2l: Any, config_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = LoraSpec.from_config(AutoConfig.from_pretrained(config_folder), targets=["q_proj"])
-    sizes = HypernetConfig(head="shared", embedding_dim=384, latent_size=8, head_in_size=8)
+    sizes = HypernetConfig(head="shared", embedding_dim=32, latent_size=8, head_in_size=8)
     hypernet = Hypernetwork.from_config(sizes, spec, torch.Generator().manual_seed(0))
     encoder = replace(load_encoder("hash").config, kind="minilm")
     folder = save_hypernet(tmp_path / "hypernet", hypernet, encoder, training={})
