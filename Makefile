@@ -11,6 +11,7 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 .PHONY: demo test lint types check clean
 
 demo: .venv/demo.stamp
+	$(BIN)/t2l models fetch
 	$(BIN)/t2l demo
 
 test: .venv/test.stamp

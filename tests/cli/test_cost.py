@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoConfig
 
+from text_to_lora.encoders import load_encoder
+from text_to_lora.hypernet import HypernetConfig, Hypernetwork, save_hypernet
+from text_to_lora.lora import LoraSpec
 from tiny_models import make_config
 
 
@@ -42,17 +48,21 @@ def test_costs_follow_from_config_json_alone(t2l: Any, config_folder: Path, tmp_
     assert "library of 50: 51.2 kB" in done.out and "paper" not in done.out
 
 
-def test_the_embedded_base_brings_its_hypernetwork(t2l: Any, tmp_path: Path) -> None:
-    pytest.importorskip("text_to_lora_embedded")
+def test_the_embedded_base_brings_its_hypernetwork(
+    t2l: Any, config_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = LoraSpec.from_config(AutoConfig.from_pretrained(config_folder), targets=["q_proj"])
+    sizes = HypernetConfig(head="shared", embedding_dim=32, latent_size=8, head_in_size=8)
+    hypernet = Hypernetwork.from_config(sizes, spec, torch.Generator().manual_seed(0))
+    encoder = replace(load_encoder("hash").config, kind="minilm")
+    folder = save_hypernet(tmp_path / "hypernet", hypernet, encoder, training={})
+    monkeypatch.setattr("text_to_lora.models.find.fetch_base", lambda: config_folder)
+    monkeypatch.setattr("text_to_lora.models.find.embedded_folder", lambda part: folder)
     done = t2l("cost", "--base", "embedded", "--json", tmp_path / "cost.json")
-    assert done.code == 0
+    assert done.code == 0, done.err
     facts = json.loads((tmp_path / "cost.json").read_text())
-    from text_to_lora.hypernet import load_hypernet
-    from text_to_lora.models.find import find_hypernet
-
-    hypernet = load_hypernet(find_hypernet("embedded")).hypernet
     assert facts["hypernetwork"]["parameters"] == hypernet.num_parameters
-    assert facts["adapter"]["parameters"] == hypernet.spec.num_parameters
+    assert facts["adapter"]["parameters"] == spec.num_parameters
     assert facts["encoder"]["name"] == "all-MiniLM-L6-v2"
     assert facts["base"]["name"] == "embedded"
 

@@ -1,60 +1,107 @@
-"""The embedded default as it is committed. Skipped only where its weights are not there yet."""
+"""The embedded defaults: the base that `t2l models fetch` put into the cache, and what is for it."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from text_to_lora_embedded import BASE, HYPERNET, MULTITASK, ROOT
+from text_to_lora_embedded import HYPERNET, MULTITASK, ROOT
 
 from text_to_lora import TextToLora, load_adapter, load_base
-from text_to_lora.serving.answers import SMALL_EFFECT, effect
-
-pytestmark = pytest.mark.skipif(
-    not HYPERNET.is_dir(), reason="the embedded weights are not in this checkout"
-)
+from text_to_lora.models.cache import cached_base
+from text_to_lora.models.find import EMBEDDED_BASE
+from text_to_lora.serving.answers import SMALL_EFFECT, answer, effect
 
 CHECKOUT = Path(__file__).parents[2]
-LARGEST = 48_000_000  # bytes of base and hypernetwork together
+LARGEST = 48_000_000  # bytes of the hypernetwork
+
+needs_base = pytest.mark.skipif(
+    cached_base() is None, reason="the default base is not in the cache; run `t2l models fetch`"
+)
 
 
-def test_base_and_hypernetwork_are_small() -> None:
-    files = [file for folder in (BASE, HYPERNET) for file in folder.rglob("*") if file.is_file()]
+def _base_of_the_hypernetwork() -> str:
+    config = HYPERNET / "config.json"
+    return json.loads(config.read_text())["spec"]["base"]["name"] if config.is_file() else ""
+
+
+needs_hypernet = pytest.mark.skipif(
+    _base_of_the_hypernetwork() != EMBEDDED_BASE,
+    reason=f"the package text-to-lora-embedded holds no hypernetwork for {EMBEDDED_BASE}",
+)
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return load_base("embedded")
+
+
+@needs_base
+def test_the_base_is_smollm2_135m_instruct(base: Any) -> None:
+    model, _ = base
+    assert model.num_parameters() == 134_515_008
+    assert model.config.max_position_embeddings == 8192
+    assert model.dtype == torch.float32
+
+
+@needs_base
+def test_the_base_answers_a_question(base: Any) -> None:
+    text = answer(*base, ["What is the capital of France?"], max_new_tokens=12)
+    assert text == ["The capital of France is Paris."]
+
+
+@needs_base
+def test_prompts_are_those_of_the_hubs_tokenizer(base: Any) -> None:
+    _, tokenizer = base
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "In 1984"}], add_generation_prompt=True, return_dict=False
+    )
+    assert tokenizer.decode(ids) == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        "<|im_end|>\n<|im_start|>user\nIn 1984<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert ids[:8] == [1, 9690, 198, 2683, 359, 253, 5356, 5646]
+    assert tokenizer.tokenize("In 1984") == ["In", "Ġ", "1", "9", "8", "4"]
+
+
+@needs_hypernet
+def test_the_hypernetwork_is_small() -> None:
+    files = [file for file in HYPERNET.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= LARGEST
 
 
-def test_the_base_is_a_decoder_of_7_to_20_million_parameters_and_context_512() -> None:
-    model, tokenizer = load_base("embedded")
-    assert 7e6 <= model.num_parameters() <= 20e6
-    assert model.config.max_position_embeddings >= 512
-    ids = tokenizer("the sun is warm", return_tensors="pt").input_ids
-    with torch.no_grad():
-        whole, start = model(ids).logits, model(ids[:, :-1]).logits
-    # a decoder: what comes later changes nothing
-    torch.testing.assert_close(whole[:, :-1], start, rtol=1e-3, atol=1e-3)
-
-
-def test_its_adapters_fit_and_move_the_base() -> None:
+@needs_base
+@needs_hypernet
+def test_its_adapters_fit_and_move_the_base(base: Any) -> None:
+    model, tokenizer = base
     t2l = TextToLora.from_pretrained()
-    model, tokenizer = load_base(t2l.spec.base.name, spec=t2l.spec)
+    t2l.spec.check_base(model.config)
     weights = t2l.generate(["Answer in capitals", "Give the number of words"]).weights
-    moved = effect(model, tokenizer, ["the sun"] * 2, ["THE SUN", "2"], weights, rows=[0, 1])
-    assert bool((moved > SMALL_EFFECT).all())
+    change = effect(model, tokenizer, ["the sun"] * 2, ["THE SUN", "2"], weights, rows=[0, 1])
+    assert bool((change > SMALL_EFFECT).all())
 
 
-def test_the_multi_task_adapter_fits() -> None:
-    model, _ = load_base("embedded")
+@needs_base
+@needs_hypernet
+def test_the_multi_task_adapter_fits(base: Any) -> None:
+    model, _ = base
     assert load_adapter(MULTITASK, base_config=model.config).num_adapters == 1
 
 
-def test_the_model_card_and_the_notice_are_there() -> None:
+def test_the_model_card_and_the_notice_name_the_base_and_its_licence() -> None:
     card = (ROOT.parents[1] / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card
-    assert (ROOT.parents[1] / "NOTICE").is_file()
+    assert f"base_model: {EMBEDDED_BASE}" in card
+    notice = (ROOT.parents[1] / "NOTICE").read_text(encoding="utf-8")
+    assert "SmolLM2-135M-Instruct (HuggingFaceTB), Apache-2.0" in notice
 
 
+@needs_base
+@needs_hypernet
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]

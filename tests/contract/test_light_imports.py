@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig
+from transformers import LlamaConfig
 
 from text_to_lora.encoders import load_encoder
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, save_hypernet
@@ -34,13 +34,12 @@ def test_the_help_imports_no_model_library(assert_light: Check) -> None:
 @pytest.fixture(scope="module")
 def minilm_hypernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small hypernetwork with the text encoder and the kind of base of the embedded default."""
-    base = BertConfig(
+    base = LlamaConfig(
         vocab_size=99,
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
-        is_decoder=True,
     )
     spec = LoraSpec.from_config(base, targets="all-linear", rank=2)
     config = HypernetConfig(head="joint", embedding_dim=384, latent_size=8, head_in_size=8)

@@ -39,12 +39,7 @@ def results(tmp_path: Path) -> Path:
             "settings": {"rows_per_task": 7},
         },
         "obedience.json": {"mean": {"base": 0.05, "adapter": 0.4}, "seconds": 120},
-        "facts.json": {
-            "hypernet_parameters": 4000000,
-            "hypernet_steps": 3000,
-            "command": "t2l train embedded --data DIR -o runs/embedded",
-            "machine": "a machine",
-        },
+        "facts.json": {"machine": "a machine"},
         "cold_generate.json": {
             "command": "python benchmarks/cold_generate.py",
             "machine": machine,
@@ -85,7 +80,6 @@ def test_every_figure_stands_in_the_block(script: ModuleType, results: Path) -> 
         "| matched - shuffled | -0.125 [-0.135, -0.115] |",
         "closes 50% of the gap",
         "base 5%, adapter 40%.",
-        "| embedded weights | 4,000,000 parameters, 3,000 steps |",
         "| a machine | 2 |",  # 90 s of held-out tasks
         "2.50 s, 0.50 × loading the encoder and encoding once (5.00 s) | 1.25 × |",
         "--hyperdecoder HYPERDECODER --rows 7 -o results` |",

@@ -80,6 +80,17 @@ def test_the_revision_that_a_spec_records_is_loaded(
     assert asked == ["v2", "main", None]
 
 
+def test_without_a_name_the_base_of_the_spec_is_loaded(base_folder: Path) -> None:
+    spec = LoraSpec.from_config(make_config(), targets=["q_proj"], name=str(base_folder))
+    model, _ = load_base(spec=spec)
+    assert model.config.hidden_size == 32
+
+
+def test_without_name_and_spec_nothing_is_loaded() -> None:
+    with pytest.raises(ConfigError, match="no base model is named; give a name, or a spec that"):
+        load_base()
+
+
 def test_weights_that_are_missing_are_not_made_up(copy: Path) -> None:
     tensors = load_file(copy / "model.safetensors")
     del tensors["model.layers.0.self_attn.k_proj.weight"], tensors["model.norm.weight"]

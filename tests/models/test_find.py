@@ -7,28 +7,78 @@ from typing import Any
 
 import pytest
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.models.find import (
+    EMBEDDED_BASE,
+    base_to_load,
     embedded_folder,
     find_adapter,
     find_base,
     find_hypernet,
     local_hypernets,
 )
+from text_to_lora.models.smollm2 import SMOLLM2
 
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An installed package of embedded weights that holds a base only."""
+    """An installed package of embedded weights that holds nothing."""
     module = ModuleType("text_to_lora_embedded")
     module.ROOT = tmp_path  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "text_to_lora_embedded", module)
-    (tmp_path / "base").mkdir()
     return tmp_path
 
 
-def test_the_embedded_base_has_two_names(package: Path) -> None:
-    assert find_base("embedded") == find_base("text-to-lora-embedded") == package / "base"
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of the default base in the cache."""
+    monkeypatch.setenv("T2L_CACHE", str(tmp_path))
+    folder = tmp_path / SMOLLM2.folder_name
+    folder.mkdir()
+    return folder
+
+
+def test_the_embedded_base_is_the_one_in_the_cache(cached: Path) -> None:
+    assert find_base("embedded") == cached
+
+
+def test_its_name_on_the_hub_is_the_hubs_original(
+    cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(name: str, **options: Any) -> str:
+        assert name == "HuggingFaceTB/SmolLM2-135M-Instruct"
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert find_base(EMBEDDED_BASE) == tmp_path
+
+
+def test_without_a_hub_the_one_in_the_cache_takes_its_place(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _unreachable)
+    with pytest.warns(T2LWarning, match="the base is 'embedded' instead.*rounded to 4 bits"):
+        assert find_base(EMBEDDED_BASE) == cached
+
+
+def test_no_other_model_is_replaced(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _unreachable)
+    with pytest.raises(ConfigError, match="cannot get base model 'me/base' from the hub"):
+        find_base("me/base")
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "loaded"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", None, "embedded"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "abc", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("me/base", None, "me/base"),
+    ],
+)
+def test_what_an_adapter_names_is_loaded_by_the_bytes_that_it_was_made_with(
+    name: str, revision: str | None, loaded: str
+) -> None:
+    assert base_to_load(name, revision) == loaded
 
 
 def test_a_missing_part_of_the_package_is_named(package: Path) -> None:

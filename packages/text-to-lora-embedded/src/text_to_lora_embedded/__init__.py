@@ -1,6 +1,6 @@
-"""Where the default weights of text-to-lora lie: a small base model and what was trained for it.
+"""Where the default weights of text-to-lora lie: what was trained for SmolLM2-135M-Instruct.
 
-BASE: the base model, as `AutoModelForCausalLM` loads it; HYPERNET: its hypernetwork
+HYPERNET: the hypernetwork
 MULTITASK: one PEFT adapter trained on all training tasks, the baseline of the reports
 """
 
@@ -11,6 +11,5 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 ROOT: Path = Path(__file__).parent
-BASE: Path = ROOT / "base"
 HYPERNET: Path = ROOT / "hypernet"
 MULTITASK: Path = ROOT / "multitask"
