@@ -10,12 +10,12 @@ import typer
 from text_to_lora.cli.common import (
     AsJson,
     Overwrite,
-    check_output,
     echo_json,
     load_base_quietly,
     progress,
 )
 from text_to_lora.errors import ConfigError
+from text_to_lora.outputs import check_output
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -43,7 +43,7 @@ def merge(
       t2l merge review -o review-model
       t2l merge review -o review-model --base ./my-base --dtype float32
     """
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, sources=[adapter, *([base] if base else [])])
     with progress("reading the adapter") as show:
         import torch
 

@@ -22,6 +22,7 @@ from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.serving.base import load_base
 from text_to_lora.serving.sources import EMBEDDED, EMBEDDED_BASE
 from text_to_lora.tasks.sampling import TaskSampler
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+@one_job_a_folder
 def train_sft(
     config: RunConfig,
     *,
