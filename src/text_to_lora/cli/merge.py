@@ -70,6 +70,8 @@ def merge(
         merge_weights(model, weights)
         with write_folder(output, overwrite=overwrite) as temporary:
             model.save_pretrained(temporary)
+            if model.config.model_type.endswith("_text_model"):  # known as a part of Mllama alone
+                config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     written = str(chosen).removeprefix("torch.")
     if as_json:
