@@ -37,14 +37,111 @@ def test_an_error_leaves_nothing(failure: BaseException, tmp_path: Path) -> None
 
 def test_an_error_while_overwriting_leaves_the_old_folder(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
+    (tmp_path / "out" / "adapter_config.json").touch()
     with pytest.raises(ZeroDivisionError), write_folder(tmp_path / "out", overwrite=True):
         raise ZeroDivisionError
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["old"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["adapter_config.json"]
     with write_folder(tmp_path / "out", overwrite=True) as folder:
         (folder / "new").touch()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_of_two_jobs_for_one_new_folder_the_later_fails(
+    atomic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Linux's own call and by plain renaming."""
+    if not atomic:
+        monkeypatch.setattr("text_to_lora.outputs._rename_at_once", lambda *_, exchange: False)
+    out = tmp_path / "out"
+    with (
+        pytest.raises(ConfigError, match=r"output '.*out' exists already: another job made it"),
+        write_folder(out) as later,
+    ):
+        (later / "file").write_text("later")
+        with write_folder(out) as first:
+            (first / "file").write_text("first")
+    assert (out / "file").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_job_that_wrote_nothing_was_first_all_the_same(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match="exists already: another job made it"),
+        write_folder(tmp_path / "out") as later,
+    ):
+        (later / "file").touch()
+        with write_folder(tmp_path / "out"):
+            pass
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_folder_is_exchanged_whole(
+    atomic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not atomic:
+        monkeypatch.setattr("text_to_lora.outputs._rename_at_once", lambda *_, exchange: False)
+    out = tmp_path / "out"
+    for text in ("{}", "[]"):
+        with write_folder(out, overwrite=True) as folder:
+            (folder / "adapter_config.json").write_text(text)
+    assert (out / "adapter_config.json").read_text() == "[]"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_put_into_the_folder_in_the_meantime_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with write_folder(out) as folder:
+        (folder / "adapter_config.json").touch()
+    with (
+        pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which this program did not write"),
+        write_folder(out, overwrite=True) as folder,
+    ):
+        (out / "thesis.tex").touch()
+    assert sorted(path.name for path in out.iterdir()) == ["adapter_config.json", "thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_replaced_can_be_checked(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise ConfigError("changed in the meantime")
+
+    (tmp_path / "out").mkdir()
+    with (
+        pytest.raises(ConfigError, match="changed in the meantime"),
+        write_folder(tmp_path / "out", overwrite=True, check_replaced=refuse) as folder,
+    ):
+        (folder / "file").touch()
+    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with write_folder(tmp_path / "link", overwrite=True) as folder:
+        (folder / "file").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "file").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_of_two_jobs_for_one_new_file_the_later_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        with pytest.raises(ConfigError, match=rf"output file '.*{name}' exists already; choose"):
+            write_file(
+                tmp_path / name,
+                lambda temporary: write_json(tmp_path / name, {}) or temporary.touch(),  # noqa: B023
+                overwrite=False,
+            )
+        assert read_json(tmp_path / name) == {}
+        monkeypatch.setattr("text_to_lora.outputs._rename_at_once", lambda *_, exchange: False)
+    write_json(tmp_path / "new", {"a": 1}, overwrite=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "one", "two"]
 
 
 def test_what_exists_is_refused_with_its_name(tmp_path: Path) -> None:

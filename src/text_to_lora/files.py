@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,26 +15,33 @@ from pathlib import Path
 from typing import Any
 
 from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.outputs import check_output, exchange_folders, rename_new, write_error
 
 
 @contextmanager
-def write_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]:
+def write_folder(
+    path: Path | str,
+    *,
+    overwrite: bool = False,
+    check_replaced: Callable[[], None] = lambda: None,
+) -> Iterator[Path]:
     """Give a temporary folder beside `path` that is renamed into place on success.
 
-    A reader sees the whole folder or none of it; an error or a kill leaves `path` as it was.
+    A reader sees the whole folder or none of it; an error or a kill leaves `path` as it was. A link
+    stays a link: the folder that it points to is written.
+    overwrite: replace the folder that is there, if `check_output` lets it be replaced
+    check_replaced: called just before a folder is replaced; an error that it raises keeps the folder
 
-    Raises ConfigError when `path` exists without `overwrite`, is a file, or cannot be written.
+    Raises ConfigError as `check_output` does, at the start and again before the renaming, so that of
+    two jobs that make one new folder the later one fails; and when `path` cannot be written.
     """
-    target = Path(path)
-    if target.exists() and (not overwrite or not target.is_dir()):
-        kind = "folder" if target.is_dir() else "file"
-        remedy = "pass --overwrite or choose another path" if kind == "folder" else "choose another"
-        raise ConfigError(f"output {kind} {str(target)!r} exists already; {remedy}")
+    check_output(path, overwrite=overwrite)
     try:
+        target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise _write_error(target, error) from error
+        raise write_error(path, error) from error
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
@@ -42,46 +49,50 @@ def write_folder(path: Path | str, *, overwrite: bool = False) -> Iterator[Path]
                 file.chmod(0o644)  # safetensors makes its files for their owner alone
                 _sync(file)
         temporary.chmod(0o755)
-        if target.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            target.rename(retired / "folder")
-            temporary.rename(target)
-            shutil.rmtree(retired)
-        else:
-            temporary.rename(target)
+        _put_in_place(temporary, target, path, check_replaced if overwrite else None)
         _sync(target.parent)
     except Exception as error:
         if (cause := _system_error(error)) is None:
             raise
-        raise _write_error(target, cause) from error
+        raise write_error(path, cause) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_file(path: Path | str, write: Callable[[Path], None]) -> None:
+def write_file(path: Path | str, write: Callable[[Path], None], *, overwrite: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it into place.
 
-    Raises ConfigError when the disk is full or `path` cannot be written.
+    overwrite: False fails when the file exists by then, and keeps it
+
+    Raises ConfigError when the disk is full, `path` cannot be written, or it exists and may not be
+    replaced.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         _sync(temporary)
-        temporary.replace(target)
+        if overwrite:
+            temporary.replace(target)
+        else:
+            rename_new(temporary, target)
+    except FileExistsError:
+        raise ConfigError(
+            f"output file {str(path)!r} exists already; choose another path"
+        ) from None
     except Exception as error:
         if (cause := _system_error(error)) is None:
             raise
-        raise _write_error(target, cause) from error
+        raise write_error(target, cause) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path | str, payload: Mapping[str, Any]) -> None:
-    """Write sorted, indented JSON, whole or not at all."""
+def write_json(path: Path | str, payload: Mapping[str, Any], *, overwrite: bool = True) -> None:
+    """Write sorted, indented JSON, whole or not at all; `overwrite` as in `write_file`."""
     text = json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_file(path, lambda temporary: _write_text(temporary, text))
+    write_file(path, lambda temporary: _write_text(temporary, text), overwrite=overwrite)
 
 
 def read_json(path: Path | str, error: type[T2LError] = ConfigError) -> dict[str, Any]:
@@ -141,6 +152,29 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _put_in_place(
+    temporary: Path, target: Path, path: Path | str, check_replaced: Callable[[], None] | None
+) -> None:
+    """Give a finished folder its name.
+
+    path: the name as the user wrote it; check_replaced: None where no folder may be replaced
+
+    Raises ConfigError when there is a folder that may not be replaced.
+    """
+    if check_replaced is not None and target.exists():
+        check_output(path, overwrite=True)
+        check_replaced()
+        exchange_folders(temporary, target)
+        return
+    try:
+        rename_new(temporary, target)
+    except FileExistsError:
+        raise ConfigError(
+            f"output {str(path)!r} exists already: another job made it in the meantime, and it is "
+            "left as it is; choose another path"
+        ) from None
+
+
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
@@ -161,9 +195,3 @@ def _system_error(error: Exception) -> OSError | None:
     if type(error).__name__ != "SafetensorError" or number is None:
         return None
     return OSError(int(number[1]), os.strerror(int(number[1])))
-
-
-def _write_error(path: Path, error: OSError) -> ConfigError:
-    if error.errno == errno.ENOSPC:
-        return ConfigError(f"no space left on the disk of {str(path)!r}; free some, then repeat")
-    return ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}")

@@ -107,14 +107,48 @@ def test_the_raw_form_keeps_alpha_and_the_same_change(
 
 def test_overwrite_replaces_the_folder(t2l: Any, hypernet_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old.txt").touch()
+    t2l("generate", *TEXTS[:2], "-o", out, "-m", hypernet_folder)
     assert t2l("generate", TEXTS[0], "-o", out, "-m", hypernet_folder, "--overwrite").code == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
         "provenance.json",
     ]
+
+
+@pytest.mark.parametrize("model", ["hypernet", "nothing"])
+def test_a_folder_of_others_is_refused_before_anything_is_loaded(
+    t2l: Any, model: str, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    (project / ".git").mkdir(parents=True)
+    (project / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (project / "thesis.tex").write_text("years of work")
+    done = t2l("generate", TEXTS[0], "-o", project, "-m", tmp_path / model, "--overwrite")
+    assert done.code == 2
+    assert f"output folder '{project}' holds '.git/HEAD', which this program did not" in done.err
+    assert (project / "thesis.tex").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["project"]
+
+
+def test_the_current_folder_is_refused_and_nothing_is_left(
+    t2l: Any, hypernet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "above" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for output in (".", "..", "new/.."):
+        for overwrite in ([], ["--overwrite"]):
+            done = t2l("generate", TEXTS[0], "-o", output, "-m", hypernet_folder, *overwrite)
+            assert done.code == 2
+            assert f"output folder '{output}' is the current folder, one above it" in done.err
+    assert [path.name for path in tmp_path.rglob("*")] == ["above", "here"]
+
+
+def test_the_hypernetwork_that_is_read_is_not_replaced(t2l: Any, hypernet_folder: Path) -> None:
+    done = t2l("generate", TEXTS[0], "-o", hypernet_folder, "-m", hypernet_folder, "--overwrite")
+    assert done.code == 2
+    assert f"holds what is read, '{hypernet_folder}'; choose another path" in done.err
 
 
 def test_others_may_read_what_is_written(t2l: Any, hypernet_folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import shutil
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from transformers import PreTrainedConfig
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
 from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
 from text_to_lora.lora.collect import FoundAdapter, ImportReport, find_adapters, import_adapters
-from text_to_lora.lora.library import load_library
+from text_to_lora.lora.library import load_library, save_library, write_library
+from text_to_lora.outputs import lock
 
 BASE = "example/base"
 
@@ -484,3 +489,117 @@ def test_the_adapters_are_in_the_order_given(tree: Tree, library: Path) -> None:
     with pytest.warns(T2LWarning, match="no descriptions of z, a, m"):
         import_adapters(found, library, read_base=tree.read_base)
     assert load_library(library).names == ["z", "a", "m"]
+
+
+def test_a_file_of_others_in_the_library_is_kept(tree: Tree, tmp_path: Path) -> None:
+    tree.add("a")
+    tree.load(tmp_path / "library")
+    (tmp_path / "library" / "thesis.tex").write_text("work")
+    tree.add("b")
+    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which this program did not write"):
+        tree.load(tmp_path / "library", overwrite=True)
+    assert load_library(tmp_path / "library").names == ["a"]
+    assert (tmp_path / "library" / "thesis.tex").read_text() == "work"
+
+
+def test_a_library_that_another_job_made_in_the_meantime_is_kept(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the file system has no locks: the other job writes between reading and writing."""
+    tree.add("a")
+    tree.load(tmp_path / "other")
+    tree.add("b")
+
+    def read_base(name: str, revision: str | None) -> PreTrainedConfig:
+        shutil.copytree(tmp_path / "other", tmp_path / "library")
+        return tree.config
+
+    monkeypatch.setattr(tree, "read_base", read_base)
+    with pytest.raises(ConfigError, match=r"library' exists already"):
+        tree.load(tmp_path / "library")
+    assert load_library(tmp_path / "library").names == ["a"]
+
+
+def test_a_library_that_another_job_changed_in_the_meantime_is_kept(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.add("a")
+    tree.load(tmp_path / "library")
+    tree.add("b")
+    tree.load(tmp_path / "other", overwrite=True)
+
+    def write_after_another(*arguments: Any, **options: Any) -> Path:
+        save_library(load_library(tmp_path / "other"), tmp_path / "library", overwrite=True)
+        return write_library(*arguments, **options)
+
+    monkeypatch.setattr("text_to_lora.lora.collect.write_library", write_after_another)
+    with pytest.raises(ConfigError, match=r"another job changed the library .* nothing was added"):
+        tree.load(tmp_path / "library", overwrite=True)
+    assert load_library(tmp_path / "library").names == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.glob("*library*")) == ["library"]
+
+
+def test_a_library_in_use_is_waited_for_for_a_limited_time(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_to_lora.lora.collect.LOCK_SECONDS", 0.1)
+    tree.add("a")
+    with (
+        lock(tmp_path / ".library.lock", wait_seconds=0, refusal=""),
+        pytest.raises(
+            ConfigError,
+            match=r"another job writes the library '.*library' and did not end within 0.1 s; repeat",
+        ),
+    ):
+        tree.load(tmp_path / "library")
+    tree.load(tmp_path / "library")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_jobs_that_add_to_one_new_library_at_once_lose_nothing(tree: Tree, tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d", "e", "f"]
+    for name in names:
+        tree.add(f"{name}/{name}")
+
+    def add(name: str) -> None:
+        import_adapters(
+            find_adapters(tree.root / name),
+            tmp_path / "library",
+            read_base=tree.read_base,
+            descriptions={name: ["Do it."]},
+        )
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(add, names))
+    assert sorted(load_library(tmp_path / "library").names) == names
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("call", ["_sync", "exchange_folders"])
+def test_a_killed_job_leaves_a_library_that_the_next_can_add_to(
+    call: str, tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is killed in the middle of writing, with the lock in its hands."""
+    tree.add("first")
+    tree.load(tmp_path / "library")
+    tree.add("second")
+    context = multiprocessing.get_context("fork")
+    is_writing = context.Event()
+
+    def hang(*_: object) -> None:
+        is_writing.set()
+        time.sleep(60)
+
+    def load() -> None:
+        monkeypatch.setattr(f"text_to_lora.files.{call}", hang)
+        tree.load(tmp_path / "library", overwrite=True)
+
+    job = context.Process(target=load)
+    job.start()
+    assert is_writing.wait(60)
+    job.kill()
+    job.join()
+    assert load_library(tmp_path / "library").names == ["first"]
+    tree.load(tmp_path / "library", overwrite=True)
+    assert load_library(tmp_path / "library").names == ["first", "second"]

@@ -161,3 +161,29 @@ def test_a_mapping_of_something_else_is_not_replaced(
     (tmp_path / "index.json").write_text('{"format": "mine"}')
     with pytest.raises(ConfigError, match=r"format 'mine'; 'text-to-lora export' is expected"):
         export_library(library, tmp_path)
+
+
+def test_a_folder_of_others_is_refused_before_anything_is_written(
+    library: AdapterLibrary, tmp_path: Path
+) -> None:
+    folders = export_library(library, tmp_path / "first").folders
+    last = folders[library.names[-1]]
+    (tmp_path / "out" / last).mkdir(parents=True)
+    (tmp_path / "out" / last / "thesis.tex").write_text("work")
+    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which this program did not write"):
+        export_library(library, tmp_path / "out", overwrite=True)
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == [last, "thesis.tex"]
+
+
+def test_of_two_exports_at_once_both_stand_in_the_mapping(
+    library: AdapterLibrary, tmp_path: Path
+) -> None:
+    tasks = library.names
+
+    def export_another(words: str) -> None:
+        export_library(library, tmp_path, tasks=tasks[:1])
+
+    export_library(library, tmp_path, tasks=tasks[1:2], progress=export_another)
+    mapping = json.loads((tmp_path / "index.json").read_text())["folders"]
+    assert sorted(mapping) == sorted(tasks[:2])
+    assert not list(tmp_path.glob(".*"))

@@ -150,8 +150,17 @@ def test_an_existing_folder_is_kept_unless_overwritten(adapters: Adapters, tmp_p
     with pytest.raises(ConfigError, match="exists already; pass --overwrite"):
         adapters.save(target)
     assert (target / "precious.txt").read_text() == "mine"
-    adapters.save(target, overwrite=True)
-    assert not (target / "precious.txt").exists()
+    with pytest.raises(ConfigError, match=r"out' holds 'precious.txt', which this program did not"):
+        adapters.save(target, overwrite=True)
+    assert (target / "precious.txt").read_text() == "mine"
+    (target / "precious.txt").unlink()
+    for count in (3, 1):
+        Adapters(
+            adapters.weights.select(range(count)),
+            adapters.descriptions[:count],
+            adapters.provenance[:count],
+        ).save(target, overwrite=True)
+    assert (target / "adapter_config.json").is_file()
 
 
 def test_a_failure_among_several_leaves_nothing(adapters: Adapters, tmp_path: Path) -> None:

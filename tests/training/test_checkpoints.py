@@ -56,6 +56,26 @@ def test_what_a_killed_process_left_is_deleted(folder: RunFolder, settings: Sett
     assert [path.name for path in folder.path.iterdir()] == ["config.json"]
 
 
+def test_what_others_put_into_a_run_stays(folder: RunFolder, settings: Settings) -> None:
+    names = [".pre-commit-config.yaml", ".env.local", "history.docx", "checkpoint-notes.md"]
+    for name in names:
+        (folder.path / name).touch()
+    for resume in (True, False):
+        folder.open(settings(), resume=resume)
+        assert sorted(path.name for path in folder.path.iterdir()) == sorted(
+            ["config.json", *names]
+        )
+    folder.delete()
+    assert sorted(path.name for path in folder.path.iterdir()) == sorted(names)
+
+
+def test_a_run_is_deleted_with_its_folder(folder: RunFolder) -> None:
+    write(folder, 1)
+    (folder.path / "embeddings").mkdir()
+    folder.delete()
+    assert not folder.path.exists()
+
+
 def test_other_settings_are_refused_by_name(folder: RunFolder, settings: Settings) -> None:
     other = settings(optimizer={"lr": 0.5}, run={"steps": 7})
     with pytest.raises(ConfigError, match=r"optimizer.lr: 0.01 -> 0.5; run.steps: 6 -> 7.*--fresh"):

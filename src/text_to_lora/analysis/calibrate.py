@@ -27,6 +27,7 @@ from text_to_lora.hypernet.confidence import (
     Confidence,
     save_confidence,
 )
+from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ SEEN_ROWS = 4  # of each training task
 TEXTS = {"unseen": (4, 2, 2), "families": (3, 1, 1), "seen": (1, 0, 0)}
 
 
+@one_job_a_folder
 def calibrate(
     *,
     base: PreTrainedModel,

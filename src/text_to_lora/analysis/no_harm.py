@@ -21,6 +21,7 @@ from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.files import content_hash, read_json, write_file, write_json
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def choose_other_rows(
     return choose_rows(chosen, rows_per_task=rows_per_task, seed=seed, examples=examples)
 
 
+@one_job_a_folder
 def run_harm(
     *,
     base: PreTrainedModel,

@@ -28,7 +28,13 @@ Base = Annotated[
     ),
 ]
 Strength = Annotated[float, typer.Option(help="Factor of the adapter's effect.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output folder.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace an existing output folder, if all that is in it was written by t2l or PEFT.",
+    ),
+]
 PaperTable = Annotated[
     str,
     typer.Option(help="table1, table2, table7, table8, rerun-mistral, rerun-llama, rerun-gemma."),
@@ -82,14 +88,13 @@ def check_strength(strength: float) -> float:
     return strength
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists, before any work is done.
+def check_file(path: Path) -> None:
+    """Refuse an output file that exists, before any work is done.
 
     Raises ConfigError.
     """
-    if path.exists() and not (overwrite and path.is_dir()):
-        remedy = "pass --overwrite or choose another" if path.is_dir() else "choose another path"
-        raise ConfigError(f"output {str(path)!r} exists already; {remedy}")
+    if path.exists():
+        raise ConfigError(f"output {str(path)!r} exists already; choose another path")
 
 
 def check_device(device: str) -> str:

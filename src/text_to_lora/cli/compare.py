@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import PaperTable, check_output
+from text_to_lora.cli.common import PaperTable, check_file
 from text_to_lora.errors import ConfigError
 
 
@@ -29,7 +29,7 @@ def compare(
       t2l eval compare before/report.json after/report.json -o changes.json
     """
     if output is not None:
-        check_output(output, overwrite=False)
+        check_file(output)
     with _needs_eval():
         from text_to_lora.evaluation.compare import compare_reports
         from text_to_lora.evaluation.tables import render_comparison
@@ -37,7 +37,7 @@ def compare(
 
         comparison = compare_reports(a, b)
     if output is not None:
-        write_json(output, comparison)
+        write_json(output, comparison, overwrite=False)
     typer.echo(render_comparison(comparison), nl=False)
 
 

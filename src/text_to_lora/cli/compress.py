@@ -13,13 +13,13 @@ from text_to_lora.cli.common import (
     AsJson,
     Base,
     Overwrite,
-    check_output,
     echo_json,
     import_training,
     load_base_quietly,
     note,
     progress,
 )
+from text_to_lora.outputs import check_output
 
 
 def compress(
@@ -68,7 +68,7 @@ def compress(
       t2l compress library -o packed --head shared --conditioning one-hot --data tasks
       t2l compress library -o packed --steps 20000 --set hypernet.head_in_size=512
     """
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, sources=[library])
     compression = import_training("text_to_lora.training.compression")
     set_keys = import_training("text_to_lora.training.config").set_keys
     kind = import_training("text_to_lora.training.reconstruction_config").ReconstructionConfig

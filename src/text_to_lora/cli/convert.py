@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import Overwrite, check_output
+from text_to_lora.cli.common import Overwrite
+from text_to_lora.outputs import check_output
 
 
 def convert(
@@ -32,7 +33,7 @@ def convert(
     Example:
       t2l convert trained_t2l/mistral_7b_t2l -o mistral-t2l --base mistralai/Mistral-7B-Instruct-v0.2
     """
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, sources=[source])
     from text_to_lora.hypernet.official import convert as convert_official
 
     order = [name.strip() for name in module_order.split(",")] if module_order else None

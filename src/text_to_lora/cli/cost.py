@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from text_to_lora.cli.common import Device, check_device, note, progress
+from text_to_lora.cli.common import Device, check_device, check_file, note, progress
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def cost(
       t2l cost --base ./mistral --library-size 1000 --shots 5 --json cost.json
       t2l cost --base embedded --library-size 16 --measure
     """
+    if json_file is not None:
+        check_file(json_file)
     if measure:
         check_device(device)
     with progress("reading the configuration"):
@@ -113,7 +115,7 @@ def cost(
     if json_file is not None:
         from text_to_lora.files import write_json
 
-        write_json(json_file, facts)
+        write_json(json_file, facts, overwrite=False)
     for line in _lines(facts, made, question):
         typer.echo(line)
 

@@ -15,13 +15,13 @@ from text_to_lora.cli.common import (
     Overwrite,
     Strength,
     check_device,
-    check_output,
     check_strength,
     echo_json,
     gather,
     progress,
 )
 from text_to_lora.errors import ConfigError
+from text_to_lora.outputs import check_output
 
 if TYPE_CHECKING:
     from text_to_lora.serving.generator import Adapters
@@ -68,7 +68,7 @@ def generate(
       t2l generate --from-file tasks.txt -o many --model my-hypernet --json
     """
     texts = gather(descriptions, from_file, "description", "--from-file")
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, sources=[model])
     check_strength(strength)
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise ConfigError(f"min-confidence is {min_confidence}; a number from 0 to 1 is needed")

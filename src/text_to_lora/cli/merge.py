@@ -10,12 +10,12 @@ import typer
 from text_to_lora.cli.common import (
     AsJson,
     Overwrite,
-    check_output,
     echo_json,
     load_base_quietly,
     progress,
 )
 from text_to_lora.errors import ConfigError
+from text_to_lora.outputs import check_output
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -43,7 +43,7 @@ def merge(
       t2l merge review -o review-model
       t2l merge review -o review-model --base ./my-base --dtype float32
     """
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, sources=[adapter, *([base] if base else [])])
     with progress("reading the adapter") as show:
         import torch
 
@@ -70,6 +70,8 @@ def merge(
         merge_weights(model, weights)
         with write_folder(output, overwrite=overwrite) as temporary:
             model.save_pretrained(temporary)
+            if model.config.model_type.endswith("_text_model"):  # known as a part of Mllama alone
+                config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     written = str(chosen).removeprefix("torch.")
     if as_json:

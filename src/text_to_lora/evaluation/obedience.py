@@ -19,6 +19,7 @@ from text_to_lora.evaluation.scoring import Row, Scorer
 from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.files import check_format, content_hash, read_json, write_file, write_json
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.task import Example, Metric, Task
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+@one_job_a_folder
 def run_obedience(
     *,
     base: PreTrainedModel,

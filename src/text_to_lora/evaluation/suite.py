@@ -30,6 +30,7 @@ from text_to_lora.evaluation.samples import (
 from text_to_lora.evaluation.scoring import Answer, Grade, Row, Scorer, choose_rows, held_out
 from text_to_lora.files import content_hash, write_json
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ ROWS_PER_PART = 256
 ADAPTERS_PER_PART = 64
 
 
+@one_job_a_folder
 def evaluate_suite(
     *,
     base: PreTrainedModel,

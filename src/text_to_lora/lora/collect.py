@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 import torch
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
-from text_to_lora.files import read_json
+from text_to_lora.files import file_hash, read_json
 from text_to_lora.lora.library import (
+    INDEX_FILE,
     AdapterLibrary,
     LibraryEntry,
     load_library,
@@ -32,11 +33,15 @@ from text_to_lora.lora.peft_format import (
 )
 from text_to_lora.lora.spec import LoraSpec, ModelOutline, base_model_ref, peft_selects
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.outputs import check_output, lock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 CARD_FILE: Final = "README.md"
+LOCK_SECONDS: Final = 600.0  # of waiting for other jobs that add to the same library
+
+_P = ParamSpec("_P")
 
 # The hub's cache, and the names and cards of the Lots-of-LoRAs collection.
 _HUB_CACHE: Final = re.compile(r"(?:.*/)?models--.+?--(?P<name>[^/]+)/snapshots/[0-9a-f]+")
@@ -145,6 +150,22 @@ def find_adapters(root: Path | str, *, name: str | None = None) -> list[FoundAda
     return found
 
 
+def _alone(add: Callable[_P, ImportReport]) -> Callable[_P, ImportReport]:
+    """Let only one job at a time add to a library, whose path is the second argument."""
+
+    @functools.wraps(add)
+    def add_alone(*args: _P.args, **options: _P.kwargs) -> ImportReport:
+        path = str(options["path"] if "path" in options else args[1])
+        place = Path(os.path.realpath(path))
+        lock_file = place.with_name(f".{place.name}.lock")
+        refusal = f"another job writes the library {path!r}"
+        with lock(lock_file, wait_seconds=LOCK_SECONDS, refusal=refusal):
+            return add(*args, **options)
+
+    return add_alone
+
+
+@_alone
 def import_adapters(
     found: Sequence[FoundAdapter],
     path: Path | str,
@@ -159,7 +180,7 @@ def import_adapters(
 ) -> ImportReport:
     """Write PEFT adapters into a new library or the one at `path`; ΔW stays that of the folders.
 
-    The library is written whole or not at all.
+    The library is written whole or not at all. Jobs that add to one library wait for each other.
     read_base: gives the configuration of a base model by name and revision; asked for a new library
     base: name of the base; by default the library's, or the one that the adapters name
     trust_base: take adapters that name another base for adapters of `base`
@@ -174,9 +195,14 @@ def import_adapters(
     Raises ConfigError for two folders of one task, tasks that the library has already, and
     descriptions of other tasks alone; SpecError, with who has what, when adapters are for another
     base or unlike in rank, modules or layers; AdapterFormatError when `path` is something else,
-    an adapter is broken and `skip_bad` is not set, or none is left.
+    an adapter is broken and `skip_bad` is not set, or none is left. Raises ConfigError too when
+    another job writes the library for more than LOCK_SECONDS or has changed it in the meantime, or
+    when its folder holds files of others (`check_output`).
     """
+    index = _index_hash(path)
     library = load_library(path, skip_bad=skip_bad) if Path(path).exists() else None
+    if library is not None:
+        check_output(path, overwrite=True)
     _check_tasks(found, library, overwrite=overwrite)
     _check_descriptions(found, descriptions or {})
     skipped = _Skipped(allowed=skip_bad)
@@ -209,7 +235,7 @@ def import_adapters(
         adapters = skipped.keep(adapters, lambda adapter: _select(adapter, _slot_names(spec)))
         _check_alike(adapters, library, rank)
     adapters = skipped.keep(adapters, lambda adapter: _check_tensors(adapter, spec))
-    return _write(adapters, path, spec, library, descriptions or {}, skipped.reasons)
+    return _write(adapters, path, spec, library, index, descriptions or {}, skipped.reasons)
 
 
 class _Skipped:
@@ -251,6 +277,12 @@ class _Skipped:
         return kept
 
 
+def _index_hash(path: Path | str) -> str | None:
+    """What tells one state of a library from another; None where there is none."""
+    file = Path(path) / INDEX_FILE
+    return file_hash(file) if file.is_file() else None
+
+
 def _read(found: FoundAdapter) -> _Adapter:
     """Read configuration, provenance and tensor names."""
     config = read_adapter_config(found.folder)
@@ -284,10 +316,14 @@ def _write(
     path: Path | str,
     spec: LoraSpec,
     library: AdapterLibrary | None,
+    index: str | None,
     descriptions: Mapping[str, Sequence[str]],
     skipped: Mapping[str, str],
 ) -> ImportReport:
-    """Write the library's own adapters and these, one in memory at a time."""
+    """Write the library's own adapters and these, one in memory at a time.
+
+    index: hash of the library's index as it was read, None for a new library
+    """
     new = {adapter.task: adapter for adapter in adapters}
     old = {} if library is None else {entry.task: entry for entry in library.entries}
     tasks = [*old, *(task for task in new if task not in old)]
@@ -311,6 +347,13 @@ def _write(
                 errors[task] = float(error)
             yield _rescaled(weights, spec)
 
+    def check_unchanged() -> None:
+        if _index_hash(path) != index:
+            raise ConfigError(
+                f"another job changed the library {str(path)!r} in the meantime; nothing was added; "
+                "repeat"
+            )
+
     training = None if library is None else library.training
     write_library(
         path,
@@ -320,6 +363,7 @@ def _write(
         dtype=dtype,
         training=training,
         overwrite=library is not None,
+        check_replaced=check_unchanged,
     )
     undescribed = [task for task in new if not fresh[task].descriptions]
     if undescribed:

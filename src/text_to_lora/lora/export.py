@@ -14,11 +14,13 @@ from text_to_lora.errors import AdapterFormatError, ConfigError
 from text_to_lora.files import check_format, read_json, write_json
 from text_to_lora.lora.library import AdapterLibrary, hash_adapter
 from text_to_lora.lora.peft_format import PROVENANCE_FILE, load_adapter, save_adapter
+from text_to_lora.outputs import check_output, lock
 
 FORMAT: Final = "text-to-lora export"
 VERSION: Final = 1
 MAPPING_FILE: Final = "index.json"
 
+LOCK_SECONDS: Final = 60.0  # of waiting for another export to add itself to index.json
 _MAX_NAME: Final = 100  # characters of a folder's name; file systems allow 255 bytes
 _RESERVED: Final = frozenset(  # device names of Windows, and the mapping's own
     {"con", "prn", "aux", "nul", "index.json"}
@@ -50,35 +52,35 @@ def export_library(
     tasks: those to write; None for all
     overwrite: replace folders that hold something else
 
-    Raises ConfigError for an unknown task, or when a folder holds something else without
-    `overwrite`.
+    Raises ConfigError, before anything is written, for an unknown task, when a folder holds
+    something else without `overwrite`, or when it may not be replaced (`check_output`).
     """
     root = Path(path)
     chosen = library.names if tasks is None else list(dict.fromkeys(tasks))
     names = folder_names(library.names)
     folders = {library.entry(task).task: names[task] for task in chosen}
-    mapping = _read_mapping(root)
+    _read_mapping(root)
     kept = []
     fingerprint = library.fingerprint
+    provenances = {task: _provenance(library, task, fingerprint) for task in folders}
+    ours = {task for task, name in folders.items() if _is_ours(root / name, provenances[task])}
+    for task, name in folders.items():
+        _check_folder(root / name, task, ours=task in ours, overwrite=overwrite)
     for number, (task, name) in enumerate(folders.items(), 1):
         progress(f"writing {number} of {len(folders)}: {task}")
-        folder = root / name
-        provenance = _provenance(library, task, fingerprint)
-        ours = _is_ours(folder, provenance)
-        if ours and _is_whole(folder, library):
+        if task in ours and _is_whole(root / name, library):
             kept.append(task)
             continue
-        if folder.exists() and not (ours or overwrite):
-            raise ConfigError(
-                f"{str(folder)!r} is not this library's adapter of {task!r}; "
-                "pass --overwrite or choose another folder"
-            )
         save_adapter(
-            library.adapter(task), folder, provenance=provenance, overwrite=ours or overwrite
+            library.adapter(task),
+            root / name,
+            provenance=provenances[task],
+            overwrite=overwrite or task in ours,
         )
-    write_json(
-        root / MAPPING_FILE, {"format": FORMAT, "version": VERSION, "folders": mapping | folders}
-    )
+    refusal = f"another job writes into {str(root)!r}"
+    with lock(root / f".{MAPPING_FILE}.lock", wait_seconds=LOCK_SECONDS, refusal=refusal):
+        mapping = _read_mapping(root) | folders
+        write_json(root / MAPPING_FILE, {"format": FORMAT, "version": VERSION, "folders": mapping})
     return ExportReport(folders, tuple(kept))
 
 
@@ -109,6 +111,15 @@ def _provenance(library: AdapterLibrary, task: str, fingerprint: str) -> dict[st
         "base": library.spec.base.name,
         "library": fingerprint,
     }
+
+
+def _check_folder(folder: Path, task: str, *, ours: bool, overwrite: bool) -> None:
+    if folder.exists() and not (ours or overwrite):
+        raise ConfigError(
+            f"{str(folder)!r} is not this library's adapter of {task!r}; "
+            "pass --overwrite or choose another folder"
+        )
+    check_output(folder, overwrite=True)
 
 
 def _is_ours(folder: Path, provenance: dict[str, Any]) -> bool:

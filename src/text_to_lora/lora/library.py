@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -226,10 +226,12 @@ def write_library(
     dtype: torch.dtype,
     training: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    check_replaced: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write adapters that come one by one as a library, so that only one is in memory.
 
     adapters: one for each entry, in order, each of this spec
+    check_replaced: as in `write_folder`
 
     Raises as `save_library` does, ConfigError when entries name a task twice, and SpecError when an
     adapter has another spec.
@@ -240,7 +242,7 @@ def write_library(
     _places(entries)
     places, header = _layout(spec, len(entries), dtype)
     written = []
-    with write_folder(path, overwrite=overwrite) as folder:
+    with write_folder(path, overwrite=overwrite, check_replaced=check_replaced) as folder:
         with (folder / LIBRARY_FILE).open("wb") as stream:
             stream.write(header)
             for index, (entry, weights) in enumerate(zip(entries, adapters, strict=True)):

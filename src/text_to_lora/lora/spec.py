@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -232,10 +232,10 @@ class LoraSpec:
     def check_base(self, config: PreTrainedConfig) -> None:
         """Check that a base model is of the kind that this spec was built for.
 
-        Raises SpecError when its configuration hash differs.
+        Raises SpecError when its configuration hash differs, also from those of earlier releases.
         """
         found = config_hash(config)
-        if found != self.base.config_hash:
+        if self.base.config_hash not in (found, *_earlier_hashes(config)):
             raise SpecError(
                 f"adapter is for base {self.base.name or 'unnamed'!r} ({self.base.model_type}, "
                 f"config {self.base.config_hash[:12]}); this base is "
@@ -343,7 +343,7 @@ def base_model_ref(
         name=str(getattr(config, "name_or_path", "") or "") if name is None else name,
         revision=getattr(config, "_commit_hash", None) if revision is None else revision,
         config_hash=config_hash(config),
-        model_type=str(config.model_type),
+        model_type=language_part(config)[0],
     )
 
 
@@ -354,9 +354,51 @@ def config_hash(config: PreTrainedConfig) -> str:
     heads, layers and experts, the vocabulary included. Left out, since they change no shape: names,
     versions, dtype, token ids, dropout, attention implementation, window and rotary settings. A
     field that a later transformers adds with None or False leaves the hash as it was.
+
+    The configuration of a folder and that of the causal language model made of it have one hash,
+    also where that model takes the text part or the decoder alone.
     """
-    content: dict[str, Any] = {"model_type": config.model_type}
-    for key, value in config.get_text_config(decoder=True).to_dict().items():
+    return _hash_fields(*language_part(config))
+
+
+def language_part(config: PreTrainedConfig) -> tuple[str, PreTrainedConfig]:
+    """Model type and configuration of the decoder that AutoModelForCausalLM makes of a base.
+
+    The result is the same for the configuration of the base's folder and for that of the model.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
+
+    if _is_decoder_half(config):  # the model says in two fields that it is one; the folder does not
+        config = copy.deepcopy(config)
+        config.is_encoder_decoder = bool(type(config).is_encoder_decoder)
+        config.is_decoder = False
+    text = config.get_text_config(decoder=True)
+    takes_all = str(CLASSES.get(config.model_type)).endswith("ForConditionalGeneration")
+    return str((config if takes_all else text).model_type), text
+
+
+def _is_decoder_half(config: PreTrainedConfig) -> bool:
+    """Whether the causal language model is the decoder of a pair, as BART's and Whisper's."""
+    return hasattr(config, "decoder_layers") or hasattr(config, "num_decoder_layers")
+
+
+def _earlier_hashes(config: PreTrainedConfig) -> Iterator[str]:
+    """Hashes of a base in files of earlier releases: that of its folder, or that of the model."""
+    yield _hash_fields(config.model_type, config.get_text_config(decoder=True))
+    _, text = language_part(config)
+    for suffix in ("", "_text", "_text_model"):  # of the part's model type, after that of the whole
+        yield _hash_fields(text.model_type.removesuffix(suffix), text)
+    if _is_decoder_half(config):
+        decoder = copy.deepcopy(config)
+        decoder.is_encoder_decoder = False
+        yield _hash_fields(config.model_type, decoder)
+        decoder.is_decoder = True
+        yield _hash_fields(config.model_type, decoder)
+
+
+def _hash_fields(model_type: str, text: PreTrainedConfig) -> str:
+    content: dict[str, Any] = {"model_type": model_type}
+    for key, value in text.to_dict().items():
         counted = _SHAPE_KEY.search(key) and key not in _NOT_SHAPE and not key.startswith("_")
         if counted and _is_shape_value(value):
             content[key] = value
@@ -461,14 +503,18 @@ def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
 
     Raises SpecError when there is no such model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
+    options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": False}
+    config = copy.deepcopy(config)
     try:
         with torch.device("meta"):
-            model = build(
-                copy.deepcopy(config), attn_implementation="eager", trust_remote_code=False
-            )
+            if config.model_type.endswith("_text_model"):  # known as a part of Mllama or Emu3 alone
+                whole: Any = CONFIG_MAPPING[config.model_type.removesuffix("_text_model")]
+                model = build(whole(text_config=config.to_dict()), **options)
+            else:
+                model = build(config, **options)
     except (ValueError, KeyError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SpecError(
@@ -479,7 +525,8 @@ def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, nn.ModuleList]:
     """Path and list of the decoder layers: the largest module list of the text model's depth."""
-    depth = config.get_text_config(decoder=True).num_hidden_layers
+    _, text = language_part(config)
+    depth = text.num_hidden_layers
     get_decoder: Callable[[], nn.Module] = model.get_decoder
     decoder = get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)

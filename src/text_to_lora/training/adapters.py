@@ -24,6 +24,7 @@ from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base_config
+from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import (
@@ -166,6 +167,7 @@ class Job:
         return self.rows[step * self.batch_size : (step + 1) * self.batch_size]
 
 
+@one_job_a_folder
 def train_adapters(
     config: LibraryConfig,
     *,

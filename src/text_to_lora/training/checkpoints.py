@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +21,9 @@ _PREFIX: Final = "checkpoint-"
 # cut off is still known as a run.
 _OURS: Final = (
     "result.json",
-    f"{_PREFIX}*",
-    "history.*",
+    f"{_PREFIX}[0-9]*",
+    "history.jsonl",
+    "history.png",
     "hypernet",
     "adapter",
     "last",
@@ -77,6 +78,12 @@ class RunFolder:
         """Mark the run as done."""
         write_json(self.path / "result.json", result)
 
+    def delete(self) -> None:
+        """Delete the run, and its folder if nothing else is in it."""
+        self._delete(["embeddings", *_OURS])
+        with suppress(OSError):
+            self.path.rmdir()
+
     def newest_checkpoint(self) -> Path | None:
         """The complete checkpoint of the highest step."""
         return max(self._checkpoints(), key=_step, default=None)
@@ -123,8 +130,8 @@ class RunFolder:
 
     def _clean(self) -> None:
         """Delete what a killed process left: temporary files, half-deleted checkpoints."""
-        self._delete([".*.*"])
-        for folder in self.path.glob(f"{_PREFIX}*"):
+        self._delete(f".{pattern}.*" for pattern in _OURS)
+        for folder in self.path.glob(f"{_PREFIX}[0-9]*"):
             if not (folder / MARK).exists():
                 shutil.rmtree(folder)
 

@@ -21,6 +21,7 @@ from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.task import Task
+from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.reconstruction import (
     embed_tasks,
     reconstruct,
@@ -160,7 +161,7 @@ def compress(
     )
     with write_folder(target, overwrite=overwrite) as folder:
         shutil.copytree(result, folder, dirs_exist_ok=True)
-    shutil.rmtree(run)
+    RunFolder(run).delete()
     return made
 
 

@@ -25,6 +25,7 @@ from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.lora.library import AdapterLibrary, load_library
 from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.data import seed_of
 from text_to_lora.training.plots import plot_reconstruction
@@ -58,6 +59,7 @@ def train_reconstruction(
     return reconstruct(library, config, output_dir=output_dir, resume=resume, report=report)
 
 
+@one_job_a_folder
 def reconstruct(
     library: AdapterLibrary,
     config: ReconstructionConfig,

@@ -26,6 +26,7 @@ from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.models.base import load_base
 from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
+from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+@one_job_a_folder
 def train_sft(
     config: RunConfig,
     *,

@@ -19,6 +19,7 @@ from text_to_lora.evaluation.conditions import JUNK
 from text_to_lora.evaluation.samples import in_order
 from text_to_lora.files import check_format, content_hash, read_json, write_json
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.outputs import one_job_a_folder
 
 if TYPE_CHECKING:
     from text_to_lora.evaluation.benchmarks.harness import Engine, RunCode
@@ -96,6 +97,7 @@ def plan_task(
     return plan
 
 
+@one_job_a_folder
 def evaluate_benchmarks(
     *,
     engine: Engine,
