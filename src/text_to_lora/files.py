@@ -9,12 +9,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final
 
-from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.errors import ConfigError, T2LError, TaskDataError, shorten
+
+MAX_JSON_BYTES: Final = 1 << 28
+MAX_JSON_DEPTH: Final = 64
+_MAX_DIGITS: Final = 308  # every integer of so many digits can become a float
+_TOO_DEEP: Final = f"is nested more than {MAX_JSON_DEPTH} deep; write it flatter"
 
 
 @contextmanager
@@ -84,23 +89,102 @@ def write_json(path: Path | str, payload: Mapping[str, Any]) -> None:
     write_file(path, lambda temporary: _write_text(temporary, text))
 
 
-def read_json(path: Path | str, error: type[T2LError] = ConfigError) -> dict[str, Any]:
-    """Read a JSON object.
+def read_json(
+    path: Path | str, error: type[T2LError] = ConfigError, *, max_bytes: int = MAX_JSON_BYTES
+) -> dict[str, Any]:
+    """Read a JSON object, as `parse_json` does.
 
-    Raises `error` when the file is missing, not UTF-8, not JSON or not an object.
+    Raises `error` when the file is missing or no plain file, larger than `max_bytes`, not UTF-8,
+    not JSON, not an object, or holds what `parse_json` refuses.
     """
     file = Path(path)
     try:
-        payload = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{str(file)!r} does not exist; check the path") from None
-    except UnicodeDecodeError as cause:
-        raise error(f"{str(file)!r} is not UTF-8 (byte {cause.start}); save it as UTF-8") from None
-    except json.JSONDecodeError as cause:
-        raise error(f"{str(file)!r} is not JSON: line {cause.lineno}: {cause.msg}") from None
+        payload = parse_json(read_bytes(file, max_bytes))
+    except JsonError as cause:
+        line = "" if cause.line is None else f", line {cause.line},"
+        raise error(f"{str(file)!r}{line} {cause.problem}") from None
     if not isinstance(payload, dict):
         raise error(f"{str(file)!r} holds a {type(payload).__name__}; a JSON object is expected")
     return payload
+
+
+class JsonError(ValueError):
+    """Says what is wrong with a JSON text, as the predicate of a sentence about its file.
+
+    line: counted from 1, None for the whole text
+    """
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        self.problem = problem
+        self.line = line
+        super().__init__(problem)
+
+    def about(self, path: Path | str, first_line: int = 1) -> TaskDataError:
+        """The same as the error of a task file; first_line: where the text starts in the file."""
+        line = None if self.line is None else first_line + self.line - 1
+        return TaskDataError(self.problem.removeprefix("is "), path=path, line=line)
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Read a file of at most `max_bytes`.
+
+    Raises JsonError when there is no such file, or it cannot be read or is larger.
+    """
+    with _open_file(path) as stream:
+        return _read_at_most(stream.read, max_bytes)
+
+
+def read_task_json(path: Path) -> Any:
+    """Read any JSON value of a task file.
+
+    Raises TaskDataError with file and line where `read_bytes` and `parse_json` raise JsonError.
+    """
+    try:
+        return parse_json(read_bytes(path))
+    except JsonError as error:
+        raise error.about(path) from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the number and the value of every line of a JSON lines file that is not blank.
+
+    Raises TaskDataError with file and line where a line is no JSON that `parse_json` takes.
+    """
+    line = 1
+    try:
+        with _open_file(path) as stream:
+            while content := _read_at_most(stream.readline, MAX_JSON_BYTES):
+                if content.strip():
+                    yield line, parse_json(content)
+                line += 1
+    except JsonError as error:
+        raise error.about(path, line) from None
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parse JSON that anybody may have written; a byte order mark is dropped.
+
+    Raises JsonError for what is not UTF-8 or not JSON, and for JSON that is harmful later: nested
+    deeper than MAX_JSON_DEPTH, a key twice in one object (readers take either value), an integer
+    that no float holds, half of a surrogate pair (which no file can be written with).
+    """
+    if isinstance(content, bytes):
+        try:
+            content = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise JsonError(f"is not UTF-8 (byte {error.start}); save it as UTF-8", line) from None
+    try:
+        value = json.loads(
+            content.removeprefix("\ufeff"), parse_int=_parse_int, object_pairs_hook=_unique_keys
+        )
+    except json.JSONDecodeError as error:
+        raise JsonError(f"is not JSON: {error.msg}", error.lineno) from None
+    except RecursionError:
+        raise JsonError(_TOO_DEEP) from None
+    if "\\u" in content or content.count("[") + content.count("{") > MAX_JSON_DEPTH:
+        _check_values(value)
+    return value
 
 
 def check_format(
@@ -139,6 +223,73 @@ def content_hash(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form (sorted keys), in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _open_file(path: Path) -> BinaryIO:
+    """Open a plain file; a pipe or a device would never end."""
+    try:
+        if path.is_file():
+            return path.open("rb")
+        state = "is not a file" if path.exists() else "does not exist"
+    except OSError as error:
+        raise JsonError(f"cannot be read ({error.strerror or error})") from None
+    raise JsonError(f"{state}; check the path")
+
+
+def _read_at_most(read: Callable[[int], bytes], max_bytes: int) -> bytes:
+    try:
+        content = read(max_bytes + 1)
+    except OSError as error:
+        raise JsonError(f"cannot be read ({error.strerror or error})") from None
+    if len(content) > max_bytes:
+        raise JsonError(f"is larger than {max_bytes:,} bytes; check the path")
+    return content
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise JsonError(
+            f"has a number of {len(digits)} digits ({digits[:8]}...); write a smaller one"
+        )
+    return int(digits)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in mapping if names.count(name) > 1)
+        raise JsonError(f"has the key {shorten(twice)} twice in one object; leave one out")
+    return mapping
+
+
+def _check_values(value: Any) -> None:
+    """Check the depth of a JSON value, and that every text in it is whole."""
+    pending = [(value, 1, "")]
+    while pending:
+        item, depth, place = pending.pop()
+        if depth > MAX_JSON_DEPTH:
+            raise JsonError(_TOO_DEEP)
+        children: Iterable[tuple[Any, Any]] = ()
+        if isinstance(item, str):
+            _check_text(item, place)
+        elif isinstance(item, dict):
+            children = item.items()
+        elif isinstance(item, list):
+            children = enumerate(item)
+        for key, child in children:
+            if isinstance(key, str):
+                _check_text(key, place)
+            if isinstance(child, str | dict | list):
+                pending.append((child, depth + 1, f"{place}[{key!r}]"))
+
+
+def _check_text(text: str, place: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise JsonError(
+            f"has half of a surrogate pair in {shorten(text)}, at {place[:200] or 'a key'}; "
+            "write the whole character"
+        )
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
-from text_to_lora.files import write_file
+from text_to_lora.files import read_json, write_file
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.base_tokenizer import ANSWER, END, INPUT, TASK
 from text_to_lora.training.data import align, split_by_length
@@ -81,7 +81,7 @@ def warm_start(
 
     origin: for each token id the encoder's id whose embedding it starts from
     """
-    settings = json.loads((encoder_folder / "config.json").read_text(encoding="utf-8"))
+    settings = read_json(encoder_folder / "config.json")
     config = BertConfig(
         vocab_size=len(origin),
         hidden_size=settings["hidden_size"],
