@@ -91,8 +91,8 @@ def test_json_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "does not exist; check the path"),
-        (b"\xe9", r"line 1, is not UTF-8 \(byte 0\)"),
-        (b'{\n"a": }', "line 2, is not JSON: Expecting value"),
+        (b"\xe9", r"is not UTF-8 \(byte 0\)"),
+        (b'{\n"a": }', "is not JSON: line 2: Expecting value"),
         (b"[1]", "holds a list; a JSON object is expected"),
     ],
 )

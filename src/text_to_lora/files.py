@@ -101,8 +101,7 @@ def read_json(
     try:
         payload = parse_json(read_bytes(file, max_bytes))
     except JsonError as cause:
-        line = "" if cause.line is None else f", line {cause.line},"
-        raise error(f"{str(file)!r}{line} {cause.problem}") from None
+        raise error(f"{str(file)!r} {cause}") from None
     if not isinstance(payload, dict):
         raise error(f"{str(file)!r} holds a {type(payload).__name__}; a JSON object is expected")
     return payload
@@ -111,18 +110,19 @@ def read_json(
 class JsonError(ValueError):
     """Says what is wrong with a JSON text, as the predicate of a sentence about its file.
 
-    line: counted from 1, None for the whole text
+    line: of a text that is not JSON, counted from 1; None for the whole text
     """
 
-    def __init__(self, problem: str, line: int | None = None) -> None:
-        self.problem = problem
+    def __init__(self, problem: str, detail: str = "", *, line: int | None = None) -> None:
         self.line = line
-        super().__init__(problem)
+        self._problem, self._detail = problem, detail
+        place = [] if line is None or not detail else [f"line {line}"]
+        super().__init__(": ".join(filter(None, [problem, *place, detail])))
 
-    def about(self, path: Path | str, first_line: int = 1) -> TaskDataError:
-        """The same as the error of a task file; first_line: where the text starts in the file."""
-        line = None if self.line is None else first_line + self.line - 1
-        return TaskDataError(self.problem.removeprefix("is "), path=path, line=line)
+    def in_task_file(self, path: Path, line: int | None = None) -> TaskDataError:
+        """The same as the error of a task file; line: where the text stands in it, if that is known."""
+        problem = ": ".join(filter(None, [self._problem.removeprefix("is "), self._detail]))
+        return TaskDataError(problem, path=path, line=self.line if line is None else line)
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
@@ -142,7 +142,7 @@ def read_task_json(path: Path) -> Any:
     try:
         return parse_json(read_bytes(path))
     except JsonError as error:
-        raise error.about(path) from None
+        raise error.in_task_file(path) from None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -150,15 +150,16 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
     Raises TaskDataError with file and line where a line is no JSON that `parse_json` takes.
     """
-    line = 1
+    line: int | None = None
     try:
         with _open_file(path) as stream:
+            line = 1
             while content := _read_at_most(stream.readline, MAX_JSON_BYTES):
                 if content.strip():
                     yield line, parse_json(content)
                 line += 1
     except JsonError as error:
-        raise error.about(path, line) from None
+        raise error.in_task_file(path, line) from None
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -170,19 +171,21 @@ def parse_json(content: bytes | str) -> Any:
     """
     if isinstance(content, bytes):
         try:
-            content = content.decode("utf-8-sig")
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            raise JsonError(f"is not UTF-8 (byte {error.start}); save it as UTF-8", line) from None
+            raise JsonError(
+                f"is not UTF-8 (byte {error.start}); save it as UTF-8", line=line
+            ) from None
+    else:
+        text = content.removeprefix("\ufeff")
     try:
-        value = json.loads(
-            content.removeprefix("\ufeff"), parse_int=_parse_int, object_pairs_hook=_unique_keys
-        )
+        value = json.loads(text, parse_int=_parse_int, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as error:
-        raise JsonError(f"is not JSON: {error.msg}", error.lineno) from None
+        raise JsonError("is not JSON", error.msg, line=error.lineno) from None
     except RecursionError:
         raise JsonError(_TOO_DEEP) from None
-    if "\\u" in content or content.count("[") + content.count("{") > MAX_JSON_DEPTH:
+    if "\\u" in text or text.count("[") + text.count("{") > MAX_JSON_DEPTH:
         _check_values(value)
     return value
 
