@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from text_to_lora import errors
-from text_to_lora.errors import BackendError, T2LError, TaskDataError, list_some
+from text_to_lora.errors import BackendError, T2LError, TaskDataError, list_some, shorten
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
@@ -33,3 +33,8 @@ def test_a_backend_error_carries_the_output() -> None:
 def test_four_names_are_spelled_out_and_the_others_counted() -> None:
     assert list_some(iter("abcd")) == "a, b, c, d"
     assert list_some("abcdefg") == "a, b, c, d and 3 more"
+
+
+def test_a_name_from_outside_stays_on_one_line_of_bounded_length() -> None:
+    assert list_some(["a\nb", "c"]) == r"'a\nb', c"
+    assert shorten("x" * 1000) == "'" + "x" * 199 + "... (1002 characters)"

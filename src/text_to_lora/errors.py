@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 _NUM_LISTED: Final = 4  # names spelled out in a message
+_MAX_SHOWN: Final = 200  # characters of a value in a message
 
 
 class T2LError(Exception):
@@ -66,7 +67,17 @@ class T2LWarning(UserWarning):
 
 
 def list_some(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are, for a message."""
+    """The first names of a list, and how many more there are, for a message of one line."""
     listed = list(names)
     more = f" and {len(listed) - _NUM_LISTED} more" if len(listed) > _NUM_LISTED else ""
-    return ", ".join(listed[:_NUM_LISTED]) + more
+    shown = [
+        name if name.isprintable() and len(name) <= _MAX_SHOWN else shorten(name)
+        for name in listed[:_NUM_LISTED]
+    ]
+    return ", ".join(shown) + more
+
+
+def shorten(value: object) -> str:
+    """A value from outside as a message shows it: on one line, of bounded length."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"

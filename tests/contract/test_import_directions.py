@@ -110,7 +110,7 @@ def test_a_part_imports_only_what_stands_below_it(part: str) -> None:
 def test_the_adapter_code_needs_torch_and_safetensors_alone() -> None:
     heavy = {"transformers", "peft", "datasets", "huggingface_hub", "accelerate"}
     for path in FILES:
-        if _part(path) == "lora" and path.name != "spec.py":
+        if _part(path) == "lora" and path.name != "outline.py":
             names = {name.partition(".")[0] for name in _imports(path, with_types=False)}
             assert not names & heavy, path
 

@@ -308,7 +308,7 @@ def test_tests_are_read_from_a_file_or_the_folders_of_tasks(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("nothing", "not JSON that can be read"),
+        ("nothing", "not JSON: Expecting value"),
         ("[]", "holds a list"),
         ('{"a|b": "assert 1"}', r"entry 'a\|b' has fields \[\]"),
         ('{"a|b": {"test": 1}}', r"entry 'a\|b' has fields \['test'\]"),

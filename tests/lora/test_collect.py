@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
-from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
+from text_to_lora.lora import LoraSpec, LoraWeights, collect, save_adapter
 from text_to_lora.lora.collect import FoundAdapter, ImportReport, find_adapters, import_adapters
 from text_to_lora.lora.library import load_library, save_library, write_library
 from text_to_lora.outputs import lock
@@ -360,6 +360,11 @@ def truncate(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
+def change_config(folder: Path, **fields: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
 def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     file = folder / "adapter_model.safetensors"
     tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
@@ -392,6 +397,41 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "adapter_config.json").write_text("{"),
         r"adapter_config\.json' is not JSON",
     ),
+    "a pattern that does not compile": (
+        lambda folder: change_config(folder, target_modules="*.q_proj"),
+        "this is no regular expression",
+    ),
+    "a pattern that does not end": (
+        lambda folder: change_config(folder, target_modules=r"((?:.|..)+)+\1[0-9]"),
+        "a pattern of modules that takes more than 1 s",
+    ),
+    "a rank that its tensors do not have": (
+        lambda folder: change_config(folder, r=2),
+        r"has r=2, but .*lora_A.weight is \(4, 32\)",
+    ),
+    "a rank of many digits": (
+        lambda folder: (folder / "adapter_config.json").write_text('{"r": ' + "9" * 5000 + "}"),
+        "has a number of 5000 digits",
+    ),
+    "nesting": (
+        lambda folder: (folder / "adapter_config.json").write_text("[" * 100_000),
+        "is nested more than 64 deep",
+    ),
+    "half a character": (
+        lambda folder: (folder / "provenance.json").write_text('{"description": "\\ud83c"}'),
+        "half of a surrogate pair",
+    ),
+    "no file": (
+        lambda folder: (folder / "provenance.json").mkdir(),
+        "is not a file; check the path",
+    ),
+    "float8": (
+        lambda folder: edit(
+            folder,
+            lambda t: t.update({name: t[name].to(torch.float8_e4m3fn) for name in t}),
+        ),
+        "has dtype torch.float8_e4m3fn",
+    ),
     "provenance": (
         lambda folder: (folder / "provenance.json").write_text('{"steps": "many"}'),
         "steps 'many'",
@@ -415,6 +455,30 @@ def test_a_broken_adapter_is_named_and_left_out_on_request(
     assert list(report.skipped) == ["b"]
     del tree.deltas["b"]
     tree.assert_deltas(library, 0.0)
+
+
+def test_an_adapter_that_a_fault_of_this_program_stops_is_left_out_on_request(
+    tree: Tree, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.add("a")
+    tree.add("b")
+    read = collect.read_adapter_config
+
+    def fail(folder: Path) -> dict[str, Any]:
+        return read(folder) if folder.name == "a" else {}["key"]
+
+    monkeypatch.setattr(collect, "read_adapter_config", fail)
+    with pytest.raises(KeyError):
+        tree.load(library)
+    with pytest.warns(T2LWarning, match="'b' is left out: KeyError: 'key'"):
+        assert tree.load(library, skip_bad=True).skipped == {"b": "KeyError: 'key'"}
+
+
+def test_a_card_of_open_comments_is_read_at_once(tree: Tree, library: Path) -> None:
+    card = tree.add("a") / "README.md"
+    card.write_text("# a\n\nSay it. <!-- not this --> Now.\n" + "<!--" * 200_000)
+    tree.load(library, descriptions={})
+    assert load_library(library).entries[0].descriptions == ("Say it. Now.",)
 
 
 def test_a_damaged_adapter_of_the_library_is_named_or_left_out(tree: Tree, library: Path) -> None:

@@ -14,7 +14,7 @@ import transformers
 
 from text_to_lora.errors import SpecError, T2LWarning
 from text_to_lora.lora import LoraSpec, config_hash
-from text_to_lora.lora.spec import peft_selection, peft_selects
+from text_to_lora.lora.peft_selection import PeftSelection, selecting_fields
 
 
 def test_shapes_of_every_family_are_those_of_the_live_modules(kit: Any, family: str) -> None:
@@ -239,5 +239,5 @@ def test_peft_selection_hits_the_slots_and_nothing_else(
         spec = LoraSpec.from_config(config, targets=[path], layers=layers)
         wanted = {spec.module_name(slot.layer, slot.module) for slot in spec.slots}
         for targets in {spec.peft_targets, ()}:
-            selection = peft_selection(spec, targets)
-            assert {name for name in names if peft_selects(selection, name)} == wanted
+            selection = PeftSelection(selecting_fields(spec, targets))
+            assert selection.select(names) == wanted

@@ -188,7 +188,16 @@ def test_an_error_in_a_row_names_file_and_row(
         (changed(ROWS[0], input=3), "input 3; give a text"),
         (changed(ROWS[0], outputs="green"), "outputs 'green'; give a list of texts"),
         ("[1]", "a row is a list"),
+        (changed(ROWS[0], task_id=7), "row of task 7, which"),
+        (changed(ROWS[0], task_id=[1]), r"row of task \[1\], which tasks.json does not have"),
         ('{"task_id": ', "not JSON"),
+        ('{"task_id": "copy", "task_id": "colour"}', "the key 'task_id' twice in one object"),
+        (
+            changed(ROWS[0], input="\ud83c"),
+            r"half of a surrogate pair in '\\ud83c', at \['input'\]",
+        ),
+        ("[" * 100_000, "nested more than 64 deep"),
+        (changed(ROWS[0], idx=10**400), "a number of 401 digits"),
     ],
 )
 def test_an_error_in_json_lines_names_the_line(tmp_path: Path, row: Any, message: str) -> None:
@@ -198,8 +207,8 @@ def test_an_error_in_json_lines_names_the_line(tmp_path: Path, row: Any, message
 
 def test_a_file_that_is_not_utf8_is_named_with_the_line(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
-    (folder / "data.jsonl").write_bytes(b'{"a": 1}\n{"input": "\xe9"}\n')
-    with pytest.raises(TaskDataError, match=r"data\.jsonl:2: not UTF-8 \(byte 20\)"):
+    (folder / "data.jsonl").write_bytes(b'\n{"input": "\xe9"}\n')
+    with pytest.raises(TaskDataError, match=r"data\.jsonl:2: not UTF-8 \(byte 11\)"):
         load_folder(folder)
 
 

@@ -34,6 +34,10 @@ def write_sni(root: Path, **files: Any) -> Path:
     return root
 
 
+def with_output(output: Any) -> dict[str, Any]:
+    return {**SNI, "Instances": [{"input": "x", "output": output}]}
+
+
 def test_sni_tasks_are_read_from_the_repository_or_its_tasks_folder(tmp_path: Path) -> None:
     old = {**SNI, "Definition": "Old wording.", "Instances": [{"input": "x", "output": "y"}]}
     write_sni(tmp_path, task002_b=SNI, task001_a=old)
@@ -56,6 +60,18 @@ def test_sni_tasks_are_read_from_the_repository_or_its_tasks_folder(tmp_path: Pa
         ({**SNI, "Definition": [""]}, "has no description"),
         ({**SNI, "Instances": [SNI["Instances"][0], {"output": ["x"]}]}, "instance 2 has no text"),
         ({**SNI, "Instances": [{"input": "x", "output": [""]}]}, r"instance 1 has output \[''\]"),
+        (with_output([None, "A"]), r"instance 1 has output \[None, 'A'\]; give non-empty texts"),
+        (with_output([["W"]]), r"instance 1 has output \[\['W'\]\]; give non-empty texts"),
+        (with_output({"text": "A"}), r"instance 1 has output {'text': 'A'}; give non-empty texts"),
+        (with_output(5), "instance 1 has output 5; give non-empty texts"),
+        (with_output(None), "instance 1 has output None; give non-empty texts"),
+        ({**SNI, "Instances": None}, "Instances is None; a list is expected"),
+        ({**SNI, "Instances": {"input": "x"}}, "Instances is {'input': 'x'}; a list is expected"),
+        ({**SNI, "Definition": None}, "Definition is None; a text or a list of texts is expected"),
+        ({**SNI, "Definition": [1]}, r"Definition is \[1\]; a text or a list of texts"),
+        ({**SNI, "Source": None}, "Source is None; a text or a list of texts is expected"),
+        ({**SNI, "Instance License": 2}, "Instance License is 2; a text or a list of texts"),
+        ({**SNI, "URL": ["\ud83c"]}, r"half of a surrogate pair in '\\ud83c', at \['URL'\]\[0\]"),
     ],
 )
 def test_a_wrong_sni_file_is_named(tmp_path: Path, payload: Any, message: str) -> None:
@@ -66,7 +82,7 @@ def test_a_wrong_sni_file_is_named(tmp_path: Path, payload: Any, message: str) -
 def test_an_sni_file_that_is_no_text_or_json_is_named(tmp_path: Path) -> None:
     file = write_sni(tmp_path, task001_a=SNI) / "tasks" / "task001_a.json"
     file.write_bytes(b'{"Definition": "\xff"}')
-    with pytest.raises(TaskDataError, match=r"task001_a\.json: not UTF-8 \(byte 16\)"):
+    with pytest.raises(TaskDataError, match=r"task001_a\.json:1: not UTF-8 \(byte 16\)"):
         load_sni(tmp_path)
     file.write_text('{\n"Definition": }')
     with pytest.raises(TaskDataError, match=r"task001_a\.json:2: not JSON"):

@@ -15,7 +15,8 @@ import torch
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.hypernet.config import HypernetConfig
-from text_to_lora.lora.spec import LoraSpec, build_meta_model, linear_shape
+from text_to_lora.lora.outline import build_meta_model, linear_shape
+from text_to_lora.lora.spec import LoraSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

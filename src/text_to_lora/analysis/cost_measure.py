@@ -279,7 +279,7 @@ def _merge(setting: Setting, count: int, work: Path) -> dict[str, Any]:
     from transformers import AutoConfig
 
     from text_to_lora.lora.apply import merge
-    from text_to_lora.lora.spec import build_meta_model
+    from text_to_lora.lora.outline import build_meta_model
 
     dtype = torch.float32 if setting.dtype == "float32" else DTYPES[setting.dtype]
     config = AutoConfig.from_pretrained(setting.config, trust_remote_code=False)

@@ -135,7 +135,8 @@ def _cost(
     from text_to_lora.analysis.cost_measure import DTYPES
     from text_to_lora.hypernet.config import HypernetConfig
     from text_to_lora.hypernet.model import Hypernetwork
-    from text_to_lora.lora.spec import ALL_LINEAR, LoraSpec
+    from text_to_lora.lora.peft_selection import ALL_LINEAR
+    from text_to_lora.lora.spec import LoraSpec
     from text_to_lora.models.base import load_base_config
     from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
 

@@ -49,7 +49,8 @@ def merge(
 
         from text_to_lora.files import write_folder
         from text_to_lora.lora.apply import merge as merge_weights
-        from text_to_lora.lora.peft_format import load_adapter, read_adapter_config
+        from text_to_lora.lora.peft_config import read_adapter_config
+        from text_to_lora.lora.peft_format import load_adapter
         from text_to_lora.models.base import load_base_config
         from text_to_lora.models.find import base_to_load, find_adapter
 

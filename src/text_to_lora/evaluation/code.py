@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from text_to_lora.errors import BackendError, ConfigError, T2LWarning, TaskDataError
 from text_to_lora.evaluation.readers import CodeReader, read_code
+from text_to_lora.files import read_task_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,10 +238,7 @@ def load_code_tests(path: Path | str) -> dict[str, CodeTests]:
 
 
 def _read_tests(file: Path) -> dict[str, CodeTests]:
-    try:
-        payload = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TaskDataError(f"not JSON that can be read: {error}", path=file) from error
+    payload = read_task_json(file)
     if not isinstance(payload, dict):
         raise TaskDataError(
             f'holds a {type(payload).__name__}; expected {{"TASK|INPUT": {{"test": ...}}}}',

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from text_to_lora.errors import CheckpointError
-from text_to_lora.files import check_format, write_file
+from text_to_lora.files import check_format, parse_json, write_file
 from text_to_lora.lora.sketch import SKETCH_SIZE
 
 CONFIDENCE_FILE: Final = "confidence.safetensors"
@@ -185,7 +185,7 @@ def load_confidence(path: Path | str, *, hypernet: str, embedding_dim: int) -> C
     file = Path(path)
     try:
         with safe_open(file, framework="pt") as opened:
-            described = json.loads((opened.metadata() or {}).get(_KEY, "{}"))
+            described = parse_json((opened.metadata() or {}).get(_KEY, "{}"))
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from text_to_lora.errors import SpecError
-from text_to_lora.lora.spec import LoraSpec, linear_shape
+from text_to_lora.lora.outline import linear_shape
+from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights, check_indices
 
 if TYPE_CHECKING:

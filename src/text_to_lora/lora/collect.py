@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec
 import torch
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
-from text_to_lora.files import file_hash, read_json
+from text_to_lora.files import JsonError, file_hash, read_bytes, read_json
 from text_to_lora.lora.library import (
     INDEX_FILE,
     AdapterLibrary,
@@ -23,15 +23,16 @@ from text_to_lora.lora.library import (
     load_library,
     write_library,
 )
+from text_to_lora.lora.outline import ModelOutline
+from text_to_lora.lora.peft_config import CONFIG_FILE, read_adapter_config
 from text_to_lora.lora.peft_format import (
-    CONFIG_FILE,
     PROVENANCE_FILE,
     WEIGHTS_FILE,
     load_adapter,
-    read_adapter_config,
     read_modules,
 )
-from text_to_lora.lora.spec import LoraSpec, ModelOutline, base_model_ref, peft_selects
+from text_to_lora.lora.peft_selection import PeftSelection
+from text_to_lora.lora.spec import LoraSpec, base_model_ref
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.outputs import check_output, lock
 
@@ -42,6 +43,7 @@ CARD_FILE: Final = "README.md"
 LOCK_SECONDS: Final = 600.0  # of waiting for other jobs that add to the same library
 
 _P = ParamSpec("_P")
+_MAX_CARD: Final = 1 << 20  # bytes
 
 # The hub's cache, and the names and cards of the Lots-of-LoRAs collection.
 _HUB_CACHE: Final = re.compile(r"(?:.*/)?models--.+?--(?P<name>[^/]+)/snapshots/[0-9a-f]+")
@@ -253,7 +255,7 @@ class _Skipped:
         items: Sequence[FoundAdapter] | Sequence[_Adapter],
         check: Callable[[Any], _Adapter],
     ) -> list[_Adapter]:
-        """What `check` makes of every item that it raises no AdapterFormatError for.
+        """What `check` makes of every item that it raises no error for.
 
         Raises AdapterFormatError when none is left, or for the first where none may be left out.
         """
@@ -261,14 +263,18 @@ class _Skipped:
         for item in items:
             try:
                 kept.append(check(item))
-            except AdapterFormatError as error:
-                if not self.allowed:
+            except Exception as error:
+                expected = isinstance(error, AdapterFormatError)
+                if expected and not self.allowed:
                     raise AdapterFormatError(
                         f"the adapter of {item.task!r}: {error}, or leave it out with --skip-bad"
                     ) from error
-                self.reasons[item.task] = str(error)
+                if not self.allowed:
+                    raise  # a fault of this program; of thousands of files one may bring it out
+                reason = str(error) if expected else f"{type(error).__name__}: {error}"
+                self.reasons[item.task] = reason
                 warnings.warn(
-                    f"the adapter of {item.task!r} is left out: {error}", T2LWarning, stacklevel=3
+                    f"the adapter of {item.task!r} is left out: {reason}", T2LWarning, stacklevel=3
                 )
         if not kept:
             raise AdapterFormatError(
@@ -287,7 +293,7 @@ def _read(found: FoundAdapter) -> _Adapter:
     """Read configuration, provenance and tensor names."""
     config = read_adapter_config(found.folder)
     _entry(found, {})
-    return _Adapter(found, config, read_modules(found.folder))
+    return _Adapter(found, config, read_modules(found.folder, config["r"]))
 
 
 def _select(
@@ -297,9 +303,8 @@ def _select(
 
     known: full paths of modules of the base, all of them if its configuration is given
     """
-    slots = frozenset(
-        path for path in adapter.modules.union(known) if peft_selects(adapter.config, path)
-    )
+    selection = PeftSelection(adapter.config, repr(str(adapter.found.folder)))
+    slots = frozenset(selection.select(adapter.modules.union(known)))
     if config is not None and not (slots and slots.issubset(known)):
         load_adapter(adapter.found.folder, base_config=config)  # raises, and says what is foreign
     return replace(adapter, slots=slots)
@@ -407,8 +412,16 @@ def _same_scaling(one: LoraSpec, other: LoraSpec) -> bool:
 
 def _adapter_folders(top: Path) -> Iterator[Path]:
     """Folders with an adapter_config.json, none below another, hidden ones left out."""
+
+    def tell(error: OSError) -> None:
+        warnings.warn(
+            f"{error.filename!r} cannot be read ({error.strerror}); what is below is left out",
+            T2LWarning,
+            stacklevel=4,
+        )
+
     seen: set[str] = set()
-    for current, folders, files in os.walk(top, followlinks=True):
+    for current, folders, files in os.walk(top, onerror=tell, followlinks=True):
         real = os.path.realpath(current)
         if real in seen:  # a link back
             folders.clear()
@@ -426,7 +439,7 @@ def _task_name(folder: Path, path: str) -> str:
         named = _provenance(folder).get("task")
     except AdapterFormatError:  # found again, and told, where the adapter is read
         named = None
-    if isinstance(named, str) and named.strip():
+    if isinstance(named, str) and named.strip().isprintable() and 0 < len(named.strip()) <= 255:
         return named.strip()
     if cached := _HUB_CACHE.fullmatch(path):
         path = cached["name"]
@@ -438,12 +451,13 @@ def _task_name(folder: Path, path: str) -> str:
 
 def _card(folder: Path) -> str:
     """Text of a model card without its header and comments; "" when there is none."""
-    file = folder / CARD_FILE
-    if not file.is_file():
+    try:
+        text = read_bytes(folder / CARD_FILE, max_bytes=_MAX_CARD).decode(errors="replace")
+    except JsonError:  # missing, not to be read, or no card by its size
         return ""
-    text = file.read_text(encoding="utf-8", errors="replace")
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
-    return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    before, *comments = text.split("<!--")
+    return before + "".join(comment.partition("-->")[2] for comment in comments)
 
 
 def _card_description(folder: Path) -> str:
@@ -458,7 +472,7 @@ def _card_description(folder: Path) -> str:
 
 def _provenance(folder: Path) -> dict[str, Any]:
     file = folder / PROVENANCE_FILE
-    return read_json(file, AdapterFormatError) if file.is_file() else {}
+    return read_json(file, AdapterFormatError) if os.path.lexists(file) else {}
 
 
 def _entry(found: FoundAdapter, given: Mapping[str, Sequence[str]]) -> LibraryEntry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,47 +14,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, list_some
-from text_to_lora.files import read_json, write_folder, write_json
-from text_to_lora.lora.spec import (
-    LoraSpec,
-    ModelOutline,
-    Slot,
-    base_model_ref,
-    peft_selection,
-    peft_selects,
-)
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, list_some, shorten
+from text_to_lora.files import write_folder, write_json
+from text_to_lora.lora.outline import ModelOutline
+from text_to_lora.lora.peft_config import CONFIG_FILE, read_adapter_config
+from text_to_lora.lora.peft_selection import PeftSelection, selecting_fields
+from text_to_lora.lora.spec import LoraSpec, base_model_ref
 from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 PROVENANCE_FILE: Final = "provenance.json"
 
-_TENSOR_NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# PEFT options that change what the tensors mean; a true value is refused by name.
-_REFUSED: Final = (
-    "alora_invocation_tokens",
-    "alpha_pattern",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "modules_to_save",
-    "monteclora_config",
-    "rank_pattern",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_dora",
-    "use_qalora",
-    "velora_config",
-)
-# Initialisations that leave the base weights, and with them the file's meaning, as they were.
-_PLAIN_INITIALISATIONS: Final = frozenset({"gaussian", "eva", "orthogonal"})
+_TENSOR_NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
 def save_adapter(
@@ -120,7 +97,7 @@ def load_adapter(
     """
     folder = Path(path)
     config = read_adapter_config(folder)
-    tensors = _read_tensors(folder)
+    tensors = read_tensors(folder)
     if spec is None:
         if base_config is None:
             raise ConfigError(
@@ -144,56 +121,23 @@ def load_adapter(
     return LoraWeights(spec, a, b)
 
 
-def read_adapter_config(path: Path | str) -> dict[str, Any]:
-    """Read adapter_config.json of a PEFT folder and check that we can represent it.
+def read_modules(path: Path | str, rank: int) -> frozenset[str]:
+    """Full paths of the modules that a PEFT folder has LoRA tensors of this rank for.
 
-    Raises AdapterFormatError when it is missing, broken, no LoRA, or uses an option (DoRA, biases,
-    patterns of rank or alpha, saved modules, ...) that is named in the message.
+    Raises AdapterFormatError when its tensors cannot be read or are of another rank.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise AdapterFormatError(f"{str(folder)!r} is not a folder; give the adapter's folder")
-    config = read_json(folder / CONFIG_FILE, AdapterFormatError)
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise AdapterFormatError(f"{str(folder)!r} has peft_type {kind!r}; only 'LORA' is read")
-    used = [option for option in _REFUSED if config.get(option)]
-    if config.get("bias", "none") != "none":
-        used.append("bias")
-    initialisation = config.get("init_lora_weights", True)
-    if isinstance(initialisation, str) and initialisation not in _PLAIN_INITIALISATIONS:
-        used.append("init_lora_weights")
-    if used:
-        values = ", ".join(f"{option}={config[option]!r}" for option in used)
-        raise AdapterFormatError(
-            f"{str(folder)!r} uses {values}, which plain LoRA cannot represent; "
-            "export it as plain LoRA or merge it into its base"
-        )
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise AdapterFormatError(f"{str(folder)!r} has r={rank!r}; an integer above 0 is needed")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        raise AdapterFormatError(
-            f"{str(folder)!r} has lora_alpha={alpha!r}; a finite number above 0 is needed"
-        )
-    targets = config.get("target_modules")
-    if not targets or not (
-        isinstance(targets, str)
-        or (isinstance(targets, list) and all(isinstance(target, str) for target in targets))
-    ):
-        raise AdapterFormatError(
-            f"{str(folder)!r} has target_modules={targets!r}; names or a pattern are needed"
-        )
-    return config
-
-
-def read_modules(path: Path | str) -> frozenset[str]:
-    """Full paths of the modules that a PEFT folder has LoRA tensors for.
-
-    Raises AdapterFormatError when its tensors cannot be read.
-    """
-    names = _read_tensors(Path(path))
-    return frozenset(match["module"] for name in names if (match := _TENSOR_NAME.fullmatch(name)))
+    modules = set()
+    for name, tensor in read_tensors(folder).items():
+        if match := _TENSOR_NAME.fullmatch(name):
+            modules.add(match["module"])
+            side = 0 if match["side"] == "A" else -1
+            if tensor.ndim != 2 or tensor.shape[side] != rank:
+                raise AdapterFormatError(
+                    f"{str(folder)!r} has r={rank}, but {list_some([name])} is "
+                    f"{tuple(tensor.shape)}; copy it again"
+                )
+    return frozenset(modules)
 
 
 def _adapter_config(spec: LoraSpec, *, scale_safe: bool) -> dict[str, Any]:
@@ -210,7 +154,7 @@ def _adapter_config(spec: LoraSpec, *, scale_safe: bool) -> dict[str, Any]:
         "r": spec.rank,
         "task_type": "CAUSAL_LM",
         "use_rslora": spec.rslora and not scale_safe,
-    } | peft_selection(spec, spec.peft_targets)
+    } | selecting_fields(spec, spec.peft_targets)
     if spec.base.revision is not None:
         config["revision"] = spec.base.revision
     return config
@@ -221,9 +165,14 @@ def _scaling(config: Mapping[str, Any]) -> float:
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the tensors of a PEFT folder, of a dtype that adapters are computed in.
+
+    Raises AdapterFormatError when there are none, or they are a pickle, truncated, corrupt or of a
+    dtype such as float8 or integers.
+    """
     file = folder / WEIGHTS_FILE
-    if not file.is_file():
+    if not os.path.isfile(file):
         pickles = sorted(found.name for found in folder.glob("adapter_model*.bin"))
         if pickles:
             raise AdapterFormatError(
@@ -231,8 +180,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 f"read; save it again as {WEIGHTS_FILE}"
             )
         raise AdapterFormatError(f"{str(folder)!r} holds no {WEIGHTS_FILE}; copy it again")
-    with file.open("rb") as stream:
-        start = stream.read(4)
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(4)
+    except OSError as error:
+        raise AdapterFormatError(
+            f"{str(file)!r} cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
     if (start[:1] == b"\x80" and start[1:2] <= b"\x05") or start == b"PK\x03\x04":
         raise AdapterFormatError(
             f"{str(file)!r} is a pickle named safetensors, which can run code and is not read; "
@@ -240,10 +194,17 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         )
     try:
         tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = shorten(str(error)).strip("'\"")
         raise AdapterFormatError(
-            f"{str(file)!r} is truncated or corrupt ({error}); copy or make it again"
+            f"{str(file)!r} is truncated or corrupt ({reason}); copy or make it again"
         ) from error
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype not in _DTYPES:
+            raise AdapterFormatError(
+                f"{str(file)!r} has dtype {tensor.dtype} in {list_some([name])}; "
+                f"save it in one of {', '.join(str(dtype) for dtype in _DTYPES)}"
+            )
     return tensors
 
 
@@ -256,7 +217,8 @@ def _spec_of_folder(
     """The spec of the slots that a folder selects in a base model."""
     outline = ModelOutline.from_config(base_config)
     slots = {f"{outline.layers_path}.{slot.layer}.{slot.module}": slot for slot in outline.slots}
-    chosen: list[Slot] = [slot for name, slot in slots.items() if peft_selects(config, name)]
+    selected = PeftSelection(config, repr(str(folder))).select(slots)
+    chosen = [slot for name, slot in slots.items() if name in selected]
     found = {match["module"] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))}
     if foreign := sorted(found - set(slots)):
         raise AdapterFormatError(
@@ -265,7 +227,7 @@ def _spec_of_folder(
         )
     if not chosen:
         raise AdapterFormatError(
-            f"{str(folder)!r} has target_modules={config['target_modules']!r}, which selects "
+            f"{str(folder)!r} has target_modules={shorten(config['target_modules'])}, which selects "
             f"nothing in this {base_config.model_type} base; load it with the base it was made for"
         )
     name = config.get("base_model_name_or_path")
@@ -282,7 +244,8 @@ def _spec_of_folder(
 def _check_selection(folder: Path, config: Mapping[str, Any], spec: LoraSpec) -> None:
     """Check that PEFT would adapt every slot of the spec under the folder's configuration."""
     names = [spec.module_name(slot.layer, slot.module) for slot in spec.slots]
-    if missed := [name for name in names if not peft_selects(config, name)]:
+    selected = PeftSelection(config, repr(str(folder))).select(names)
+    if missed := [name for name in names if name not in selected]:
         raise AdapterFormatError(
             f"{str(folder)!r} does not select {list_some(missed)} by its target_modules; "
             "load it with the spec that it was made for"
@@ -310,8 +273,6 @@ def _check_tensors(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor]) 
         problems.append(f"wrong shape of {list_some(reshaped)}")
     if len(dtypes := sorted({str(tensors[name].dtype) for name in common})) > 1:
         problems.append(f"several dtypes {', '.join(dtypes)}")
-    elif common and not tensors[common[0]].is_floating_point():
-        problems.append(f"dtype {dtypes[0]} is not floating")
     elif broken := [name for name in common if not tensors[name].isfinite().all()]:
         problems.append(f"NaN or infinity in {list_some(broken)}")
     if problems:

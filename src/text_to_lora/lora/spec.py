@@ -12,21 +12,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import torch
-from torch import nn
-
 from text_to_lora.errors import SpecError, T2LWarning
 from text_to_lora.files import content_hash
+from text_to_lora.lora.outline import ModelOutline, Slot, is_decoder_half, language_part
+from text_to_lora.lora.peft_selection import ALL_LINEAR, exact_names
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-ALL_LINEAR: Final = "all-linear"
-
-# Routers choose experts; an adapter on one is never meant by "all-linear".
-_ROUTERS: Final = frozenset({"gate", "router", "shared_expert_gate"})
-# Below this name lie the routed experts: fused 3-D parameters, or modules that see shuffled tokens.
-_EXPERTS: Final = "experts"
+    from transformers import PreTrainedConfig
 
 _SHAPE_KEY: Final = re.compile(
     r"size|dim|layer|head|expert|rank|embd|inner|d_model|ffn|mlp|moe|k_eq_v|is_decoder"
@@ -45,16 +37,6 @@ class BaseModelRef:
     revision: str | None
     config_hash: str
     model_type: str
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One place of an adapter: a layer, counted from 0, and a module path below that layer."""
-
-    layer: int
-    module: str
-    in_features: int
-    out_features: int
 
 
 @dataclass(frozen=True)
@@ -172,7 +154,7 @@ class LoraSpec:
             groups=tuple(make_groups(slots)),
             transposed=tuple(sorted(used & outline.transposed)),
         )
-        return replace(spec, peft_targets=_exact_targets(spec, outline.names))
+        return replace(spec, peft_targets=exact_names(spec, outline.names))
 
     @property
     def scaling(self) -> float:
@@ -277,64 +259,6 @@ class LoraSpec:
         )
 
 
-@dataclass(frozen=True)
-class ModelOutline:
-    """The parts of a base model that matter to adapters, read from the meta device.
-
-    slots: every linear module of the decoder layers that can carry an adapter, layer-major
-    routers: paths of routers; experts: paths of fused or routed experts, which are refused
-    names: full path of every module of the whole model
-    """
-
-    layers_path: str
-    num_layers: int
-    slots: tuple[Slot, ...]
-    transposed: frozenset[str]
-    routers: frozenset[str]
-    experts: tuple[str, ...]
-    names: tuple[str, ...]
-
-    @classmethod
-    def from_config(cls, config: PreTrainedConfig) -> Self:
-        """Build the model class on the meta device and look at it.
-
-        Raises SpecError when AutoModelForCausalLM has no class for it, or no decoder layers show.
-        """
-        model = build_meta_model(config)
-        names = tuple(name for name, _ in model.named_modules() if name)
-        layers_path, layers = _find_layers(model, config)
-        slots: list[Slot] = []
-        transposed: set[str] = set()
-        routers: set[str] = set()
-        experts: set[str] = set()
-        for index, layer in enumerate(layers):
-            for path, module in layer.named_modules():
-                parts = path.split(".")
-                for parameter_name, parameter in module.named_parameters(recurse=False):
-                    if parameter.ndim == 3 and parameter_name != "weight":
-                        experts.add(f"{path}.{parameter_name}")
-                shape = linear_shape(module)
-                if shape is None:
-                    continue
-                if _EXPERTS in parts:
-                    experts.add(re.sub(r"\.\d+\.", ".*.", path))
-                    continue
-                slots.append(Slot(index, path, *shape))
-                if not isinstance(module, nn.Linear):
-                    transposed.add(path)
-                if _ROUTERS.intersection(parts):
-                    routers.add(path)
-        return cls(
-            layers_path=layers_path,
-            num_layers=len(layers),
-            slots=tuple(slots),
-            transposed=frozenset(transposed),
-            routers=frozenset(routers),
-            experts=tuple(sorted(experts)),
-            names=names,
-        )
-
-
 def base_model_ref(
     config: PreTrainedConfig, *, name: str | None = None, revision: str | None = None
 ) -> BaseModelRef:
@@ -361,34 +285,13 @@ def config_hash(config: PreTrainedConfig) -> str:
     return _hash_fields(*language_part(config))
 
 
-def language_part(config: PreTrainedConfig) -> tuple[str, PreTrainedConfig]:
-    """Model type and configuration of the decoder that AutoModelForCausalLM makes of a base.
-
-    The result is the same for the configuration of the base's folder and for that of the model.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
-
-    if _is_decoder_half(config):  # the model says in two fields that it is one; the folder does not
-        config = copy.deepcopy(config)
-        config.is_encoder_decoder = bool(type(config).is_encoder_decoder)
-        config.is_decoder = False
-    text = config.get_text_config(decoder=True)
-    takes_all = str(CLASSES.get(config.model_type)).endswith("ForConditionalGeneration")
-    return str((config if takes_all else text).model_type), text
-
-
-def _is_decoder_half(config: PreTrainedConfig) -> bool:
-    """Whether the causal language model is the decoder of a pair, as BART's and Whisper's."""
-    return hasattr(config, "decoder_layers") or hasattr(config, "num_decoder_layers")
-
-
 def _earlier_hashes(config: PreTrainedConfig) -> Iterator[str]:
     """Hashes of a base in files of earlier releases: that of its folder, or that of the model."""
     yield _hash_fields(config.model_type, config.get_text_config(decoder=True))
     _, text = language_part(config)
     for suffix in ("", "_text", "_text_model"):  # of the part's model type, after that of the whole
         yield _hash_fields(text.model_type.removesuffix(suffix), text)
-    if _is_decoder_half(config):
+    if is_decoder_half(config):
         decoder = copy.deepcopy(config)
         decoder.is_encoder_decoder = False
         yield _hash_fields(config.model_type, decoder)
@@ -403,16 +306,6 @@ def _hash_fields(model_type: str, text: PreTrainedConfig) -> str:
         if counted and _is_shape_value(value):
             content[key] = value
     return content_hash(content)
-
-
-def linear_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(in_features, out_features) of a Linear or Conv1D, quantised ones included, else None."""
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    if type(module).__name__ == "Conv1D":  # transformers'; not imported for this alone
-        rows, columns = module.get_parameter("weight").shape
-        return rows, columns
-    return None
 
 
 def make_groups(slots: Iterable[Slot]) -> list[Group]:
@@ -432,116 +325,6 @@ def make_groups(slots: Iterable[Slot]) -> list[Group]:
         )
         for path, width_in, width_out in sorted(layers)
     ]
-
-
-def peft_selection(spec: LoraSpec, names: Sequence[str]) -> dict[str, Any]:
-    """The fields of adapter_config.json that select the slots of a spec by these names.
-
-    Without names a regular expression of full paths, which is always exact.
-    """
-    if not names:
-        by_layers: dict[tuple[int, ...], list[str]] = {}
-        for group in spec.groups:
-            by_layers.setdefault(group.layers, []).append(re.escape(group.module))
-        choices = [
-            rf"({'|'.join(map(str, layers))})\.({'|'.join(modules)})"
-            for layers, modules in by_layers.items()
-        ]
-        return {"target_modules": rf"{re.escape(spec.layers_path)}\.({'|'.join(choices)})"}
-    selection: dict[str, Any] = {"target_modules": sorted(names)}
-    layer_sets = {group.layers for group in spec.groups}
-    if len(layer_sets) == 1 and (layers := layer_sets.pop()) != tuple(range(spec.num_layers)):
-        selection["layers_to_transform"] = list(layers)
-        selection["layers_pattern"] = spec.layers_path.rpartition(".")[2]
-    return selection
-
-
-def peft_selects(selection: Mapping[str, Any], name: str) -> bool:
-    """Whether PEFT would adapt the module of this full path under these configuration fields.
-
-    Source: peft 0.21, tuners_utils.check_target_module_exists.
-    """
-    if _peft_matches(selection.get("exclude_modules") or (), name):
-        return False
-    targets = selection.get("target_modules") or ()
-    if not _peft_matches(targets, name):
-        return False
-    layers = selection.get("layers_to_transform")
-    if isinstance(targets, str) or layers is None or layers == []:
-        return True
-    patterns = selection.get("layers_pattern") or [r"[^.]*"]
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        if match := re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", name):
-            return int(match[1]) in ([layers] if isinstance(layers, int) else layers)
-    return False
-
-
-def _peft_matches(targets: str | Iterable[str], name: str) -> bool:
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(_ends_with(name, target) for target in targets)
-
-
-def _ends_with(path: str, suffix: str) -> bool:
-    return path == suffix or path.endswith(f".{suffix}")
-
-
-def _exact_targets(spec: LoraSpec, names: Sequence[str]) -> tuple[str, ...]:
-    """The shortest names (leaf, then path) by which PEFT finds these slots and nothing else."""
-    wanted = {spec.module_name(slot.layer, slot.module) for slot in spec.slots}
-    paths = sorted({group.module for group in spec.groups})
-    leaves = sorted({path.rpartition(".")[2] for path in paths})
-    for candidate in (leaves, paths):
-        selection = peft_selection(spec, candidate)
-        if {name for name in names if peft_selects(selection, name)} == wanted:
-            return tuple(candidate)
-    return ()
-
-
-def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The causal language model of a configuration on the meta device, without numbers.
-
-    Raises SpecError when there is no such model.
-    """
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
-    build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
-    options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": False}
-    config = copy.deepcopy(config)
-    try:
-        with torch.device("meta"):
-            if config.model_type.endswith("_text_model"):  # known as a part of Mllama or Emu3 alone
-                whole: Any = CONFIG_MAPPING[config.model_type.removesuffix("_text_model")]
-                model = build(whole(text_config=config.to_dict()), **options)
-            else:
-                model = build(config, **options)
-    except (ValueError, KeyError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SpecError(
-            f"no causal language model for configuration {config.model_type!r}: {reason}"
-        ) from error
-    return model
-
-
-def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, nn.ModuleList]:
-    """Path and list of the decoder layers: the largest module list of the text model's depth."""
-    _, text = language_part(config)
-    depth = text.num_hidden_layers
-    get_decoder: Callable[[], nn.Module] = model.get_decoder
-    decoder = get_decoder()
-    prefix = next(name for name, module in model.named_modules() if module is decoder)
-    found = [
-        (sum(parameter.numel() for parameter in module.parameters()), name, module)
-        for name, module in decoder.named_modules(prefix=prefix)
-        if isinstance(module, nn.ModuleList) and len(module) == depth
-    ]
-    if not found:
-        raise SpecError(
-            f"{type(model).__name__} shows no list of {depth} decoder layers; "
-            "this model family is not supported"
-        )
-    _, path, layers = max(found, key=lambda item: item[0])
-    return path, layers
 
 
 def _check_layers(layers: Sequence[int] | None, num_layers: int) -> frozenset[int]:
@@ -600,6 +383,10 @@ def _unknown_target(target: str, available: set[str], outline: ModelOutline) -> 
     near = difflib.get_close_matches(target, list(by_name), n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"no target module {target!r}{hint}; this model has {_listing(available)}"
+
+
+def _ends_with(path: str, suffix: str) -> bool:
+    return path == suffix or path.endswith(f".{suffix}")
 
 
 def _listing(paths: Iterable[str]) -> str:

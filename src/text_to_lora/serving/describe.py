@@ -7,7 +7,6 @@ from typing import Any
 
 from text_to_lora.errors import AdapterFormatError, ConfigError
 from text_to_lora.files import read_json
-from text_to_lora.models.find import first_line
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -32,25 +31,14 @@ def describe(path: Path | str) -> dict[str, Any]:
 
 
 def _adapter(folder: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from text_to_lora.lora.peft_format import PROVENANCE_FILE, WEIGHTS_FILE, read_adapter_config
+    from text_to_lora.lora.peft_config import read_adapter_config
+    from text_to_lora.lora.peft_format import PROVENANCE_FILE, WEIGHTS_FILE, read_tensors
 
     config = read_adapter_config(folder)
-    file = folder / WEIGHTS_FILE
-    if not file.is_file():
-        raise AdapterFormatError(f"{str(folder)!r} holds no {WEIGHTS_FILE}; copy it again")
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise AdapterFormatError(
-            f"{str(file)!r} is no safetensors file, or truncated ({first_line(error)}); "
-            "copy or make it again"
-        ) from error
+    tensors = read_tensors(folder)
     if broken := [name for name, tensor in sorted(tensors.items()) if not tensor.isfinite().all()]:
         raise AdapterFormatError(
-            f"{str(file)!r} has NaN or infinity in {broken[0]}; copy or make it again"
+            f"{str(folder / WEIGHTS_FILE)!r} has NaN or infinity in {broken[0]}; copy or make it again"
         )
     provenance = folder / PROVENANCE_FILE
     return {

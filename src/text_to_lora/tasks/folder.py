@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.errors import ConfigError, TaskDataError, shorten
+from text_to_lora.files import read_json_lines, read_task_json
 from text_to_lora.tasks.task import METRIC_KINDS, Example, Metric, Task
 
 Row = tuple[int, Any, Any, Any, Any]
@@ -44,7 +45,7 @@ def load_data_dir(path: Path | str, split: str = "train") -> list[Task]:
     if not root.is_dir():
         raise ConfigError(f"data folder {str(root)!r} does not exist; check the path")
     splits_file = root / "splits.json"
-    splits = _parse(splits_file, _read_text(splits_file))
+    splits = read_task_json(splits_file)
     if not isinstance(splits, dict):
         raise TaskDataError("expected an object {split: [task id, ...]}", path=splits_file)
     if split not in splits:
@@ -105,7 +106,7 @@ def _read_entries(folder: Path) -> dict[str, tuple[int, Any]]:
         raise ConfigError(f"task folder {str(folder)!r} does not exist; check the path")
     path = folder / "tasks.json"
     entries: dict[str, tuple[int, Any]] = {}
-    for line, entry in _list_items(path, _read_text(path)):
+    for line, entry in _list_items(path):
         if not isinstance(entry, dict):
             raise TaskDataError(
                 f"a task is a {type(entry).__name__}; expected an object", path=path, line=line
@@ -113,7 +114,7 @@ def _read_entries(folder: Path) -> dict[str, tuple[int, Any]]:
         name = entry.get("id")
         if not isinstance(name, str) or not name.strip():
             raise TaskDataError(
-                f"a task has id {name!r}; give it a non-empty text", path=path, line=line
+                f"a task has id {shorten(name)}; give it a non-empty text", path=path, line=line
             )
         if name in entries:
             raise TaskDataError(
@@ -140,7 +141,7 @@ def _build_task(
         value = entry.get(field, default)
         if not isinstance(value, str):
             raise TaskDataError(
-                f"task {name!r} has {field} {value!r}; give a text", path=path, line=line
+                f"task {name!r} has {field} {shorten(value)}; give a text", path=path, line=line
             )
         return value
 
@@ -148,7 +149,9 @@ def _build_task(
         value = holder.get(field, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise TaskDataError(
-                f"task {name!r} has {field} {value!r}; give a list of texts", path=path, line=line
+                f"task {name!r} has {field} {shorten(value)}; give a list of texts",
+                path=path,
+                line=line,
             )
         return tuple(value)
 
@@ -156,7 +159,7 @@ def _build_task(
     metric = entry.get("metric")
     if not isinstance(metric, dict) or "kind" not in metric:
         raise TaskDataError(
-            f'task {name!r} has metric {metric!r}; give {{"kind": one of {", ".join(METRIC_KINDS)}}}',
+            f'task {name!r} has metric {shorten(metric)}; give {{"kind": one of {", ".join(METRIC_KINDS)}}}',
             path=path,
             line=line,
         )
@@ -192,9 +195,9 @@ def _collect(
     seen: set[tuple[str, int]] = set()
     counts: dict[str, int] = dict.fromkeys(known, 0)
     for line, name, idx, text, outputs in rows:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise TaskDataError(
-                f"row of task {name!r}, which tasks.json does not have; add the task or fix the id",
+                f"row of task {shorten(name)}, which tasks.json does not have; add the task or fix the id",
                 path=file,
                 line=line,
             )
@@ -202,7 +205,9 @@ def _collect(
             idx = counts[name]
         counts[name] += 1
         if type(idx) is not int or idx < 0:
-            raise TaskDataError(f"idx {idx!r}; give a whole number from 0", path=file, line=line)
+            raise TaskDataError(
+                f"idx {shorten(idx)}; give a whole number from 0", path=file, line=line
+            )
         if (name, idx) in seen:
             raise TaskDataError(
                 f"idx {idx} of task {name!r} occurs twice; number the rows of a task apart",
@@ -211,10 +216,12 @@ def _collect(
             )
         seen.add((name, idx))
         if not isinstance(text, str):
-            raise TaskDataError(f"input {text!r}; give a text", path=file, line=line)
+            raise TaskDataError(f"input {shorten(text)}; give a text", path=file, line=line)
         if not isinstance(outputs, list) or not all(isinstance(item, str) for item in outputs):
             raise TaskDataError(
-                f'outputs {outputs!r}; give a list of texts, like ["yes"]', path=file, line=line
+                f'outputs {shorten(outputs)}; give a list of texts, like ["yes"]',
+                path=file,
+                line=line,
             )
         if name not in chosen:
             continue
@@ -258,10 +265,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    for line, text in enumerate(_read_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        row = _parse(path, text, first_line=line)
+    for line, row in read_json_lines(path):
         if not isinstance(row, dict):
             raise TaskDataError(
                 f"a row is a {type(row).__name__}; expected an object", path=path, line=line
@@ -276,38 +280,14 @@ def _json_rows(path: Path) -> Iterator[Row]:
         yield line, row["task_id"], row.get("idx"), row["input"], row["outputs"]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise TaskDataError("does not exist; check the path", path=path) from None
-    except OSError as error:
-        raise TaskDataError(f"cannot be read: {error.strerror}", path=path) from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise TaskDataError(
-            f"not UTF-8 (byte {error.start}); save it as UTF-8", path=path, line=line
-        ) from None
-
-
-def _parse(path: Path, text: str, first_line: int = 1) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise TaskDataError(
-            f"not JSON: {error.msg}", path=path, line=first_line + error.lineno - 1
-        ) from None
-
-
-def _list_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield every item of a JSON list with the line where it starts."""
-    items = _parse(path, text)
+    items = read_task_json(path)
     if not isinstance(items, list):
         raise TaskDataError(
             f"holds a {type(items).__name__}; a list of tasks is expected", path=path
         )
+    text = path.read_text(encoding="utf-8-sig")
     decoder = json.JSONDecoder()
     position, line, counted = text.index("[") + 1, 1, 0
     for item in items:

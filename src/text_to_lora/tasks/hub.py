@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.errors import ConfigError, TaskDataError, shorten
+from text_to_lora.files import read_task_json
 from text_to_lora.tasks.task import Example, Metric, Task
 
 MAX_LABELS = 20
@@ -126,32 +126,28 @@ def guess_metric(examples: Sequence[Example]) -> Metric:
 
 
 def _read_sni(path: Path) -> Task:
-    try:
-        payload = json.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise TaskDataError(
-            f"not UTF-8 (byte {error.start}); save it as UTF-8", path=path
-        ) from None
-    except json.JSONDecodeError as error:
-        raise TaskDataError(f"not JSON: {error.msg}", path=path, line=error.lineno) from None
+    payload = read_task_json(path)
     for field in ("Definition", "Instances"):
         if not isinstance(payload, dict) or field not in payload:
             raise TaskDataError(f"field {field!r} is missing; is it a task file?", path=path)
+    instances = payload["Instances"]
+    if not isinstance(instances, list):
+        raise TaskDataError(f"Instances is {shorten(instances)}; a list is expected", path=path)
     examples = []
-    for idx, instance in enumerate(payload["Instances"]):
+    for idx, instance in enumerate(instances):
         if not isinstance(instance, dict) or not isinstance(instance.get("input"), str):
             raise TaskDataError(f"instance {idx + 1} has no text 'input'", path=path)
-        outputs = _outputs(instance.get("output"), path, instance=idx + 1)
+        outputs = _outputs(instance.get("output"), path, place=f"instance {idx + 1} has ")
         examples.append(Example(instance["input"], outputs, idx))
     return _task(
         path.stem,
-        _texts(payload["Definition"]),
+        _texts(payload, "Definition", path),
         examples,
         path=path,
-        license=", ".join(_texts(payload.get("Instance License", []))),
-        source=", ".join(_texts(payload.get("URL", []))),
-        group=", ".join(_texts(payload.get("Source", []))),
-        category=", ".join(_texts(payload.get("Categories", []))),
+        license=", ".join(_texts(payload, "Instance License", path)),
+        source=", ".join(_texts(payload, "URL", path)),
+        group=", ".join(_texts(payload, "Source", path)),
+        category=", ".join(_texts(payload, "Categories", path)),
     )
 
 
@@ -174,16 +170,38 @@ def _task(
         raise TaskDataError(str(error), path=path) from error
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(payload: Mapping[str, Any], field: str, path: Path) -> tuple[str, ...]:
     """Give a field that is a text in old files and a list of texts in new ones."""
-    return (value,) if isinstance(value, str) else tuple(str(item) for item in value)
+    value = payload.get(field, [])
+    if not _is_texts(value):
+        raise TaskDataError(
+            f"{field} is {shorten(value)}; a text or a list of texts is expected", path=path
+        )
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _outputs(
-    value: Any, path: Path | str, *, row: int | None = None, instance: int | None = None
+    value: Any, path: Path | str, *, row: int | None = None, place: str = ""
 ) -> tuple[str, ...]:
-    texts = tuple(text for text in _texts(value or ()) if text.strip())
+    """Give the texts of an output that are not empty; the output is one text or several.
+
+    place: what the output is of, as the start of a message
+    """
+    texts: tuple[str, ...] = ()
+    if _is_texts(value):
+        texts = tuple(
+            text for text in ([value] if isinstance(value, str) else value) if text.strip()
+        )
     if not texts:
-        place = "" if instance is None else f"instance {instance} has "
-        raise TaskDataError(f"{place}output {value!r}; give non-empty texts", path=path, line=row)
+        raise TaskDataError(
+            f"{place}output {shorten(value)}; give non-empty texts",
+            path=path,
+            line=row,
+        )
     return texts
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(item, str) for item in value)
+    )

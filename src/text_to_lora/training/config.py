@@ -415,7 +415,7 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
             ) from None
     try:
         payload = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no such date
         raise ConfigError(f"{name_or_path!r} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(payload, dict):
         raise ConfigError(f"{name_or_path!r} holds {payload!r}; sections with fields are needed")

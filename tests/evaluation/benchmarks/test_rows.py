@@ -42,7 +42,7 @@ def test_lists_lines_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{}", "piqa.validation.json: holds a dict; a list of rows is expected"),
-        ("[", "piqa.validation.json: is not JSON that can be read"),
+        ("[", "piqa.validation.json:1: not JSON: Expecting value"),
         ("[]", "piqa.validation.json: holds no rows"),
         (
             json.dumps([ROW, {"goal": "g"}]),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
 from text_to_lora.errors import ConfigError, TaskDataError
 from text_to_lora.evaluation.benchmarks.catalogue import BenchmarkTask
-from text_to_lora.files import file_hash
+from text_to_lora.files import file_hash, read_json_lines, read_task_json
 
 Rows = dict[str, list[dict[str, Any]]]
 """Rows of each split."""
@@ -76,13 +75,9 @@ def _read(path: Path) -> list[Any]:
             return list(pyarrow.parquet.read_table(path).to_pylist())
         except (pyarrow.ArrowException, OSError) as error:
             raise TaskDataError(f"is not parquet that can be read: {error}", path=path) from error
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        rows = json.loads(text)
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise TaskDataError(f"is not JSON that can be read: {error}", path=path) from error
+    if path.suffix == ".jsonl":
+        return [row for _, row in read_json_lines(path)]
+    rows = read_task_json(path)
     if not isinstance(rows, list):
         raise TaskDataError(f"holds a {type(rows).__name__}; a list of rows is expected", path=path)
     return rows
