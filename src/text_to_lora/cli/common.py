@@ -65,6 +65,11 @@ def gather(given: Sequence[str] | None, path: Path | None, what: str, option: st
     return texts
 
 
+def shorten(text: str, width: int = 60) -> str:
+    """The start of a text that is longer than `width` characters, and the text itself otherwise."""
+    return text if len(text) <= width else f"{text[:width]}..."
+
+
 def check_strength(strength: float) -> float:
     """Give the strength back when an adapter can have it.
 
