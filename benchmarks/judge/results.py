@@ -515,7 +515,6 @@ def failures_section(results: Path) -> list[str]:
 def more_section(results: Path) -> list[str]:
     """Other pages."""
     pages = {
-        "benchmarks.md": "public benchmarks, BIG-bench, law and medicine, by our own suite",
         "cost.md": "operations, bytes, seconds: generating against prompts and against storing",
         "library-results.md": "libraries of adapters, reconstruction, scaling",
         "log.md": "experiments as they went, failures included",

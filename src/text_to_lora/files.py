@@ -80,8 +80,16 @@ def write_file(path: Path | str, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path | str, payload: Mapping[str, Any]) -> None:
     """Write sorted, indented JSON, whole or not at all."""
-    text = json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_file(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_file(path, write)
 
 
 def read_json(path: Path | str, error: type[T2LError] = ConfigError) -> dict[str, Any]:
@@ -139,10 +147,6 @@ def content_hash(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form (sorted keys), in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _sync(path: Path) -> None:

@@ -22,10 +22,6 @@ Model = Annotated[
 ]
 Strength = Annotated[float, typer.Option(help="Factor of the adapter's effect.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output folder.")]
-PaperTable = Annotated[
-    str,
-    typer.Option(help="table1, table2, table7, table8, rerun-mistral, rerun-llama, rerun-gemma."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Device = Annotated[str, typer.Option("--device", help="Torch device, such as cpu or cuda.")]
 
