@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from text_to_lora.encoders import load_encoder
-from text_to_lora.hypernet import HypernetConfig, Hypernetwork, save_hypernet
+from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
+from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.lora import LoraSpec
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -89,6 +90,22 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def hypernet_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
     return save_tiny_hypernet(tmp_path_factory.mktemp("tiny") / "hypernet", base_folder)
+
+
+@pytest.fixture(scope="session")
+def described_hypernet_folder(
+    tmp_path_factory: pytest.TempPathFactory, hypernet_folder: Path
+) -> Path:
+    """The same hypernetwork with two training descriptions beside it."""
+    loaded = load_hypernet(hypernet_folder)
+    texts = ("Answer in capitals", "Say yes or no")
+    return save_hypernet(
+        tmp_path_factory.mktemp("tiny") / "described",
+        loaded.hypernet,
+        loaded.encoder,
+        training=loaded.training,
+        descriptions=TrainingDescriptions.make(texts, load_encoder("hash").encode(texts)),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,6 @@ def page(results: Path = RESULTS) -> str:
         suite_section,
         ablation_section,
         alignment_section,
-        confidence_section,
         harm_section,
         obedience_section,
         maps_section,
@@ -387,157 +386,6 @@ def alignment_section(results: Path) -> list[str]:
     return parts
 
 
-RISKS = {"no_gain": "share without gain", "nll_change": "NLL change"}
-JUDGED = {
-    "unseen": "unseen",
-    "evaluation_only": "evaluation only",
-    "together": "both together",
-    "together_fresh": "both, other junk",
-}
-
-
-def confidence_section(results: Path) -> list[str]:
-    """Confidence on unseen tasks, beside cosine and always yes."""
-    cell = read(results / "confidence.json")
-    if cell is None:
-        return []
-    rows = [
-        [
-            f"{title}, {population}",
-            RISKS[risk],
-            *(show(found["areas"][name]) for name in ("always yes", "cosine", "confidence")),
-            _signed(found["differences"]["confidence - always yes"]),
-            _signed(found["differences"]["confidence - cosine"]),
-        ]
-        for part, title in JUDGED.items()
-        for population, risks in cell[part]["risk_coverage"].items()
-        for risk, found in risks.items()
-        if not (part == "together_fresh" and population == "real")  # as without junk
-    ]
-    auroc = {
-        f"{what} ({title})": {way: found[what] for way, found in cell[part]["auroc"].items()}
-        for part, title in JUDGED.items()
-        for what in cell[part]["auroc"]["confidence"]
-    }
-    kinds = {part: cell[part]["kinds"] for part in JUDGED}
-    return [
-        "## Confidence",
-        "Does the adapter lower the answer NLL against the base? Read from the description and the "
-        "adapter: is this a task at all (nearest training description, tokens a word), and how near "
-        "are description and adapter to those of training. Fitted on tasks that training set aside "
-        f"and on seen tasks ({cell['calibration']['texts']} texts), with junk of its own; measured "
-        f"here on descriptions of the unseen tasks ({kinds['unseen']['real']['texts']} texts), of "
-        "the tasks for evaluation only (public benchmarks, BBH, BIG-bench; "
-        f"{kinds['evaluation_only']['real']['texts']}), and on the five junk texts of the suite; other "
-        "junk: 120 texts made as those of the fit, of other draws. Area under the "
-        "risk-coverage curve: the risk of those that are kept, averaged over how many are kept; "
-        "lower is better. Cosine: to the nearest training description. "
-        f"(`{cell['command']}`)",
-        table(
-            [
-                "tasks, texts", "risk", "always yes", "cosine", "confidence",
-                "confidence − always yes", "confidence − cosine",
-            ],
-            rows,
-        ),
-        table(
-            ["AUROC", "confidence", "cosine"],
-            [[what, show(found["confidence"]), show(found["cosine"])]
-             for what, found in auroc.items()],
-        ),
-        _verdict(cell),
-        cell["note"],
-        "![Risk by coverage](plots/confidence.png)",
-        "The same on the tasks that it was fitted on, every group foretold by the others:",
-        "![Risk by coverage, tasks of the fit](plots/confidence-fit.png)",
-        *_folds(results),
-    ]  # fmt: skip
-
-
-EXPLORED = {
-    "nearest": "cosine",
-    "near_adapters": "near adapters",
-    "tokens_per_word": "tokens a word",
-    "length": "length",
-    "norm of the factors": "norm of the factors",
-    "gain of neighbours": "gain of neighbours",
-    "ridge on the embedding": "ridge on the embedding",
-}
-
-
-def _folds(results: Path) -> list[str]:
-    """Confidence of hypernetworks that left many training tasks out."""
-    cell = read(results / "confidence-folds.json")
-    if cell is None:
-        return []
-    rows = []
-    for name, found in cell["hypernets"].items():
-        for population, risks in found["cross_validated"]["risk_coverage"].items():
-            difference = risks["no_gain"]["differences"]
-            rows.append(
-                [
-                    f"{TITLES[name]}, {population}",
-                    found["groups"],
-                    *(show(risks["no_gain"]["areas"][way]) for way in ("cosine", "confidence")),
-                    _signed(difference["confidence - always yes"]),
-                    _signed(difference["confidence - cosine"]),
-                ]
-            )
-    return [
-        "### Confidence where many tasks are left out",
-        "The same for hypernetworks of the ablations, each judged on the training tasks of source "
-        "groups that it never saw, every group foretold by the others; share without gain. Features "
-        "of confidence were chosen by these figures. "
-        f"(`{cell['command']}`)",
-        table(
-            ["hypernetwork, texts", "groups", "cosine", "confidence", "confidence − always yes",
-             "confidence − cosine"],
-            rows,
-        ),
-        "What foretells the sign of a gain among real descriptions (AUROC), and what a detector of junk "
-        "that never errs would change in the area of cosine:",
-        table(
-            ["hypernetwork", *EXPLORED.values(), "perfect detector"],
-            [
-                [
-                    TITLES[name],
-                    *(f"{found['explored']['auroc'][feature]:.2f}" for feature in EXPLORED),
-                    _signed(found["explored"]["perfect_detector"]),
-                ]
-                for name, found in cell["hypernets"].items()
-            ],
-        ),
-    ]  # fmt: skip
-
-
-def _verdict(cell: Cell) -> str:
-    """What the intervals allow to be said, by rule."""
-    said: dict[tuple[str, str], list[str]] = {}
-    for part, title in JUDGED.items():
-        for population, risks in cell[part]["risk_coverage"].items():
-            if part == "together_fresh" and population == "real":
-                continue
-            for risk, found in risks.items():
-                for other in ("always yes", "cosine"):
-                    difference = found["differences"][f"confidence - {other}"]
-                    clear = difference["low"] * difference["high"] > 0
-                    word = (
-                        ("better" if difference["mean"] < 0 else "worse") if clear else "no other"
-                    )
-                    where = f"{title}, {population}, {RISKS[risk]}"
-                    said.setdefault((other, word), []).append(where)
-    lines = []
-    for other in ("always yes", "cosine"):
-        every = sum(len(places) for (of, _), places in said.items() if of == other)
-        parts = [
-            f"{word} in {len(places)}" + (f" ({'; '.join(places)})" if word != "no other" else "")
-            for word in ("better", "worse", "no other")
-            if (places := said.get((other, word)))
-        ]
-        lines.append(f"- Against {other}, of {every} cases clear of zero: {', '.join(parts)}.")
-    return "\n".join(lines)
-
-
 def harm_section(results: Path) -> list[str]:
     """What adapters do to other tasks."""
     cell = read(results / "no_harm.json")
@@ -649,19 +497,7 @@ def failures_section(results: Path) -> list[str]:
                 if _two_seeds(results, ablations)
                 else f"No difference from the default could be shown: {'; '.join(none)}."
             )
-    confidence, harm = read(results / "confidence.json"), read(results / "no_harm.json")
-    if confidence is not None:
-        for population, risks in confidence["together"]["risk_coverage"].items():
-            others = [
-                name.removeprefix("confidence - ")
-                for name, difference in risks["no_gain"]["differences"].items()
-                if not difference["high"] < 0
-            ]
-            if others:
-                said.append(
-                    f"On {population} descriptions of unseen and evaluation-only tasks confidence "
-                    f"does not beat {' or '.join(others)}."
-                )
+    harm = read(results / "no_harm.json")
     if harm is not None and harm["harm"]["overall"]["harm"]["low"] > 0:
         said.append(
             "Adapters do harm other tasks when they are left on "
@@ -679,7 +515,6 @@ def failures_section(results: Path) -> list[str]:
 def more_section(results: Path) -> list[str]:
     """Other pages."""
     pages = {
-        "benchmarks.md": "public benchmarks, BIG-bench, law and medicine, by our own suite",
         "cost.md": "operations, bytes, seconds: generating against prompts and against storing",
         "library-results.md": "libraries of adapters, reconstruction, scaling",
         "log.md": "experiments as they went, failures included",

@@ -97,7 +97,16 @@ def write_file(path: Path | str, write: Callable[[Path], None], *, overwrite: bo
 def write_json(path: Path | str, payload: Mapping[str, Any], *, overwrite: bool = True) -> None:
     """Write sorted, indented JSON, whole or not at all; `overwrite` as in `write_file`."""
     text = json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_file(path, lambda temporary: _write_text(temporary, text), overwrite=overwrite)
+    write_text(path, text, overwrite=overwrite)
+
+
+def write_text(path: Path | str, text: str, *, overwrite: bool = True) -> None:
+    """Write a text as UTF-8, whole or not at all; `overwrite` as in `write_file`."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_file(path, write, overwrite=overwrite)
 
 
 def read_json(
@@ -327,10 +336,6 @@ def _check_text(text: str, place: str) -> None:
             f"has half of a surrogate pair in {shorten(text)}, at {place[:200] or 'a key'}; "
             "write the whole character"
         )
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _sync(path: Path) -> None:

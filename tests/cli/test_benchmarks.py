@@ -1,50 +1,76 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("lm_eval")
 
-ROWS = Path(__file__).parents[1] / "evaluation" / "benchmarks" / "rows"
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A definition of a task as lm-eval reads it, and descriptions."""
+    folder = tmp_path_factory.mktemp("lm-eval")
+    rows = [{"q": f"Is {i} even?", "a": i % 2} for i in range(4)]
+    (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    task = {
+        "task": "even",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.json")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": ["yes", "no"],
+        "doc_to_target": "a",
+        "metric_list": [{"metric": "acc"}],
+    }
+    (folder / "even.yaml").write_text(yaml.safe_dump(task))
+    (folder / "told.yml").write_text("even: Say whether a number is even.\n")
+    return folder
 
 
-def test_a_benchmark_is_scored_resumed_and_put_beside_the_paper(
-    t2l: Any, hypernet_folder: Path, tmp_path: Path
+def test_a_benchmark_is_scored_resumed_and_reported_anew(
+    t2l: Any, hypernet_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "results"
-    options = ("--benchmarks", "arc_easy", "--limit", 2, "--rows-dir", ROWS, "-m", hypernet_folder)
-    kinds = ("--conditions", "base,matched", "--num-descriptions", 1)
-    command = ("eval", "benchmarks", *options, *kinds, "-o", out)
+    command = (
+        "eval", "benchmarks", "even", "--include-path", folder, "-m", hypernet_folder, "--rows", 2,
+        "--descriptions", folder / "told.yml", "--conditions", "base,matched", "-o", out,
+    )  # fmt: skip
     done = t2l(*command)
-    assert done.code == 0
-    assert done.out.strip() == (out / "benchmarks.md").read_text().strip()
-    results = json.loads((out / "benchmarks.json").read_text())
-    assert set(results["benchmarks"]["arc_easy"]["conditions"]) == {"base", "matched"}
-    assert results["settings"]["provenance"]["hypernet"]
-    again = t2l(*command, "--compare-paper")
-    assert "arc_easy: 2 of 2 finished before" in again.err
-    assert "| Base (base) |" in again.out and "/ 77.8" in again.out
-    refused = t2l(*command, "--dtype", "bfloat16")
+    assert done.code == 0, done.err
+    assert done.out.strip() == (out / "report.md").read_text().strip()
+    report = json.loads((out / "report.json").read_text())
+    assert set(report["conditions"]) == {"base", "matched"}
+    assert report["conditions"]["matched"]["rows"] == 2
+    assert report["settings"]["provenance"]["lm_eval"]
+    again = t2l(*command)
+    assert "2/2 matched: finished before" in again.err
+    assert t2l("eval", "report", out).out.strip() == done.out.strip()
+    refused = t2l(*command, "--num-fewshot", 0)
     assert (refused.code, "another 'provenance'" in refused.err) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--benchmarks", "glue"), "unknown benchmark 'glue'; choose among arc_challenge"),
-        ((), "humaneval and mbpp run programs that the model wrote; pass --allow-code-execution"),
-        (("--benchmarks", "piqa", "--conditions", "oracle"), "unknown condition 'oracle'"),
-        (("--benchmarks", "piqa", "--paper-table", "table9"), "unknown table 'table9'"),
-        (("--benchmarks", "piqa", "--rows-dir", "nowhere"), "'nowhere' has no rows of 'piqa'"),
+        (("--conditions", "matchd"), "unknown condition 'matchd', nearest 'matched'"),
+        (("--conditions", "oracle"), "condition 'oracle' needs a library"),
+        (("--descriptions", "nowhere.yaml"), "cannot read the descriptions of 'nowhere.yaml'"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(
-    t2l: Any, hypernet_folder: Path, tmp_path: Path, options: Any, message: str
+    t2l: Any, hypernet_folder: Path, folder: Path, tmp_path: Path, options: Any, message: str
 ) -> None:
-    done = t2l("eval", "benchmarks", "-o", tmp_path / "results", "-m", hypernet_folder, *options)
+    own = () if "--descriptions" in options else ("--descriptions", folder / "told.yml")
+    done = t2l(
+        "eval", "benchmarks", "even", "--include-path", folder, "-o", tmp_path / "results",
+        "-m", hypernet_folder, *own, *options,
+    )  # fmt: skip
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert message in done.err
     assert not (tmp_path / "results").exists()
@@ -53,11 +79,9 @@ def test_what_cannot_be_scored_is_one_line(
 def test_a_package_that_is_missing_is_one_line(
     t2l: Any, hypernet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.delitem(sys.modules, "text_to_lora.evaluation.benchmarks.harness", raising=False)
-    options = ("--benchmarks", "piqa", "-m", hypernet_folder, "-o", tmp_path / "results")
-    done = t2l("eval", "benchmarks", *options)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "text_to_lora.evaluation.lm_eval", raising=False)
+    done = t2l("eval", "benchmarks", "piqa", "-m", hypernet_folder, "-o", tmp_path / "results")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "need the package 'lm_eval'; pip install 'text-to-lora[benchmarks]'" in done.err
+    assert "need the package 'lm_eval'; pip install 'text-to-lora[eval,benchmarks]'" in done.err

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from made_up_samples import SETTINGS, draw, make_sample, write_run
+from made_up_samples import draw, write_run
 from text_to_lora.evaluation.report import build_report
 from text_to_lora.files import read_json, write_json
 
@@ -43,46 +43,6 @@ def test_report_is_made_anew_from_samples_alone(t2l: Any, runs: tuple[Path, Path
     done = t2l("eval", "report", runs[0])
     assert (done.code, done.out) == (0, (runs[0] / "report.md").read_text())
     assert [(runs[0] / name).read_bytes() for name in names] == before
-
-
-def test_both_readers_stand_in_the_report_and_beside_the_paper(t2l: Any, tmp_path: Path) -> None:
-    answers = [("B", "B", 1.0), ("I think B.", "B", 0.0), ("Answer: A", "C", 0.0)]
-    rows = [
-        make_sample(
-            "mine.arc_easy",
-            idx,
-            1.0,
-            metric="classification",
-            answer=answer,
-            outputs=(right,),
-            reference=right,
-            score=score,
-        )
-        for idx, (answer, right, score) in enumerate(answers, start=5)
-    ]
-    labels = {"mine.arc_easy": {"labels": ["A", "B", "C", "D"]}}
-    folder = write_run(tmp_path, {"base": rows}, settings=SETTINGS | {"whole_answers": True})
-    run = json.loads((folder / "run.json").read_text())
-    run["settings"]["tasks"] = labels
-    (folder / "run.json").write_text(json.dumps(run))
-    done = t2l("eval", "report", folder, "--compare-paper")
-    assert (done.code, done.err) == (0, "")
-    # Correctly read two of three; the reference takes "I" and the first letter of "Answer".
-    assert "| base | 1 | 3 | 0.333 | 0.667 | 0.333 | +0.333 |" in done.out
-    assert "were cut" not in done.out
-    assert "| ARC-e | 3 | 2376 | here 3 rows of mine.arc_easy, in the paper " in done.out
-    assert "33.3 / " in done.out
-    unknown = t2l("eval", "report", folder, "--compare-paper", "--paper-table", "table9")
-    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
-    assert "unknown table 'table9' of the paper; choose among table1, table2" in unknown.err
-
-
-def test_a_report_without_benchmarks_is_not_set_beside_the_paper(
-    t2l: Any, runs: tuple[Path, Path]
-) -> None:
-    done = t2l("eval", "report", runs[0], "--compare-paper")
-    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
-    assert "no task of this report is a benchmark of the paper" in done.err
 
 
 def test_compare_prints_what_changed_and_writes_it(

@@ -128,32 +128,6 @@ def test_obedience_is_scored_and_written(
     assert "has answers with another 'base'" in other.err
 
 
-def test_missing_tests_of_code_are_named_before_a_model_is_loaded(t2l: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "code"
-    folder.mkdir()
-    task = {"id": "double", "descriptions": ["Write it."], "metric": {"kind": "code_execution"}}
-    rows = [
-        {"task_id": "double", "input": string.ascii_lowercase[idx:], "outputs": ["x"]}
-        for idx in range(20)
-    ]
-    (folder / "tasks.json").write_text(json.dumps([task]))
-    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    scored = {idx: f"double|{string.ascii_lowercase[idx:]}" for idx in (9, 19)}
-    common = ("eval", "suite", "--tasks", folder, "-o", tmp_path / "out")
-    refuse = (*common, "--conditions", "base", "--allow-code-execution", "-m", "gone")
-
-    def tested(*keys: str) -> Any:
-        tests = {key: {"test": "assert True"} for key in keys}
-        (folder / "code_tests.json").write_text(json.dumps(tests))
-        return t2l(*refuse)
-
-    one = tested(scored[9])
-    assert (one.code, one.err.count("\n")) == (2, 1)
-    assert f"question {string.ascii_lowercase[19:]!r} has no unit tests among 1" in one.err
-    both = tested(*scored.values())  # the rows that are not scored need none
-    assert both.code == 2 and "unknown hypernetwork 'gone'" in both.err
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -165,7 +139,6 @@ def test_missing_tests_of_code_are_named_before_a_model_is_loaded(t2l: Any, tmp_
         (("--hyperdecoder", "gone"), "unknown hypernetwork 'gone'"),
         (("--multitask", "gone"), "unknown adapter 'gone'"),
         (("--shots", "0"), "'--shots': Input should be greater than or equal to 1"),
-        (("--allow-code-execution",), "has no unit tests of code; give a file code_tests.json"),
         (("--split", "gone"), "has no split 'gone'; choose one of dev_heldout"),
     ],
 )

@@ -166,3 +166,49 @@ def test_a_long_description_is_cut_and_says_so(
     assert done.err.count("\n") == 1
     assert done.err.startswith("warning: the encoder read 512 of 601 tokens of the description")
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_the_nearest_training_description_is_printed_and_recorded(
+    t2l: Any, described_hypernet_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = t2l("generate", TEXTS[0], "-o", out, "-m", described_hypernet_folder)
+    line = "  nearest training description: cosine 1.00, 'Answer in capitals'"
+    assert done.out.splitlines()[1:] == [line]
+    recorded = json.loads((out / "provenance.json").read_text())["nearest_description"]
+    assert recorded == {"text": TEXTS[0], "cosine": pytest.approx(1, abs=1e-3)}
+
+
+def test_a_hypernetwork_without_training_descriptions_says_so(
+    t2l: Any, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    done = t2l("generate", TEXTS[0], "-o", tmp_path / "out", "-m", hypernet_folder)
+    assert "nearest training description: unknown, this hypernetwork stores none" in done.out
+    options = ("-o", tmp_path / "no", "-m", hypernet_folder, "--min-similarity", 0.5)
+    refused = t2l("generate", TEXTS[0], *options)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "stores no training descriptions to compare with" in refused.err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_description_far_from_training_is_refused(
+    t2l: Any, described_hypernet_folder: Path, tmp_path: Path
+) -> None:
+    options = ("-o", tmp_path / "out", "-m", described_hypernet_folder, "--min-similarity", 0.9)
+    far = t2l("generate", TEXTS[0], "entirely other words", *options)
+    assert (far.code, far.out, far.err.count("\n")) == (2, "", 1)
+    assert "nearest to 'entirely other words' has cosine " in far.err
+    assert "below 0.9" in far.err and "nothing was written" in far.err
+    assert not (tmp_path / "out").exists()
+    assert t2l("generate", TEXTS[0], *options).code == 0
+
+
+def test_a_similarity_that_cannot_be_is_one_line(
+    t2l: Any, described_hypernet_folder: Path, tmp_path: Path
+) -> None:
+    done = t2l(
+        "generate", "x", "-m", described_hypernet_folder, "-o", tmp_path / "x",
+        "--min-similarity", 1.5,
+    )  # fmt: skip
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "min-similarity is 1.5; a cosine from -1 to 1 is needed" in done.err

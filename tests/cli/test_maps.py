@@ -1,15 +1,12 @@
-"""t2l map, neighbours, eval harm and eval confidence: files, tables, and one line for what is wrong."""
+"""t2l map, neighbours and eval harm: files, tables, and one line for what is wrong."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from text_to_lora.serving.generator import TextToLora
 
 NAMES = ("red", "green", "blue", "pink", "grey", "brown", "black", "white", "gold")
 
@@ -90,49 +87,3 @@ def test_harm_of_descriptions_and_of_folders_is_written(
     none = t2l("eval", "harm", "--data", data, "-o", tmp_path / "no", "-m", hypernet_folder)
     assert (none.code, none.err.count("\n")) == (2, 1)
     assert "no description" in none.err
-
-
-def test_a_hypernetwork_is_calibrated_and_generate_refuses_by_it(
-    t2l: Any, data: Path, hypernet_folder: Path, tmp_path: Path
-) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(hypernet_folder, model)
-    before = t2l("generate", "Say red", "-m", model, "-o", tmp_path / "before")
-    assert "confidence unknown: this hypernetwork was not calibrated" in before.out
-    refused = t2l(
-        "generate", "Say red", "-m", model, "-o", tmp_path / "no", "--min-confidence", 0.5
-    )
-    assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "has no calibration of confidence to refuse by" in refused.err
-    options = ("--data", data, "-o", tmp_path / "calibration", "-m", model, "--rows", 2)
-    unset = t2l("eval", "confidence", *options)
-    assert (unset.code, unset.err.count("\n")) == (2, 1)
-    assert "data.validation_one_in=0); give --one-in if some were set aside" in unset.err
-    done = t2l("eval", "confidence", *options, "--one-in", 2, "--store")
-    assert done.code == 0, done.err
-    assert "AUROC real against junk" in done.out
-    assert (tmp_path / "calibration" / "confidence.png").is_file()
-
-    (sure,) = TextToLora.from_pretrained(model).confidence(["Say red"])
-    out = tmp_path / "after"
-    after = t2l("generate", "Say red", "-m", model, "-o", out)
-    assert f"  confidence {sure:.2f}: probability that the adapter lowers" in after.out
-    assert json.loads((out / "provenance.json").read_text())["confidence"] == sure
-    low = t2l("generate", "Say red", "-m", model, "-o", tmp_path / "low", "--min-confidence", 1)
-    assert (low.code, low.out, low.err.count("\n")) == (2, "", 1)
-    assert f"confidence {sure:.2f} of 'Say red' is below 1; nothing was written" in low.err
-    assert not (tmp_path / "low").exists()
-    enough = t2l(
-        "generate", "Say red", "-m", model, "-o", tmp_path / "enough", "--min-confidence", 0
-    )
-    assert enough.code == 0
-
-
-def test_a_confidence_that_cannot_be_is_one_line(
-    t2l: Any, hypernet_folder: Path, tmp_path: Path
-) -> None:
-    done = t2l(
-        "generate", "x", "-m", hypernet_folder, "-o", tmp_path / "x", "--min-confidence", 1.5
-    )
-    assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "min-confidence is 1.5; a number from 0 to 1 is needed" in done.err

@@ -17,6 +17,7 @@ HIDDEN = (
     "peft",
     "pyarrow",
     "rouge_score",
+    "scipy",
     "sentence_transformers",
     "sklearn",
     "text_to_lora_embedded",

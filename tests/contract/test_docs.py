@@ -20,6 +20,8 @@ from text_to_lora.training.reconstruction_config import ReconstructionConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# The log tells what was run at the time; its files and scripts may be gone since.
+PRESENT_PAGES = [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND: Any = typer.main.get_command(app)
 
@@ -116,7 +118,7 @@ def test_every_make_target_on_a_page_exists(page: Path) -> None:
         assert goals and goals <= targets, line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
 def test_every_script_on_a_page_exists(page: Path) -> None:
     for line in _commands(page, "python") + _mentions(page, "python"):
         words = shlex.split(line)
@@ -131,14 +133,14 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
 def test_every_file_named_in_a_table_or_sentence_exists(page: Path) -> None:
     pattern = r"`((?:src|tests|docs|benchmarks|packages)/[\w./-]+\.\w+)(?:::\w+)?`"
     for name in re.findall(pattern, page.read_text(encoding="utf-8")):
         assert (ROOT / name).is_file(), name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
 def test_every_test_named_on_a_page_exists(page: Path) -> None:
     for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))

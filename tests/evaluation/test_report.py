@@ -260,20 +260,19 @@ def test_each_measure_covers_the_tasks_that_have_it() -> None:
         make_sample("words", 6, 1.0, metric="rougeL", score=0.25, answer="c", outputs=("a", "b")),
         make_sample("sums", 5, 1.0, metric="final_number", score=1.0, answer="it is 3",
                     outputs=("3",)),
-        make_sample("code", 5, 1.0, metric="code_execution", score=0.0),
+        make_sample("code", 5, 1.0, metric="code_execution", score=None, answer=""),
         make_sample("silent", 5, 2.0, score=None, answer=""),
     ]  # fmt: skip
     report = report_of({"base": rows})
     expected = {
         "nll": (5, 7, 6 / 5),  # every task is a group
-        "score": (4, 6, fmean([0.5, 0.375, 1, 0])),
+        "score": (3, 5, fmean([0.5, 0.375, 1])),
         "label_score": (1, 2, 0.5),
         "label_generated": (1, 2, 0.5),
         "in_labels": (1, 2, 0.5),
-        "exact_match": (4, 6, fmean([0.5, 0.5, 0, 0])),
+        "exact_match": (3, 5, fmean([0.5, 0.5, 0])),
         "rouge_l": (1, 2, 0.375),
         "final_number": (1, 1, 1.0),
-        "code": (1, 1, 0.0),
     }
     assert list(report["measures"]) == list(expected)
     for name, (tasks, count, mean) in expected.items():
@@ -284,7 +283,7 @@ def test_each_measure_covers_the_tasks_that_have_it() -> None:
     assert report["tasks"]["words"]["conditions"]["base"]["in_labels"] is None
     text = render_report(report)
     assert "| ROUGE-L | 1 | 2 | tasks of this metric alone" in text
-    assert "| exact match | 4 | 6 | every answer" in text
+    assert "| exact match | 3 | 5 | every answer" in text
 
 
 def test_cut_prompts_and_left_out_examples_are_counted() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 
@@ -125,29 +125,6 @@ def test_long_prompts_are_cut_to_leave_room(
     assert answer.tokens == 32  # half of the model's 64 positions
 
 
-def test_whole_answers_run_on_beyond_the_longest_label(
-    base: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    tasks: list[Task],
-    adapters: Callable[..., LoraWeights],
-) -> None:
-    rows = [
-        row
-        for row in choose_rows(tasks, rows_per_task=3, seed=0)
-        if row.task.metric.kind == "classification"
-    ]
-    weights = adapters(base, 3)
-    chosen = [place % 3 for place in range(len(rows))]
-    cut = Scorer(base, tokenizer, max_new_tokens=20).score(rows, weights=weights, adapters=chosen)
-    whole = Scorer(base, tokenizer, max_new_tokens=20, whole_answers=True).score(
-        rows, weights=weights, adapters=chosen
-    )
-    pairs = list(zip(cut, whole, strict=True))
-    assert all(full.text.startswith(short.text) for short, full in pairs)
-    assert any(len(full.text) > len(short.text) for short, full in pairs)
-    assert [full.nll for full in whole] == pytest.approx([short.nll for short in cut], rel=1e-4)
-
-
 def test_shots_stand_before_the_input_and_the_longest_go_first(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -184,31 +161,16 @@ def test_a_cut_prompt_is_marked(base: PreTrainedModel, tokenizer: PreTrainedToke
     assert [answer.cut for answer in answers] == [True, False]
 
 
-def test_code_is_scored_from_outside_and_never_cut_short(
+def test_programs_are_scored_by_likelihood_alone(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     task = Task("t", "d", (), (Example("a b", ("c",), 5),), Metric("code_execution"))
     other = Task("u", "d", (), (Example("a b", ("c",), 5),), Metric("rougeL"))
-    row, beside = Row(task, task.examples[0]), Row(other, other.examples[0])
-    (plain,) = Scorer(base, tokenizer, max_new_tokens=16).score([row])
-    assert plain.score is None
-    calls: list[tuple[Sequence[Row], Sequence[str]]] = []
-
-    def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
-        calls.append((rows, answers))
-        return [0.5, 0.25]
-
-    scorer = Scorer(base, tokenizer, max_new_tokens=16, grade=grade)
-    graded, ungraded, again = scorer.score([row, beside, row])
-    assert (graded.score, again.score) == (0.5, 0.25)
-    assert calls == [([row, row], [graded.text, again.text])]
-    assert ungraded == scorer.score([beside])[0]
-    assert len(calls) == 1
-    silent = Scorer(base, tokenizer, max_new_tokens=0, grade=grade)
-    assert silent.score([row])[0].score is None
-    assert len(calls) == 1
-    greedy = naive_greedy(base, prompt_of(tokenizer, row, None), 16)
-    assert graded.text == tokenizer.decode(greedy, skip_special_tokens=True)
+    rows = [Row(task, task.examples[0]), Row(other, other.examples[0])]
+    program, text = Scorer(base, tokenizer, max_new_tokens=16).score(rows)
+    assert (program.text, program.score) == ("", None)
+    assert program.nll == pytest.approx(text.nll, rel=1e-4)
+    assert text.score is not None
 
 
 def test_wrong_budget_of_new_tokens_is_named(

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from text_to_lora.baselines import Arrow, Base, Baseline, InContext, Multitask, Setup
 from text_to_lora.encoders import load_encoder
-from text_to_lora.errors import ConfigError, SpecError
+from text_to_lora.errors import ConfigError, SpecError, T2LWarning
 from text_to_lora.evaluation import suite
 from text_to_lora.evaluation.conditions import JUNK, Sources, derangements, plan_conditions
 from text_to_lora.evaluation.samples import Sample, read_samples, sample_path
@@ -203,7 +203,6 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
         ({"rows_per_task": 3}, "rows_per_task"),
         ({"provenance": {"hypernet": "b"}}, "provenance"),
         ({"max_new_tokens": 5}, "max_new_tokens"),
-        ({"whole_answers": True}, "whole_answers"),
     ],
 )
 def test_the_folder_of_another_evaluation_is_refused(
@@ -367,26 +366,15 @@ def test_plans_that_do_not_fit_are_named(
             evaluate(baselines=[own])
 
 
-def test_generated_code_is_graded_from_outside_or_refused(
+def test_programs_are_not_run_and_named(
     evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
 ) -> None:
     code = replace(tasks[3], name="code", metric=Metric("code_execution"))
-    with pytest.raises(ConfigError, match=r"'code' is scored by running .*--allow-code-execution"):
+    with pytest.warns(T2LWarning, match="code ask for programs, which are not run here"):
         evaluate(tasks=[*tasks, code], conditions=["base"])
-    graded: list[str] = []
-
-    def grade(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
-        graded.extend(
-            f"{row.task.name}/{row.example.idx}/{answer}"
-            for row, answer in zip(rows, answers, strict=True)
-        )
-        return [row.example.idx / 100 for row in rows]
-
-    evaluate(tasks=[*tasks, code], conditions=["base"], grade=grade)
     samples = [s for s in samples_of(tmp_path / "out", "base") if s.task == "code"]
-    assert [s.score for s in samples] == [s.idx / 100 for s in samples]
-    assert len(samples) == 2
-    assert sorted(graded) == sorted(f"code/{s.idx}/{s.answer}" for s in samples)
+    assert [(s.answer, s.score) for s in samples] == [("", None)] * 2
+    assert all(sample.nll for sample in samples)
 
 
 def test_training_tasks_are_scored_on_their_validation_rows(

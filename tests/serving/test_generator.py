@@ -210,6 +210,42 @@ def test_saving_and_loading_keeps_the_fingerprint(t2l: TextToLora, tmp_path: Pat
     assert again.spec == t2l.spec
 
 
+def test_each_adapter_knows_the_nearest_training_description(
+    described_hypernet_folder: Path, tmp_path: Path
+) -> None:
+    t2l = TextToLora.from_pretrained(described_hypernet_folder)
+    adapters = t2l.generate(TEXTS[:2], strength=2.0)
+    first, second = adapters.nearest
+    assert first is not None and second is not None
+    assert first.text == TEXTS[0] and first.cosine == pytest.approx(1, abs=1e-3)
+    assert adapters.nearest == t2l.nearest(TEXTS[:2])
+    folder = adapters.save(tmp_path / "out")[1]
+    recorded = json.loads((folder / "provenance.json").read_text())["nearest_description"]
+    assert recorded == {"text": second.text, "cosine": round(second.cosine, 4)}
+    assert second.cosine != recorded["cosine"]  # the facade gives the number itself
+
+
+def test_a_blend_has_no_nearest_description(described_hypernet_folder: Path) -> None:
+    blended = TextToLora.from_pretrained(described_hypernet_folder).generate(TEXTS).blend()
+    assert blended.nearest == (None,)
+    assert "nearest_description" not in blended.provenance[0]
+
+
+def test_without_training_descriptions_nothing_is_nearest(
+    t2l: TextToLora, adapters: Adapters
+) -> None:
+    assert adapters.nearest == t2l.nearest(TEXTS) == (None, None, None)
+    assert "nearest_description" not in adapters.provenance[0]
+
+
+def test_saving_keeps_the_training_descriptions(
+    described_hypernet_folder: Path, tmp_path: Path
+) -> None:
+    t2l = TextToLora.from_pretrained(described_hypernet_folder)
+    again = TextToLora.from_pretrained(t2l.save(tmp_path / "copy"))
+    assert again.nearest(TEXTS) == t2l.nearest(TEXTS)
+
+
 class FakeHub:
     """Keeps what is uploaded in memory."""
 

@@ -25,7 +25,6 @@ from text_to_lora.training.data import (
     eval_batches,
     load_tasks,
     pick_eval_rows,
-    recall_split,
     split_by_group,
     split_by_length,
     warn_long,
@@ -335,18 +334,6 @@ def test_a_smaller_number_of_tasks_is_a_part_of_a_larger_whatever_their_order(
     assert names(tasks[::-1], count=2) == two
     with pytest.raises(ConfigError, match=r"count is 99, but \d tasks have data\.min_desc.*=1"):
         names(tasks, count=99)
-
-
-def test_what_a_run_saw_is_recalled_from_its_record(tasks: list[Task], settings: Settings) -> None:
-    for own in ({}, {"count": 2}, {"validation_one_in": 0, "count": 1}):
-        data = settings(data=own).data
-        seen, unseen = recall_split(tasks, data.model_dump())
-        trained = {task.name for task in TaskSplit.make(tasks, data).training}
-        assert {task.name for task in seen} == trained & {task.name for task in tasks}
-        assert unseen and not {t.group for t in seen} & {t.group for t in unseen}
-    with pytest.raises(ConfigError, match=r"all 6 tasks are of source groups .* give --one-in if"):
-        recall_split(tasks, {"validation_one_in": 0})
-    assert recall_split(tasks, {}, one_in=3) == split_by_group(tasks, 3)
 
 
 def test_tasks_with_few_descriptions_are_not_trained_on_when_asked(

@@ -90,6 +90,7 @@ def test_a_run_leaves_weights_settings_history_and_plot(trained: tuple[Path, lis
     assert loaded.training["run"]["steps"] == 60
     adapters = TextToLora.from_pretrained(folder / "hypernet").generate(["Say red."])
     assert adapters.weights.spec == loaded.hypernet.spec
+    assert adapters.nearest[0] is not None and adapters.nearest[0].text == "Say red."
     assert (folder / "history.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((folder / "config.json").read_text())
     assert config["format"] == "text-to-lora run" and config["optimizer"]["lr"] == 0.01

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from text_to_lora.analysis.similarity import vector_cosines
+from text_to_lora.analysis.sketch import sketch
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.adapters import as_json
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.stats import GroupBootstrap
-from text_to_lora.lora.sketch import sketch
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Task
 

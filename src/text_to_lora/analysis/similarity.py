@@ -116,6 +116,8 @@ def correlate_pairs(
             f"{len(first)} pairs of {len(names)} source groups are too few to correlate; "
             "give at least three pairs of two groups"
         )
+    from scipy.stats import rankdata
+
     x, y = (matrix.double().cpu().numpy()[first, second] for matrix in (left, right))
     if x.min() == x.max() or y.min() == y.max():
         raise ConfigError("a similarity is the same for all pairs; it correlates with nothing")
@@ -127,7 +129,7 @@ def correlate_pairs(
     places, apart = (first, second), group_of[first] != group_of[second]
     return PairCorrelations(
         pearson=_correlation(x, y, places, apart, counts),
-        spearman=_correlation(_ranks(x), _ranks(y), places, apart, counts),
+        spearman=_correlation(rankdata(x), rankdata(y), places, apart, counts),
     )
 
 
@@ -167,14 +169,6 @@ def _correlation(
         tail = 50 * (1 - LEVEL)
         low, high = (float(end) for end in numpy.percentile(resampled, [tail, 100 - tail]))
     return Correlation(float(values[0]), low, high, len(x))
-
-
-def _ranks(values: Floats) -> Floats:
-    """Rank of each value from 1, equal values sharing the mean of theirs."""
-    _, inverse, counts = numpy.unique(values, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    ranks: Floats = ((ends - counts + 1 + ends) / 2)[inverse]
-    return ranks
 
 
 def _cosines(products: Tensor) -> Tensor:

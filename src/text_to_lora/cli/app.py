@@ -11,7 +11,6 @@ from text_to_lora.cli import (
     benchmarks,
     compare,
     compress,
-    confidence,
     convert,
     cost,
     demo,
@@ -73,7 +72,6 @@ app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 app.add_typer(library.app, name="library")
 evaluate.app.command("harm")(harm.harm)
-evaluate.app.command("confidence")(confidence.confidence)
 evaluate.app.command("benchmarks")(benchmarks.benchmarks)
 evaluate.app.command("compare")(compare.compare)
 evaluate.app.command("report")(compare.report)

@@ -35,10 +35,6 @@ Overwrite = Annotated[
         help="Replace an existing output folder, if all that is in it was written by t2l or PEFT.",
     ),
 ]
-PaperTable = Annotated[
-    str,
-    typer.Option(help="table1, table2, table7, table8, rerun-mistral, rerun-llama, rerun-gemma."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Device = Annotated[str, typer.Option("--device", help="Torch device, such as cpu or cuda.")]
 
@@ -76,6 +72,11 @@ def gather(given: Sequence[str] | None, path: Path | None, what: str, option: st
         if any("\ud800" <= character <= "\udfff" for character in text):  # undecodable bytes
             raise ConfigError(f"{what} {position} of {len(texts)} is not UTF-8 ({text!r})")
     return texts
+
+
+def shorten(text: str, width: int = 60) -> str:
+    """The start of a text that is longer than `width` characters, and the text itself otherwise."""
+    return text if len(text) <= width else f"{text[:width]}..."
 
 
 def check_strength(strength: float) -> float:

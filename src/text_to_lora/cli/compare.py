@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import PaperTable, check_file
+from text_to_lora.cli.common import check_file
 from text_to_lora.errors import ConfigError
 
 
@@ -45,10 +45,6 @@ def report(
     folder: Annotated[
         Path, typer.Argument(help="Folder of `t2l eval suite`, `benchmarks` or `obedience`.")
     ],
-    compare_paper: Annotated[
-        bool, typer.Option("--compare-paper", help="Print the paper's figures beside ours.")
-    ] = False,
-    paper_table: PaperTable = "table2",
 ) -> None:
     """Make the tables and plots of an evaluation anew from its samples; no model is needed.
 
@@ -57,37 +53,17 @@ def report(
       t2l eval report results
     """
     with _needs_eval():
-        pages = _remake(folder, paper_table if compare_paper else None)
+        from text_to_lora.evaluation.obedience import build_obedience, is_obedience
+        from text_to_lora.evaluation.report import build_report
+
+        pages = []
+        if is_obedience(folder):
+            build_obedience(folder)
+            pages.append(_read(folder / "obedience.md"))
+        if not pages or (folder / "run.json").exists():
+            build_report(folder)
+            pages.append(_read(folder / "report.md"))
     typer.echo("\n".join(pages), nl=False)
-
-
-def _remake(folder: Path, paper_table: str | None) -> list[str]:
-    """Make anew what a folder has samples of; give the pages, that of the paper last."""
-    from text_to_lora.evaluation import report as suite
-    from text_to_lora.evaluation.benchmarks import results as benchmarks
-    from text_to_lora.evaluation.benchmarks.published import find_table
-    from text_to_lora.evaluation.obedience import build_obedience, is_obedience
-    from text_to_lora.files import read_json
-
-    if paper_table is not None:
-        find_table(paper_table)
-    pages = []
-    if is_obedience(folder):
-        build_obedience(folder)
-        pages.append(_read(folder / "obedience.md"))
-        if not (folder / "run.json").exists():
-            return pages
-    if read_json(folder / "run.json").get("format") == benchmarks.FORMAT:
-        made = benchmarks.build_results(folder)
-        pages.append(_read(folder / "benchmarks.md"))
-        if paper_table is not None:
-            pages.append(benchmarks.render_with_paper(made, table_id=paper_table))
-    else:
-        made = suite.build_report(folder)
-        pages.append(_read(folder / "report.md"))
-        if paper_table is not None:
-            pages.append(suite.render_with_paper(made, table_id=paper_table))
-    return pages
 
 
 def _read(page: Path) -> str:

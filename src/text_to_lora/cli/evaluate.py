@@ -14,7 +14,6 @@ from text_to_lora.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from text_to_lora.evaluation.code import CodeGrader
     from text_to_lora.serving.generator import TextToLora
     from text_to_lora.tasks.task import Task
 
@@ -76,20 +75,6 @@ def suite(
     label_likelihood: Annotated[
         bool, typer.Option(help="Also choose labels by likelihood.")
     ] = True,
-    whole_answers: Annotated[
-        bool,
-        typer.Option("--whole-answers", help="Let answers run on that are longer than any label."),
-    ] = False,
-    allow_code_execution: Annotated[
-        bool, typer.Option("--allow-code-execution", help="Run generated code against its tests.")
-    ] = False,
-    code_tests: Annotated[
-        Path | None, typer.Option(help="Unit tests of code tasks; default: beside the tasks.")
-    ] = None,
-    allow_network: Annotated[
-        bool,
-        typer.Option("--allow-network", help="Run code even where it cannot be cut off."),
-    ] = False,
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
@@ -110,23 +95,13 @@ def suite(
 
     try:
         from text_to_lora.evaluation.conditions import Sources, check_kinds, plan_conditions
-        from text_to_lora.evaluation.scoring import choose_rows, held_out
         from text_to_lora.evaluation.suite import evaluate_suite
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     kinds = [kind.strip() for kind in conditions.split(",")] if conditions else None
     check_kinds(kinds or ())
     chosen = _load_tasks(tasks, split)
-    grade = None
-    if allow_code_execution:
-        grade = _code_grader(tasks, code_tests, allow_network=allow_network)
-        asked = choose_rows(chosen, rows_per_task=rows or None, seed=seed, examples=held_out)
-        grade.check(
-            (row.task.name, row.example.input)
-            for row in asked
-            if row.task.metric.kind == "code_execution"
-        )
-    t2l, language_model, tokenizer = _load(model, base, device, dtype)
+    t2l, language_model, tokenizer = load_model_and_base(model, base, device, dtype)
     # Thousands of descriptions of a library are embedded once, however often a run goes on.
     encoder = None if library is None else CachedEncoder(t2l.encoder, output / "embeddings")
     config = language_model.config
@@ -160,8 +135,6 @@ def suite(
         max_new_tokens=max_new_tokens,
         max_length=max_length,
         label_likelihood=label_likelihood,
-        whole_answers=whole_answers,
-        grade=grade,
         provenance={"hypernet": t2l.fingerprint},
         progress=note,
     )
@@ -188,7 +161,7 @@ def obedience(
         from text_to_lora.evaluation.obedience import run_obedience
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    t2l, language_model, tokenizer = _load(model, base, device, dtype)
+    t2l, language_model, tokenizer = load_model_and_base(model, base, device, dtype)
     run_obedience(
         base=language_model,
         tokenizer=tokenizer,
@@ -200,9 +173,13 @@ def obedience(
     typer.echo((output / "obedience.md").read_text(encoding="utf-8"))
 
 
-def _load(
+def load_model_and_base(
     model: str, base: str | None, device: str, dtype: str | None
 ) -> tuple[TextToLora, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a hypernetwork with the base model that it is for.
+
+    Raises ConfigError when either cannot be had.
+    """
     import torch
 
     from text_to_lora.serving.generator import TextToLora
@@ -210,6 +187,7 @@ def _load(
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
     chosen = None if dtype is None else getattr(torch, dtype)
     language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen)
+    t2l.attach_base(language_model, tokenizer)
     return t2l, language_model, tokenizer
 
 
@@ -228,13 +206,6 @@ def _load_tasks(folder: Path, split: str | None) -> list[Task]:
             "--split out"
         )
     return chosen
-
-
-def _code_grader(tasks: Path, code_tests: Path | None, *, allow_network: bool) -> CodeGrader:
-    """What runs generated code against the unit tests of its questions."""
-    from text_to_lora.evaluation.code import CodeGrader, load_code_tests
-
-    return CodeGrader(load_code_tests(code_tests or tasks), allow_network=allow_network)
 
 
 def _reads(training: Mapping[str, Any]) -> str:

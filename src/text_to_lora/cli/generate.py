@@ -19,6 +19,7 @@ from text_to_lora.cli.common import (
     echo_json,
     gather,
     progress,
+    shorten,
 )
 from text_to_lora.errors import ConfigError
 from text_to_lora.outputs import check_output
@@ -44,9 +45,12 @@ def generate(
     raw_scale: Annotated[
         bool, typer.Option("--raw-scale", help="Keep alpha and rsLoRA instead of folding them in.")
     ] = False,
-    min_confidence: Annotated[
+    min_similarity: Annotated[
         float | None,
-        typer.Option(help="Refuse, and write nothing, when a description's confidence is lower."),
+        typer.Option(
+            help="Refuse, and write nothing, when a description's cosine with the nearest training "
+            "description is lower.",
+        ),
     ] = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
@@ -55,8 +59,9 @@ def generate(
     """Generate LoRA adapters from task descriptions.
 
     One description gives one PEFT folder; several give numbered folders below OUTPUT. The base
-    model's weights are never loaded. Confidence is the probability that the adapter lowers the
-    answer NLL on the task described, where the hypernetwork was calibrated.
+    model's weights are never loaded. Each line names the nearest description that the hypernetwork
+    was trained on and the cosine of both embeddings: the lower it is, the less the adapter is to be
+    relied on.
 
     \b
     Examples:
@@ -64,29 +69,23 @@ def generate(
       t2l generate "Answer in capitals" "Give the last word" -o two
       t2l generate "Answer in capitals" -o strong --strength 1.5
       t2l generate "Answer in French" "Be brief" -o both --blend 0.7,0.3
-      t2l generate "Answer in capitals" -o sure --min-confidence 0.5
+      t2l generate "Answer in capitals" -o capitals --min-similarity 0.4
       t2l generate --from-file tasks.txt -o many --model my-hypernet --json
     """
     texts = gather(descriptions, from_file, "description", "--from-file")
     check_output(output, overwrite=overwrite, sources=[model])
     check_strength(strength)
-    if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise ConfigError(f"min-confidence is {min_confidence}; a number from 0 to 1 is needed")
+    if min_similarity is not None and not -1 <= min_similarity <= 1:
+        raise ConfigError(f"min-similarity is {min_similarity}; a cosine from -1 to 1 is needed")
     shares = _shares(blend, len(texts))
     with progress("loading the hypernetwork") as show:
-        from text_to_lora.hypernet.confidence import MEANING
         from text_to_lora.serving.generator import TextToLora
 
         t2l = TextToLora.from_pretrained(model, device=check_device(device))
-        if min_confidence is not None and t2l.calibration is None:
-            raise ConfigError(
-                f"the hypernetwork {model!r} has no calibration of confidence to refuse by; leave "
-                "--min-confidence out, or fit one with `t2l eval confidence`"
-            )
         show("loading the text encoder and generating")
         adapters = t2l.generate(texts, strength=strength)
-        if min_confidence is not None:
-            _check_confidence(adapters, min_confidence)
+        if min_similarity is not None:
+            _check_similarity(adapters, min_similarity, model)
         if blend is not None:
             adapters = adapters.blend(shares)
         show("writing")
@@ -100,21 +99,29 @@ def generate(
             ]
         )
         return
-    for folder, text, sure in zip(folders, adapters.descriptions, adapters.confidence, strict=True):
+    for folder, text, nearest in zip(folders, adapters.descriptions, adapters.nearest, strict=True):
         typer.echo(f"{folder}  rank {spec.rank}, base {spec.base.name}  {text}")
-        if sure is not None:
-            typer.echo(f"  confidence {sure:.2f}: {MEANING}")
-    if t2l.calibration is None:
-        typer.echo("  confidence unknown: this hypernetwork was not calibrated")
+        if nearest is not None:
+            typer.echo(
+                f"  nearest training description: cosine {nearest.cosine:.2f}, "
+                f"{shorten(nearest.text)!r}"
+            )
+    if blend is None and None in adapters.nearest:
+        typer.echo("  nearest training description: unknown, this hypernetwork stores none")
 
 
-def _check_confidence(adapters: Adapters, lowest: float) -> None:
-    for text, sure in zip(adapters.descriptions, adapters.confidence, strict=True):
-        if sure is not None and sure < lowest:
-            shown = text if len(text) <= 60 else f"{text[:60]}..."
+def _check_similarity(adapters: Adapters, lowest: float, model: str) -> None:
+    for text, nearest in zip(adapters.descriptions, adapters.nearest, strict=True):
+        if nearest is None:
             raise ConfigError(
-                f"confidence {sure:.2f} of {shown!r} is below {lowest:g}; nothing was written; say "
-                "the task in other words, or lower --min-confidence"
+                f"the hypernetwork {model!r} stores no training descriptions to compare with; leave "
+                "--min-similarity out, or use a hypernetwork trained by this version"
+            )
+        if nearest.cosine < lowest:
+            raise ConfigError(
+                f"the training description nearest to {shorten(text)!r} has cosine "
+                f"{nearest.cosine:.2f}, below {lowest:g}: {shorten(nearest.text)!r}; nothing was "
+                "written; say the task in other words, or lower --min-similarity"
             )
 
 

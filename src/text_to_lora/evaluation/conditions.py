@@ -6,8 +6,9 @@ import difflib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
+
+import numpy
 
 from text_to_lora.baselines.described import JUNK, Junk, Matched, Paraphrase, Shuffled
 from text_to_lora.baselines.fixed import Mean, Multitask
@@ -173,27 +174,32 @@ def derangements(
 
     Raises ConfigError when the tasks are too alike for that.
     """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
     ordered = sorted(tasks, key=lambda task: task.name)
     free = {
-        task.name: [donor.name for donor in ordered if _unlike(task, donor)] for task in ordered
+        task.name: {donor.name for donor in ordered if _unlike(task, donor)} for task in ordered
     }
-    rng = Random(f"derangements/{seed}")
-    found: list[dict[str, str]] = []
+    rng = numpy.random.default_rng([seed, count])
+    names = [task.name for task in ordered]
+    derangements: list[dict[str, str]] = []
     for _ in range(count):
-        taken: dict[str, str] = {}  # donor -> task
-        for task in rng.sample(ordered, len(ordered)):
-            choices = {name: rng.sample(donors, len(donors)) for name, donors in free.items()}
-            if not _assign(task.name, choices, taken, set()):
-                raise ConfigError(
-                    f"task {task.name!r} cannot be given the descriptions of {count} other tasks "
-                    f"of another group with other labels (of {len(ordered)} tasks, "
-                    f"{len(free[task.name])} are free); add tasks, or leave out 'shuffled'"
-                )
-        assigned = {task: donor for donor, task in sorted(taken.items())}
+        rows, columns = rng.permutation(len(names)), rng.permutation(len(names))
+        allowed = numpy.array([[names[d] in free[names[t]] for d in columns] for t in rows])
+        matches = maximum_bipartite_matching(csr_array(allowed), perm_type="column")
+        if (matches < 0).any():
+            name = names[rows[int((matches < 0).argmax())]]
+            raise ConfigError(
+                f"task {name!r} cannot be given the descriptions of {count} other tasks "
+                f"of another group with other labels (of {len(ordered)} tasks, "
+                f"{len(free[name])} are free); add tasks, or leave out 'shuffled'"
+            )
+        assigned = {names[t]: names[columns[m]] for t, m in zip(rows, matches, strict=True)}
         for task_name, donor in assigned.items():
             free[task_name].remove(donor)
-        found.append(assigned)
-    return found
+        derangements.append(dict(sorted(assigned.items())))
+    return derangements
 
 
 def group_of(task: Task) -> str:
@@ -208,16 +214,3 @@ def _unlike(task: Task, donor: Task) -> bool:
         and labels.isdisjoint(others)
         and normalise(task.definition) != normalise(donor.definition)
     )
-
-
-def _assign(
-    task: str, choices: Mapping[str, Sequence[str]], taken: dict[str, str], tried: set[str]
-) -> bool:
-    """Find a free donor for a task, moving others (an augmenting path, Kuhn 1955)."""
-    for donor in choices[task]:
-        if donor not in tried:
-            tried.add(donor)
-            if donor not in taken or _assign(taken[donor], choices, taken, tried):
-                taken[donor] = task
-                return True
-    return False

@@ -49,7 +49,8 @@ MEASURES: dict[str, Measure] = {
     "nll": Measure(
         "NLL",
         lambda sample: sample.nll,
-        "every row: nats per token of the first accepted answer, its end token included",
+        "every row with a likelihood: nats per token of the first accepted answer, its end token "
+        "included",
         lower_is_better=True,
     ),
     "score": Measure("score", lambda s: s.score, "every answer, by the metric of its task"),
@@ -79,7 +80,6 @@ MEASURES: dict[str, Measure] = {
     "final_number": Measure(
         "final number", _score_of("final_number"), "tasks of this metric: the last number"
     ),
-    "code": Measure("code passes", _score_of("code_execution"), "tasks of this metric: the tests"),
 }
 """By the name that reports use, in the order of their tables."""
 

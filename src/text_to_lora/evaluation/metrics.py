@@ -11,12 +11,8 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.task import Metric
 
 if TYPE_CHECKING:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "ROUGE-L needs the package rouge-score; pip install 'text-to-lora[eval]'"
-        ) from None
+    from rouge_score.rouge_scorer import RougeScorer
+
 _BESIDE_PUNCTUATION = re.compile(r"\s*([^\w\s])\s*")
 _SPACES = re.compile(r"\s+")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")

@@ -17,7 +17,14 @@ from text_to_lora.evaluation.identity import base_identity, check_signature, sig
 from text_to_lora.evaluation.metrics import normalise
 from text_to_lora.evaluation.scoring import Row, Scorer
 from text_to_lora.evaluation.stats import GroupBootstrap
-from text_to_lora.files import check_format, content_hash, read_json, write_file, write_json
+from text_to_lora.files import (
+    check_format,
+    content_hash,
+    read_json,
+    write_file,
+    write_json,
+    write_text,
+)
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.task import Example, Metric, Task
@@ -263,7 +270,7 @@ def build_obedience(folder: Path | str, *, rules: Sequence[Rule] = RULES) -> dic
     result["seconds"] = round(sum(condition["seconds"] for condition in found.values()), 1)
     write_json(folder / "obedience.json", result)
     text = render_obedience(result)
-    write_file(folder / "obedience.md", lambda file: _write_text(file, text))
+    write_text(folder / "obedience.md", text)
     plot_obedience(result, folder / "obedience.png")
     return result
 
@@ -417,7 +424,3 @@ def _read_ours(path: Path) -> dict[str, Any]:
     payload = read_json(path)
     check_format(payload, path, name=FORMAT, version=VERSION, error=ConfigError)
     return payload
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

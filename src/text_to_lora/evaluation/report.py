@@ -10,11 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from text_to_lora.errors import ConfigError, T2LWarning
-from text_to_lora.evaluation.benchmarks.published import (
-    OurSet,
-    compare_readings_with_paper,
-    published,
-)
 from text_to_lora.evaluation.measures import HEADLINE, MEASURES
 from text_to_lora.evaluation.paired import (
     Key,
@@ -31,11 +26,17 @@ from text_to_lora.evaluation.plots import (
     plot_slopes,
     plot_tasks,
 )
-from text_to_lora.evaluation.readers import compare_readers, read_samples_twice
 from text_to_lora.evaluation.samples import Evaluation, Sample, in_order, read_evaluation
 from text_to_lora.evaluation.stats import RESAMPLES, GroupBootstrap, Interval
 from text_to_lora.evaluation.tables import render_report
-from text_to_lora.files import check_format, content_hash, read_json, write_file, write_json
+from text_to_lora.files import (
+    check_format,
+    content_hash,
+    read_json,
+    write_file,
+    write_json,
+    write_text,
+)
 
 FORMAT, VERSION = "text-to-lora report", 2
 
@@ -74,8 +75,7 @@ def build_report(
     folder = Path(folder)
     report = make_report(read_evaluation(folder), resamples=resamples, seed=seed)
     write_json(folder / "report.json", report)
-    text = render_report(report)
-    write_file(folder / "report.md", lambda file: _write_text(file, text))
+    write_text(folder / "report.md", render_report(report))
     write_file(folder / "conditions.png", lambda file: plot_conditions(report, file))
     names, differences = report["conditions"], report["differences"]
     if any(not name.startswith("paraphrase") for name in differences):
@@ -96,7 +96,6 @@ def make_report(
         "version": VERSION,
         "settings": dict(evaluation.settings),
         **_report(evaluation.samples, resamples, seed),
-        "readers": _readers(evaluation, seed),
     }
     for name, condition in report["conditions"].items():
         condition["about"] = dict(evaluation.about[name])
@@ -122,38 +121,6 @@ def read_report(path: Path | str) -> dict[str, Any]:
         when_earlier="evaluate again",  # the first version does not say which rows it is of
     )
     return report
-
-
-def render_with_paper(report: Mapping[str, Any], *, table_id: str = "table2") -> str:
-    """Give a report's benchmarks beside a table of the paper as Markdown.
-
-    A benchmark is a task whose name ends in its own, as in "mine.arc_easy". Programs have no second
-    reading in a report, and are left out.
-
-    Raises ConfigError for an unknown table, or a report without a benchmark of the paper.
-    """
-    read = {name for found in report["readers"].values() for name in found["tasks"]}
-    sets = {
-        benchmark: OurSet(f"{facts['rows']} rows of {name}", facts["rows"])
-        for name, facts in report["tasks"].items()
-        if name in read and (benchmark := name.rpartition(".")[2]) in published().sets
-    }
-    if not sets:
-        raise ConfigError(
-            "no task of this report is a benchmark of the paper with answers to read; names end in "
-            f"{', '.join(published().sets)}"
-        )
-    config = report["settings"]["base"]["config"]
-    remarks = []
-    if not report["settings"].get("whole_answers"):
-        remarks.append("answers longer than any label were cut (--whole-answers lets them run)")
-    return compare_readings_with_paper(
-        report["readers"],
-        sets,
-        base=f"the base of configuration {config[:12]}",
-        table_id=table_id,
-        remarks=remarks,
-    )
 
 
 def table_of(samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, dict[Key, float]]]:
@@ -214,7 +181,7 @@ def _report(samples: Mapping[str, Sequence[Sample]], resamples: int, seed: int) 
             name: {
                 "tasks": len({sample.task for sample in several}),
                 "groups": len({sample.group for sample in several}),
-                "rows": len(table[name]["nll"]),
+                "rows": len({(sample.task, sample.idx) for sample in several}),
                 "rows_not_finite": _not_finite(table[name]["nll"]),
                 "prompts": len(several),
                 "prompts_cut": sum(sample.cut for sample in several),
@@ -225,7 +192,7 @@ def _report(samples: Mapping[str, Sequence[Sample]], resamples: int, seed: int) 
             }
             for name, several in samples.items()
         },
-        "common_tasks": _common_tasks(means, bootstrap),
+        "common_tasks": _common_tasks(samples, means, bootstrap),
         "differences": _differences(table, bootstrap),
         "descriptions": _descriptions(table, bootstrap),
         "gap_closed": _gaps(table, bootstrap),
@@ -239,22 +206,6 @@ def _report(samples: Mapping[str, Sequence[Sample]], resamples: int, seed: int) 
             }
             for task, facts in tasks.items()
         },
-    }
-
-
-def _readers(evaluation: Evaluation, seed: int) -> dict[str, Any]:
-    """What correct readers and the reference's make of the same answers, by condition.
-
-    Of choices, truth values and numbers; programs would have to be run again.
-    """
-    readings = {
-        name: read_samples_twice(samples, evaluation.labels)
-        for name, samples in evaluation.samples.items()
-    }
-    return {
-        name: {"rows": len(found), **compare_readers(found, seed=seed)}
-        for name, found in readings.items()
-        if found
     }
 
 
@@ -298,10 +249,12 @@ def _mean(values: Values, bootstrap: GroupBootstrap) -> dict[str, Any]:
 
 
 def _common_tasks(
-    means: Mapping[str, Mapping[str, Mapping[str, float]]], bootstrap: GroupBootstrap
+    samples: Mapping[str, Sequence[Sample]],
+    means: Mapping[str, Mapping[str, Mapping[str, float]]],
+    bootstrap: GroupBootstrap,
 ) -> dict[str, Any] | None:
     """Means over the tasks that all conditions have; None where all have the same ones."""
-    every = [set(by_measure["nll"]) for by_measure in means.values()]
+    every = [{sample.task for sample in several} for several in samples.values()]
     common = set.intersection(*every)
     if not common or all(tasks == common for tasks in every):
         return None
@@ -370,7 +323,7 @@ def _descriptions(table: Table, bootstrap: GroupBootstrap) -> dict[str, Any] | N
         return None
     return {
         "conditions": names,
-        "tasks": len({task for task, _ in mean["nll"]}),
+        "tasks": max(len({task for task, _ in values}) for values in mean.values()),
         "measures": found,
         "differences": {
             f"descriptions - {control}": difference
@@ -428,7 +381,3 @@ def _gap(
         "gap_clear": mean.clear_of_zero,
         "tasks": len(way),
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.parquet import read_rows, write_rows
-from text_to_lora.files import check_format, read_json
+from text_to_lora.files import check_format, read_json, write_file
 
 if TYPE_CHECKING:
     import pyarrow
 
 FORMAT, VERSION = "text-to-lora evaluation", 2
 """Of run.json, which lies beside the folder of samples."""
+
+_METADATA_KEY = b"text_to_lora"
 
 Kind = Literal[
     "base",
@@ -45,7 +47,8 @@ class Sample:
     reference: first accepted output, the one that `nll` is of
     answer: greedy answer, "" where none was generated. Once longer than everything that could be
         right, a classification or exact-match answer is cut, unless whole ones were asked for.
-    nll: mean negative log likelihood of the reference, nats per token, its end token included
+    nll: mean negative log likelihood of the reference, nats per token, its end token included;
+        None where lm-eval asks for written answers
     tokens: tokens of the reference, its end token included
     score: by the task's metric, from 0 to 1; None where no answer was generated
     in_labels: whether the answer is one of the labels; None for tasks without labels
@@ -64,7 +67,7 @@ class Sample:
     input: str
     reference: str
     answer: str
-    nll: float
+    nll: float | None
     tokens: int
     score: float | None
     in_labels: bool | None
@@ -151,7 +154,12 @@ def sample_path(folder: Path, condition: str) -> Path:
 
 def write_samples(path: Path, samples: Sequence[Sample], metadata: Mapping[str, Any]) -> None:
     """Write the samples of one condition and JSON metadata, whole or not at all."""
-    write_rows(path, [asdict(sample) for sample in samples], _schema(), metadata)
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pylist([asdict(sample) for sample in samples], schema=_schema())
+    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+    write_file(path, lambda file: pyarrow.parquet.write_table(table, file, compression="zstd"))
 
 
 def read_samples(path: Path) -> tuple[list[Sample], dict[str, Any]]:
@@ -159,8 +167,23 @@ def read_samples(path: Path) -> tuple[list[Sample], dict[str, Any]]:
 
     Raises ConfigError when the file is not one of ours.
     """
-    rows, metadata = read_rows(path, _schema(), "samples")
-    return [Sample(**{**row, "outputs": tuple(row["outputs"])}) for row in rows], metadata
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ConfigError(
+            f"{str(path)!r} is not a parquet file that can be read: {error}"
+        ) from error
+    metadata = (table.schema.metadata or {}).get(_METADATA_KEY)
+    if metadata is None or not table.schema.equals(_schema()):
+        raise ConfigError(
+            f"{str(path)!r} has columns {', '.join(table.column_names)}; "
+            "it is not a file of samples; delete it and evaluate again"
+        )
+    rows = [Sample(**{**row, "outputs": tuple(row["outputs"])}) for row in table.to_pylist()]
+    return rows, json.loads(metadata)
 
 
 def _schema() -> pyarrow.Schema:

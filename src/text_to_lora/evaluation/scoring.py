@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +22,7 @@ from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
 from text_to_lora.tasks.task import Example, Row, Task
 
-__all__ = ["Answer", "Grade", "Row", "Scorer", "choose_rows", "held_out"]
+__all__ = ["Answer", "Row", "Scorer", "choose_rows", "held_out"]
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
@@ -34,8 +34,6 @@ TOKENS_PER_PASS = 30  # cost of a pass beside its tokens; 8 ms at 0.25 ms a toke
 SPARE_TOKENS = 4  # beyond the longest right answer, so that a cut answer is never a right one
 UNLIMITED = 2**31  # tokens
 
-Grade = Callable[[Sequence[Row], Sequence[str]], Sequence[float]]
-"""Rows and an answer to each -> a score of each, from 0 to 1."""
 _Shots = tuple[tuple[str, str], ...]
 """Input and answer of each solved example."""
 _PromptKey = tuple[str, str | None, int, _Shots]
@@ -46,6 +44,7 @@ _PromptKey = tuple[str, str | None, int, _Shots]
 class Answer:
     """What a model makes of one row; fields as in Sample.
 
+    nll, tokens: 0 tokens where there is no likelihood
     shots: solved examples that stood in the prompt
     """
 
@@ -116,12 +115,10 @@ class Scorer:
     """Scores rows with one base model.
 
     max_new_tokens: most tokens of a greedy answer; 0 generates none. A classification or
-        exact-match answer stops earlier, once it is longer than everything that could be right.
-    whole_answers: let those answers run on too, for readers that find a label inside a sentence
+        exact-match answer stops earlier, once it is longer than everything that could be right;
+        programs are not generated, since they would have to be run.
     max_length: most tokens of prompt and answer together; prompts are cut to leave room
     label_likelihood: find each classification row's likeliest label too (sum over its tokens)
-    grade: scores answers of the metric that is not scored here, code_execution; None leaves them
-        without a score
 
     Prompts are padded on the left and answers on the right, so that logits are computed for answer
     positions only; the answer's likelihood continues from the cache that generation leaves, where
@@ -136,8 +133,6 @@ class Scorer:
         max_new_tokens: int = 32,
         max_length: int = 512,
         label_likelihood: bool = False,
-        whole_answers: bool = False,
-        grade: Grade | None = None,
     ) -> None:
         positions = getattr(base.config, "max_position_embeddings", max_length)
         self._base = base
@@ -151,8 +146,6 @@ class Scorer:
                 f"{self._max_length} tokens together, give at most half of them"
             )
         self._label_likelihood = label_likelihood
-        self._whole_answers = whole_answers
-        self._grade = grade
         parameters = inspect.signature(base.forward).parameters
         # transformers renamed the argument in 5.24
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
@@ -200,20 +193,7 @@ class Scorer:
                     results = self._score_batch([encoded[place] for place in places])
                 for place, result in zip(places, results, strict=True):
                     answers[place] = self._finish(rows[place], encoded[place], result)
-        return self._graded(rows, [answers[place] for place in range(len(rows))])
-
-    def _graded(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[Answer]:
-        """The answers, those of code with a score: all are graded at once, side by side."""
-        places = [place for place, row in enumerate(rows) if _is_code(row)]
-        scores: dict[int, float] = {}
-        if self._grade is not None and self._max_new_tokens and places:
-            texts = [answers[place].text for place in places]
-            graded = self._grade([rows[place] for place in places], texts)
-            scores = dict(zip(places, graded, strict=True))
-        return [
-            replace(answer, score=scores[place]) if place in scores else answer
-            for place, answer in enumerate(answers)
-        ]
+        return [answers[place] for place in range(len(rows))]
 
     def _finish(self, row: Row, encoded: _Encoded, result: _Result) -> Answer:
         metric, outputs = row.task.metric, row.example.outputs
@@ -221,13 +201,12 @@ class Scorer:
         if result.label is not None:
             likeliest = normalise(metric.labels[result.label])
             label_score = float(likeliest in map(normalise, outputs))
-        generated = self._max_new_tokens > 0
-        scored = generated and not _is_code(row)
+        generated = encoded.limit > 0
         return Answer(
-            text=result.text,
+            text=result.text if generated else "",
             nll=result.nll / result.tokens,
             tokens=result.tokens,
-            score=score_answer(metric, result.text, outputs) if scored else None,
+            score=score_answer(metric, result.text, outputs) if generated else None,
             in_labels=in_labels(metric, result.text) if generated else None,
             label_score=label_score,
             cut=encoded.cut,
@@ -239,8 +218,8 @@ class Scorer:
         room = self._max_length // 2
         answers = [self._answer_ids(output)[:room] for output in example.outputs]
         labels = [self._answer_ids(label)[:room] for label in metric.labels]
-        limit = self._max_new_tokens
-        if metric.kind in ("classification", "exact_match") and not self._whole_answers:
+        limit = 0 if metric.kind == "code_execution" else self._max_new_tokens
+        if metric.kind in ("classification", "exact_match"):
             limit = min(limit, max(map(len, answers + labels)) + SPARE_TOKENS)
         if not self._label_likelihood:
             labels = []
@@ -415,10 +394,6 @@ class _Result:
     nll: float
     tokens: int
     label: int | None
-
-
-def _is_code(row: Row) -> bool:
-    return row.task.metric.kind == "code_execution"
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy
@@ -46,7 +46,6 @@ class GroupBootstrap:
         self._groups = groups
         self._resamples = resamples
         self._seed = seed
-        self._draws: dict[int, NDArray[numpy.int64]] = {}  # by number of groups
 
     def mean(self, values: Mapping[str, float]) -> Interval:
         """Mean over groups of a value per task.
@@ -54,8 +53,7 @@ class GroupBootstrap:
         Raises ConfigError when there is no task.
         """
         points = self.group_means(values)
-        draws = points[self._draw(len(points))].mean(axis=1)
-        return Interval(float(points.mean()), *self._ends(draws, len(points)))
+        return Interval(float(points.mean()), *self._ends(numpy.mean, points))
 
     def ratio(self, above: Mapping[str, float], below: Mapping[str, float]) -> Interval:
         """Ratio of two means over the same tasks, resampled together.
@@ -63,13 +61,11 @@ class GroupBootstrap:
         No ends where the lower mean is not clear of zero: the ratio then has no meaning.
         """
         tops, bottoms = self.group_means(above), self.group_means(below)
-        draw = self._draw(len(tops))
-        means = bottoms[draw].mean(axis=1)
         mean = float(tops.mean() / bottoms.mean()) if bottoms.mean() else float("nan")
-        low, high = self._ends(means, len(bottoms))
-        if low is None or high is None or low * high <= 0 or not means.all():
+        low, high = self._ends(numpy.mean, bottoms)
+        if low is None or high is None or low * high <= 0:
             return Interval(mean, None, None)
-        return Interval(mean, *self._ends(tops[draw].mean(axis=1) / means, len(tops)))
+        return Interval(mean, *self._ends(_ratio, tops, bottoms))
 
     def group_means(self, values: Mapping[str, float]) -> Floats:
         """Mean of the tasks of each group, in the order of group names, [groups].
@@ -83,15 +79,29 @@ class GroupBootstrap:
             members.setdefault(self._groups[task], []).append(values[task])
         return numpy.array([numpy.mean(members[group]) for group in sorted(members)])
 
-    def _draw(self, groups: int) -> NDArray[numpy.int64]:
-        if groups not in self._draws:
-            rng = numpy.random.default_rng(self._seed)
-            self._draws[groups] = rng.integers(0, groups, size=(self._resamples, groups))
-        return self._draws[groups]
-
-    def _ends(self, draws: Floats, groups: int) -> tuple[float | None, float | None]:
-        if groups < 2:
+    def _ends(
+        self, statistic: Callable[..., Floats], *samples: Floats
+    ) -> tuple[float | None, float | None]:
+        if len(samples[0]) < 2:
             return None, None
-        tail = 50 * (1 - LEVEL)
-        low, high = numpy.percentile(draws, [tail, 100 - tail])
-        return float(low), float(high)
+        from scipy.stats import bootstrap  # of the extra eval, which not every user of means has
+
+        found = bootstrap(
+            samples,
+            statistic,
+            n_resamples=self._resamples,
+            confidence_level=LEVEL,
+            method="percentile",
+            paired=True,
+            vectorized=True,
+            rng=numpy.random.default_rng(self._seed),
+        ).confidence_interval
+        if not (numpy.isfinite(found.low) and numpy.isfinite(found.high)):
+            return None, None
+        return float(found.low), float(found.high)
+
+
+def _ratio(tops: Floats, bottoms: Floats, axis: int) -> Floats:
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        ratios: Floats = tops.mean(axis=axis) / bottoms.mean(axis=axis)
+    return ratios

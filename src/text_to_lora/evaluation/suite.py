@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from text_to_lora.baselines.protocol import Baseline, Setup
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, T2LWarning, list_some
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.identity import base_identity, check_signature, signature_of
 from text_to_lora.evaluation.report import build_report
@@ -27,7 +28,7 @@ from text_to_lora.evaluation.samples import (
     sample_path,
     write_samples,
 )
-from text_to_lora.evaluation.scoring import Answer, Grade, Row, Scorer, choose_rows, held_out
+from text_to_lora.evaluation.scoring import Answer, Row, Scorer, choose_rows, held_out
 from text_to_lora.files import content_hash, write_json
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.outputs import one_job_a_folder
@@ -39,6 +40,28 @@ if TYPE_CHECKING:
 # What is scored at once, and lost when a run stops; a part's adapters are in memory together.
 ROWS_PER_PART = 256
 ADAPTERS_PER_PART = 64
+
+
+Planned = tuple[Row, Setup]
+
+
+class RowScorer(Protocol):
+    """What scores rows with one model: `Scorer`, or `lm_eval.LmEvalScorer`."""
+
+    def score(
+        self,
+        rows: Sequence[Row],
+        *,
+        weights: LoraWeights | None,
+        adapters: Sequence[int] | None,
+        prompt_texts: Sequence[str | None],
+        shots: Sequence[Sequence[Example]],
+    ) -> list[Answer]:
+        """Score every row; the order of the answers is that of the rows."""
+        ...
+
+
+MakeScorer = Callable[["PreTrainedModel"], RowScorer]
 
 
 @one_job_a_folder
@@ -55,8 +78,7 @@ def evaluate_suite(
     max_new_tokens: int = 32,
     max_length: int = 512,
     label_likelihood: bool = True,
-    whole_answers: bool = False,
-    grade: Grade | None = None,
+    make_scorer: MakeScorer | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -68,35 +90,35 @@ def evaluate_suite(
         there already is not scored again, nor are parts of one that stopped in the middle.
     examples: the rows that may be drawn; by default those that nothing is trained on
     label_likelihood: find the likeliest label of classification rows too
-    whole_answers: generate max_new_tokens of every answer, as `Scorer` tells
-    grade: scores answers that run as code; needed by tasks with the metric code_execution
+    make_scorer: gives what scores rows with a model; None for `Scorer` with the options above
     provenance: JSON of what is evaluated (names, hashes); it has to be equal on resuming
     progress: called with a line about each condition and each part
 
-    Raises ConfigError for equal names of tasks or conditions, code without `grade`, a condition
-    that takes no row, or an output folder of another evaluation; TaskDataError for a task without
-    rows.
+    Tasks of programs are scored by likelihood alone, and a T2LWarning names them.
+
+    Raises ConfigError for equal names of tasks or conditions, a condition that takes no row, or an
+    output folder of another evaluation; TaskDataError for a task without rows.
     """
     output_dir = Path(output_dir)
     report_progress = progress or (lambda line: None)
-    _check(tasks, baselines, grade)
+    _check(tasks, baselines)
     rows = choose_rows(tasks, rows_per_task=rows_per_task, seed=seed, examples=examples)
     scorer_options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "max_length": max_length,
         "label_likelihood": label_likelihood,
-        "whole_answers": whole_answers,
-        "grade": grade,
     }
-    scorer = Scorer(base, tokenizer, **scorer_options)
+    if make_scorer is None:
+
+        def make_scorer(model: PreTrainedModel) -> RowScorer:
+            return Scorer(model, tokenizer, **scorer_options)
+
+    scorer = make_scorer(base)
     settings = {
         "base": base_identity(base),
         "seed": seed,
         "rows_per_task": rows_per_task,
-        "max_new_tokens": max_new_tokens,
-        "max_length": max_length,
-        "label_likelihood": label_likelihood,
-        "whole_answers": whole_answers,
+        **scorer_options,
         "provenance": dict(provenance or {}),
         "tasks": _describe_rows(rows),
     }
@@ -111,7 +133,7 @@ def evaluate_suite(
             report_progress(f"{title}: finished before")
             continue
         with baseline.on(base) as model:
-            own = scorer if model is base else Scorer(model, tokenizer, **scorer_options)
+            own = scorer if model is base else make_scorer(model)
             for done, seconds in run.score(own):
                 pace = done / max(seconds, 1e-9)
                 left = (run.num_rows - done) / pace
@@ -120,9 +142,6 @@ def evaluate_suite(
                 )
         run.join()
     return build_report(output_dir)
-
-
-Planned = tuple[Row, Setup]
 
 
 class _ConditionRun:
@@ -146,7 +165,7 @@ class _ConditionRun:
         _, metadata = read_samples(self.path)
         check_signature(self.path, metadata["signature"], signature_of(self._adapters(0)[0]))
 
-    def score(self, scorer: Scorer) -> Iterator[tuple[int, float]]:
+    def score(self, scorer: RowScorer) -> Iterator[tuple[int, float]]:
         """Score part after part; gives the rows done so far and the seconds that these took."""
         done, seconds = 0, 0.0
         for place, part in enumerate(self._parts):
@@ -213,7 +232,7 @@ class _ConditionRun:
         return self._parts_folder / f"{place:05}.parquet"
 
 
-def _check(tasks: Sequence[Task], baselines: Sequence[Baseline], grade: Grade | None) -> None:
+def _check(tasks: Sequence[Task], baselines: Sequence[Baseline]) -> None:
     for what, names in (
         ("tasks", [task.name for task in tasks]),
         ("conditions", [baseline.name for baseline in baselines]),
@@ -224,13 +243,14 @@ def _check(tasks: Sequence[Task], baselines: Sequence[Baseline], grade: Grade | 
             )
     if not baselines:
         raise ConfigError("no condition to score; name at least one")
-    if grade is None:
-        for task in tasks:
-            if task.metric.kind == "code_execution":
-                raise ConfigError(
-                    f"task {task.name!r} is scored by running generated code; pass "
-                    "--allow-code-execution (`grade` in Python), or leave the task out"
-                )
+    programs = [task.name for task in tasks if task.metric.kind == "code_execution"]
+    if programs:
+        warnings.warn(
+            f"{list_some(programs)} ask for programs, which are not run here: these tasks are scored "
+            "by likelihood alone; `t2l eval benchmarks` runs programs through lm-eval",
+            T2LWarning,
+            stacklevel=3,
+        )
 
 
 def _planned(baseline: Baseline, rows: Sequence[Row]) -> list[Planned]:
@@ -281,7 +301,7 @@ def _sample(condition: str, row: Row, setup: Setup, answer: Answer) -> Sample:
         input=row.example.input,
         reference=row.example.outputs[0],
         answer=answer.text,
-        nll=answer.nll,
+        nll=answer.nll if answer.tokens else None,
         tokens=answer.tokens,
         score=answer.score,
         in_labels=answer.in_labels,

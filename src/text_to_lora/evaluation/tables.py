@@ -68,7 +68,6 @@ def render_report(report: Mapping[str, Any]) -> str:
         *_differences(report),
         *_descriptions(report),
         *_gaps(report),
-        *_readers(report),
     ]
     for measure in HEADLINE:
         rows = [
@@ -325,41 +324,6 @@ def _gaps(report: Mapping[str, Any]) -> list[str]:
             head += [f"share in {title}", f"gap in {title}", "tasks"]
         parts += [f"### base to {goal}", table(head, rows)]
     return parts
-
-
-def _readers(report: Mapping[str, Any]) -> list[str]:
-    readers = report["readers"]
-    if not readers:
-        return []
-    whole = report["settings"].get("whole_answers")
-    rows = [
-        [
-            name,
-            len(found["tasks"]),
-            found["rows"],
-            *(show(found["overall"][way]) for way in ("metric", "correct", "reference")),
-            show(found["overall"]["difference"], sign="+"),
-        ]
-        for name, found in readers.items()
-    ]
-    return [
-        "## Readers",
-        (
-            "The same answers to choices, yes-or-no questions and numbers, scored by the task's "
-            "metric, by a reader that finds an answer inside a sentence, and as the reference code "
-            "of the paper reads them (first character, word list, number pattern), to set beside "
-            "published tables."
-            + (
-                ""
-                if whole
-                else " Answers longer than any label were cut; --whole-answers lets them run."
-            )
-        ),
-        table(
-            ["condition", "tasks", "rows", "metric", "correct", "reference", "correct - reference"],
-            rows,
-        ),
-    ]
 
 
 def _show_gap(found: Mapping[str, Any] | None) -> tuple[str, str, object]:

@@ -1,4 +1,4 @@
-"""A hypernetwork as a folder: config.json, model.safetensors and perhaps its confidence.
+"""A hypernetwork as a folder: config.json, model.safetensors and its training descriptions.
 
 Read strictly, written whole.
 """
@@ -25,13 +25,13 @@ from text_to_lora.files import (
     write_folder,
     write_json,
 )
-from text_to_lora.hypernet.confidence import (
-    CONFIDENCE_FILE,
-    Confidence,
-    load_confidence,
-    save_confidence,
-)
 from text_to_lora.hypernet.config import HypernetConfig
+from text_to_lora.hypernet.descriptions import (
+    DESCRIPTIONS_FILE,
+    TrainingDescriptions,
+    load_descriptions,
+    save_descriptions,
+)
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.lora.spec import LoraSpec
 
@@ -52,14 +52,14 @@ class Loaded:
 
     hypernet: in eval mode; encoder: that it was trained with; training: how it was made
     fingerprint: SHA-256 over the contents of config.json and model.safetensors
-    confidence: None where none was fitted
+    descriptions: of its training tasks; None where the folder stores none
     """
 
     hypernet: Hypernetwork
     encoder: EncoderConfig
     training: dict[str, Any]
     fingerprint: str
-    confidence: Confidence | None = None
+    descriptions: TrainingDescriptions | None = None
 
 
 def save_hypernet(
@@ -68,14 +68,14 @@ def save_hypernet(
     encoder: EncoderConfig,
     *,
     training: Mapping[str, Any],
-    confidence: Confidence | None = None,
+    descriptions: TrainingDescriptions | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a hypernetwork folder, whole or not at all.
 
     training: how it was made, as JSON values (the resolved RunConfig)
-    confidence: fitted to this network
+    descriptions: of the training tasks, by which users see how near a new description is
     dtype: of the file, float32 or bfloat16; None keeps that of the network
 
     Raises ConfigError when `path` exists without `overwrite` or cannot be written, when dtype,
@@ -113,8 +113,9 @@ def save_hypernet(
         except TypeError as error:
             raise ConfigError(f"training: {error}; give JSON values only") from None
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        if confidence is not None:
-            save_confidence(folder / CONFIDENCE_FILE, confidence.of(fingerprint(folder)))
+        if descriptions is not None:
+            file = folder / DESCRIPTIONS_FILE
+            save_descriptions(file, descriptions, hypernet=fingerprint(folder))
     return Path(path)
 
 
@@ -130,7 +131,7 @@ def load_hypernet(
 
     Raises CheckpointError when the folder is not one of ours, incomplete, corrupt or of another
     version; tensors that are missing, left over, of another shape or dtype, or not finite, are
-    named; when a confidence file in it is broken or of another hypernetwork.
+    named; when its training descriptions are broken or of another hypernetwork.
     """
     folder = Path(path)
     config, hypernet_config, spec, encoder = _read_config(folder)
@@ -138,32 +139,18 @@ def load_hypernet(
     tensors = _read_tensors(folder)
     _check_tensors(folder, hypernet.state_dict(), tensors, config["dtype"])
     hypernet.load_state_dict(tensors, assign=True)
-    found, confidence = fingerprint(folder), None
-    if (file := folder / CONFIDENCE_FILE).exists():
-        confidence = load_confidence(
-            file, hypernet=found, embedding_dim=hypernet_config.embedding_dim
+    network_hash, descriptions = fingerprint(folder), None
+    if (file := folder / DESCRIPTIONS_FILE).exists():
+        descriptions = load_descriptions(
+            file, hypernet=network_hash, embedding_dim=hypernet_config.embedding_dim
         )
     return Loaded(
         hypernet=hypernet.to(device=device, dtype=dtype).eval(),
         encoder=encoder,
         training=config["training"],
-        fingerprint=found,
-        confidence=confidence,
+        fingerprint=network_hash,
+        descriptions=descriptions,
     )
-
-
-def store_confidence(folder: Path | str, file: Path | str) -> Path:
-    """Put a confidence file beside the hypernetwork that it was fitted to, in place of any other.
-
-    Raises CheckpointError when it is broken or of another hypernetwork.
-    """
-    _, hypernet_config, _, _ = _read_config(Path(folder))
-    confidence = load_confidence(
-        file, hypernet=fingerprint(folder), embedding_dim=hypernet_config.embedding_dim
-    )
-    path = Path(folder) / CONFIDENCE_FILE
-    save_confidence(path, confidence)
-    return path
 
 
 def fingerprint(folder: Path | str) -> str:

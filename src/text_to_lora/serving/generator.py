@@ -18,12 +18,11 @@ from text_to_lora.encoders import TextEncoder, load_encoder
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
-from text_to_lora.hypernet.confidence import Confidence
+from text_to_lora.hypernet.descriptions import NearestDescription
 from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import save_adapter
-from text_to_lora.lora.sketch import sketch
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
@@ -38,22 +37,17 @@ class Adapters:
     """Generated adapters with where each came from.
 
     weights: one adapter a description; provenance: JSON of each, written beside it
+    nearest: the training description nearest to each; None where the hypernetwork stores none, and
+        for blends
     """
 
     weights: LoraWeights
     descriptions: tuple[str, ...]
     provenance: tuple[Mapping[str, Any], ...]
+    nearest: tuple[NearestDescription | None, ...]
 
     def __len__(self) -> int:
         return len(self.descriptions)
-
-    @property
-    def confidence(self) -> tuple[float | None, ...]:
-        """Probability that each lowers the answer NLL on the task described, from 0 to 1.
-
-        At strength 1. None where the hypernetwork has no calibration, and for blends.
-        """
-        return tuple(entry.get("confidence") for entry in self.provenance)
 
     def on(
         self, model: PreTrainedModel, rows: Sequence[int] | Tensor | None = None
@@ -73,7 +67,7 @@ class Adapters:
         noted = tuple(
             {**entry, "strength": entry["strength"] * strength} for entry in self.provenance
         )
-        return Adapters(self.weights.scale(strength), self.descriptions, noted)
+        return Adapters(self.weights.scale(strength), self.descriptions, noted, self.nearest)
 
     def blend(self, coefficients: Sequence[float] | None = None) -> Adapters:
         """One adapter whose ΔW is the weighted sum of these; None for their mean.
@@ -86,7 +80,7 @@ class Adapters:
         shares = list(coefficients) if coefficients is not None else [1 / number] * number
         if len(shares) != number:
             raise ConfigError(f"{len(shares)} coefficients for {number} adapters; give one each")
-        first = {k: value for k, value in self.provenance[0].items() if k != "confidence"}
+        first = {k: v for k, v in self.provenance[0].items() if k != "nearest_description"}
         entry = {
             **first,
             "description": " + ".join(self.descriptions),
@@ -96,7 +90,7 @@ class Adapters:
             ],
         }
         weights = self.weights.blend(torch.tensor([shares]))
-        return Adapters(weights, (entry["description"],), (entry,))
+        return Adapters(weights, (entry["description"],), (entry,), (None,))
 
     def save(
         self,
@@ -216,6 +210,10 @@ class TextToLora:
             return self._given_encoder
         return load_encoder(self._loaded.encoder, device=self.device, cache_dir=self._cache_dir)
 
+    def attach_base(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Read descriptions with a base that is loaded already, where the hypernetwork does so."""
+        self._given_base = model, tokenizer
+
     @cached_property
     def _reader(self) -> TokenReader | None:
         """What reads a description with the base; None where the hypernetwork needs none."""
@@ -255,11 +253,7 @@ class TextToLora:
         weights: LoraWeights = self._loaded.hypernet(embeddings, states)
         weights.check_finite()
         texts = tuple(text.strip() for text in descriptions)
-        sure: list[dict[str, float]] = [{} for _ in texts]
-        if (calibration := self._loaded.confidence) is not None:
-            tokens = self.encoder.count_tokens(descriptions)
-            values = calibration.probabilities(embeddings, sketch(weights), texts, tokens)
-            sure = [{"confidence": round(value, 4)} for value in values]
+        nearest = self._nearest(embeddings)
         provenance = tuple(
             {
                 "description": text,
@@ -270,29 +264,24 @@ class TextToLora:
                 "base": self.spec.base.name,
                 "strength": 1.0,
                 "version": text_to_lora.__version__,
-                **entry,
+                **_recorded(neighbour),
             }
-            for text, entry in zip(texts, sure, strict=True)
+            for text, neighbour in zip(texts, nearest, strict=True)
         )
-        adapters = Adapters(weights, texts, provenance)
+        adapters = Adapters(weights, texts, provenance, nearest)
         return adapters if strength == 1.0 else adapters.scale(strength)
 
-    @property
-    def calibration(self) -> Confidence | None:
-        """What confidence is read from; None where none was fitted to this hypernetwork."""
-        return self._loaded.confidence
+    def nearest(self, descriptions: Sequence[str]) -> tuple[NearestDescription | None, ...]:
+        """Find the training description nearest to each description.
 
-    def confidence(self, descriptions: Sequence[str]) -> list[float]:
-        """Probability that the adapter of each description lowers the answer NLL on its task.
-
-        Raises ConfigError when the hypernetwork has no calibration, and what `generate` raises.
+        None where the hypernetwork stores no training descriptions.
         """
-        if self._loaded.confidence is None:
-            raise ConfigError(
-                f"the hypernetwork {self.name!r} has no calibration of confidence; fit one with "
-                "`t2l eval confidence`"
-            )
-        return [float(entry["confidence"]) for entry in self.generate(descriptions).provenance]
+        return self._nearest(self.encode(descriptions))
+
+    def _nearest(self, embeddings: Tensor) -> tuple[NearestDescription | None, ...]:
+        if self._loaded.descriptions is None:
+            return (None,) * len(embeddings)
+        return tuple(self._loaded.descriptions.nearest(embeddings))
 
     def encode(self, descriptions: Sequence[str]) -> Tensor:
         """Task embeddings of descriptions, on the hypernetwork's device, [tasks, embedding_dim]."""
@@ -307,7 +296,7 @@ class TextToLora:
             loaded.hypernet,
             loaded.encoder,
             training=dict(loaded.training),
-            confidence=loaded.confidence,
+            descriptions=loaded.descriptions,
             overwrite=overwrite,
         )
         return Path(path)
@@ -320,6 +309,13 @@ class TextToLora:
         Raises ConfigError when the hub refuses.
         """
         return _upload(self.save, repo_id, "hypernetwork", private=private, token=token)
+
+
+def _recorded(neighbour: NearestDescription | None) -> dict[str, Any]:
+    """The nearest training description as provenance holds it; the cosine has four decimals."""
+    if neighbour is None:
+        return {}
+    return {"nearest_description": {"text": neighbour.text, "cosine": round(neighbour.cosine, 4)}}
 
 
 def _slug(text: str) -> str:

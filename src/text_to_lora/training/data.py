@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
@@ -40,31 +40,6 @@ def split_by_group(tasks: Sequence[Task], one_in: int = 16) -> tuple[list[Task],
         return one_in > 0 and int(sha256(task.group.encode()).hexdigest(), 16) % one_in == 0
 
     return [task for task in tasks if not aside(task)], [task for task in tasks if aside(task)]
-
-
-def recall_split(
-    tasks: Sequence[Task], recorded: Mapping[str, Any], *, one_in: int | None = None
-) -> tuple[list[Task], list[Task]]:
-    """Split tasks into those that a run saw, and those of source groups of which it saw none.
-
-    recorded: the run's section `data`, as it stands beside a hypernetwork
-    one_in: as of `split_by_group`; None: as recorded
-
-    Raises ConfigError when there are fewer tasks than the run saw, or none that it did not see.
-    """
-    if one_in is None:
-        one_in = int(recorded.get("validation_one_in", 0))
-    kept, _ = split_by_group(tasks, one_in)
-    seen = _chosen(kept, recorded.get("count"), int(recorded.get("min_descriptions", 0)))
-    groups = {task.group for task in seen}
-    unseen = [task for task in tasks if task.group not in groups]
-    if not unseen:
-        raise ConfigError(
-            f"all {len(tasks)} tasks are of source groups that the hypernetwork was trained on "
-            f"(it records data.validation_one_in={recorded.get('validation_one_in', 0)}); give "
-            "--one-in if some were set aside"
-        )
-    return seen, unseen
 
 
 def load_tasks(data: SourcesSection) -> list[Task]:

@@ -19,6 +19,7 @@ from text_to_lora.encoders.one_hot import OneHotEncoder
 from text_to_lora.errors import ConfigError, T2LError, list_some
 from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig
+from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.hypernet.heads import Factors
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
@@ -103,10 +104,21 @@ def reconstruct(
         f"{hypernet.num_parameters:,} parameters to train"
     )
 
+    stored = None
+    if config.conditioning.kind == "text":
+        texts = [entry.descriptions[0] for entry in library.entries]
+        stored = TrainingDescriptions.make(texts, embeddings.first())
+
     def save(path: Path) -> None:
         """Write the weights as they are."""
-        training = shared_settings(config)
-        save_hypernet(path, hypernet, embeddings.encoder, training=training, overwrite=True)
+        save_hypernet(
+            path,
+            hypernet,
+            embeddings.encoder,
+            training=shared_settings(config),
+            descriptions=stored,
+            overwrite=True,
+        )
 
     last_counts = config.run.select_by == "last"
     trainer = ReconstructionTrainer(

@@ -18,6 +18,7 @@ from text_to_lora.encoders.load import load_encoder
 from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.hypernet.checkpoint import load_hypernet, save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig
+from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.token_reader import TokenReader
@@ -28,6 +29,7 @@ from text_to_lora.models.base import load_base
 from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
 from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.sampling import TaskSampler
+from text_to_lora.tasks.task import Task
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import (
     AdapterSection,
@@ -156,7 +158,14 @@ def train_sft(
         if isinstance(hypernet, StaticAdapter):
             save_adapter(hypernet.adapter(), path, provenance=training, overwrite=True)
         else:
-            save_hypernet(path, hypernet, encoder, training=training, overwrite=True)
+            save_hypernet(
+                path,
+                hypernet,
+                encoder,
+                training=training,
+                descriptions=None if reads_input else _stored(split.training, descriptions),
+                overwrite=True,
+            )
 
     trainer = SftTrainer(
         module,
@@ -264,6 +273,12 @@ def _descriptions(split: TaskSplit) -> list[str]:
     """Every description of the run's tasks, once."""
     tasks = [*split.training, *(task for part in split.evaluation.values() for task in part)]
     return list(dict.fromkeys(text for task in tasks for text in task.descriptions))
+
+
+def _stored(tasks: Sequence[Task], descriptions: Descriptions) -> TrainingDescriptions:
+    """The first description of each training task, to be stored beside the hypernetwork."""
+    texts = list(dict.fromkeys(task.descriptions[0] for task in tasks))
+    return TrainingDescriptions.make(texts, descriptions.batch(texts)[0])
 
 
 def _inputs(

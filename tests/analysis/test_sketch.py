@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from text_to_lora.analysis.sketch import sketch
 from text_to_lora.lora import LoraSpec, LoraWeights
-from text_to_lora.lora.sketch import sketch
+from tiny_models import make_config
+
+
+@pytest.fixture
+def spec() -> LoraSpec:
+    return LoraSpec.from_config(make_config(), targets=["q_proj", "v_proj"], rank=4)
 
 
 def _draw(spec: LoraSpec, adapters: int, generator: torch.Generator) -> LoraWeights:
@@ -22,9 +29,9 @@ def _draw(spec: LoraSpec, adapters: int, generator: torch.Generator) -> LoraWeig
 
 
 def test_products_of_sketches_are_those_of_factors(
-    llama_spec: LoraSpec, generator: torch.Generator
+    spec: LoraSpec, generator: torch.Generator
 ) -> None:
-    weights = _draw(llama_spec, 4, generator)
+    weights = _draw(spec, 4, generator)
     flat = torch.cat([t.flatten(1) for t in (*weights.a.values(), *weights.b.values())], dim=1)
     made = sketch(weights, 4096)
     lengths = flat.norm(dim=1)
@@ -33,22 +40,20 @@ def test_products_of_sketches_are_those_of_factors(
 
 
 def test_a_sketch_does_not_depend_on_the_other_adapters(
-    llama_spec: LoraSpec, generator: torch.Generator
+    spec: LoraSpec, generator: torch.Generator
 ) -> None:
-    weights = _draw(llama_spec, 3, generator)
-    made = sketch(weights)
+    weights = _draw(spec, 3, generator)
+    made = sketch(weights, 256)
     assert made.shape == (3, 256)
     for place, one in enumerate(weights.unbind()):
-        torch.testing.assert_close(sketch(one)[0], made[place])
+        torch.testing.assert_close(sketch(one, 256)[0], made[place])
 
 
-def test_a_sketch_is_linear_in_the_factors(
-    llama_spec: LoraSpec, generator: torch.Generator
-) -> None:
-    one, other = _draw(llama_spec, 2, generator).unbind()
+def test_a_sketch_is_linear_in_the_factors(spec: LoraSpec, generator: torch.Generator) -> None:
+    one, other = _draw(spec, 2, generator).unbind()
     summed = LoraWeights(
-        llama_spec,
+        spec,
         {key: one.a[key] + 2 * other.a[key] for key in one.a},
         {key: one.b[key] + 2 * other.b[key] for key in one.b},
     )
-    torch.testing.assert_close(sketch(summed), sketch(one) + 2 * sketch(other))
+    torch.testing.assert_close(sketch(summed, 256), sketch(one, 256) + 2 * sketch(other, 256))

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from text_to_lora.lora.weights import LoraWeights
 
-SKETCH_SIZE = 256
 _SEED = 20250606
 
 
-def sketch(weights: LoraWeights, size: int = SKETCH_SIZE) -> Tensor:
+def sketch(weights: LoraWeights, size: int) -> Tensor:
     """Add up the factors A and B of each adapter with random signs, fp32 [adapters, size].
 
     Equal numbers of equal specs get equal signs, so that sketches of different calls compare. The

@@ -1,0 +1,126 @@
+"""The descriptions that a hypernetwork was trained on, and which of them is nearest to a new one.
+
+They stand in one small file beside the hypernetwork's weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from text_to_lora.errors import CheckpointError
+from text_to_lora.files import check_format
+
+DESCRIPTIONS_FILE: Final = "descriptions.safetensors"
+FORMAT: Final = "text-to-lora training descriptions"
+VERSION: Final = 1
+MOST_BYTES: Final = 2_000_000
+"""Largest size of the texts and embeddings together; with more, evenly spaced ones are stored."""
+
+_KEY: Final = "text_to_lora"
+_TENSOR: Final = "embeddings"
+
+
+@dataclass(frozen=True)
+class NearestDescription:
+    """The training description nearest to a new description.
+
+    text: the training description
+    cosine: of the embeddings of both descriptions, from -1 to 1
+    """
+
+    text: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class TrainingDescriptions:
+    """Descriptions of training tasks with their embeddings.
+
+    texts: the descriptions
+    embeddings: of norm 1, in half precision, [descriptions, embedding_dim]
+    """
+
+    texts: tuple[str, ...]
+    embeddings: Tensor
+
+    @classmethod
+    def make(cls, texts: Sequence[str], embeddings: Tensor) -> Self:
+        """Gather descriptions, one a training task, in at most MOST_BYTES.
+
+        embeddings: one a description, of any norm, [descriptions, embedding_dim]
+        """
+        total = sum(len(text.encode()) + 2 * embeddings.shape[1] for text in texts)
+        stride = max(1, -(-total // MOST_BYTES))
+        chosen = functional.normalize(embeddings.detach().cpu().float()[::stride], dim=-1)
+        return cls(tuple(texts[::stride]), chosen.half().contiguous())
+
+    def nearest(self, embeddings: Tensor) -> list[NearestDescription]:
+        """Find the training description nearest to each of some descriptions.
+
+        embeddings: of the new descriptions, [tasks, embedding_dim]
+        """
+        new = functional.normalize(embeddings.detach().cpu().double(), dim=-1)
+        known = functional.normalize(self.embeddings.double(), dim=-1)
+        cosines, places = (new @ known.mT).max(1)
+        return [
+            NearestDescription(self.texts[place], cosine)
+            for place, cosine in zip(places.tolist(), cosines.tolist(), strict=True)
+        ]
+
+
+def save_descriptions(path: Path, descriptions: TrainingDescriptions, *, hypernet: str) -> None:
+    """Write training descriptions.
+
+    hypernet: fingerprint of the hypernetwork that was trained on them
+    """
+    described = {
+        "format": FORMAT,
+        "version": VERSION,
+        "hypernet": hypernet,
+        "texts": list(descriptions.texts),
+    }
+    metadata = {_KEY: json.dumps(described, sort_keys=True)}
+    save_file({_TENSOR: descriptions.embeddings}, path, metadata)
+
+
+def load_descriptions(path: Path, *, hypernet: str, embedding_dim: int) -> TrainingDescriptions:
+    """Read training descriptions.
+
+    hypernet: fingerprint of the hypernetwork beside the file
+    embedding_dim: width of the embeddings that the hypernetwork reads
+
+    Raises CheckpointError when the file is corrupt, of another version or of another hypernetwork,
+    or when its tensor does not fit its texts or is not finite.
+    """
+    remedy = "copy it again, or delete it to do without the nearest training description"
+    try:
+        with safe_open(path, framework="pt") as opened:
+            described = json.loads((opened.metadata() or {}).get(_KEY, "{}"))
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} is truncated or corrupt ({error}); {remedy}"
+        ) from error
+    check_format(described, path, name=FORMAT, version=VERSION, error=CheckpointError)
+    if described.get("hypernet") != hypernet:
+        raise CheckpointError(
+            f"{str(path)!r} belongs to the hypernetwork {described.get('hypernet')!r}, not to "
+            f"{hypernet!r} beside it; {remedy}"
+        )
+    texts = tuple(described["texts"])
+    expected = {_TENSOR: (len(texts), embedding_dim)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != expected or not texts:
+        raise CheckpointError(f"{str(path)!r} holds {shapes}, not {expected}; {remedy}")
+    if not tensors[_TENSOR].isfinite().all():
+        raise CheckpointError(f"{str(path)!r} holds NaN or infinity; {remedy}")
+    return TrainingDescriptions(texts, tensors[_TENSOR])

@@ -1,0 +1,132 @@
+"""Training descriptions beside a hypernetwork: the nearest one, the file, and every damage named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from text_to_lora.encoders.config import EncoderConfig
+from text_to_lora.errors import CheckpointError
+from text_to_lora.hypernet import Hypernetwork, load_hypernet, save_hypernet
+from text_to_lora.hypernet.descriptions import (
+    DESCRIPTIONS_FILE,
+    MOST_BYTES,
+    TrainingDescriptions,
+    load_descriptions,
+    save_descriptions,
+)
+from text_to_lora.lora import LoraSpec
+
+TEXTS = ("Say red.", "Gib die Hauptstadt an: Zürich?", "Answer in capitals")
+
+
+@pytest.fixture
+def descriptions(embeddings: Tensor) -> TrainingDescriptions:
+    return TrainingDescriptions.make(TEXTS, 7 * embeddings)
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    trained: Callable[..., Hypernetwork],
+    spec: LoraSpec,
+    encoder: EncoderConfig,
+    descriptions: TrainingDescriptions,
+) -> Path:
+    hypernet = trained("shared", spec)
+    path = tmp_path / "hypernet"
+    return save_hypernet(path, hypernet, encoder, training={}, descriptions=descriptions)
+
+
+def test_the_nearest_description_has_the_largest_cosine(
+    descriptions: TrainingDescriptions, embeddings: Tensor, generator: torch.Generator
+) -> None:
+    new = torch.randn(5, embeddings.shape[1], generator=generator)
+    for vector, nearest in zip(new, descriptions.nearest(new), strict=True):
+        cosines = [float(functional.cosine_similarity(vector, e, dim=0)) for e in embeddings]
+        assert nearest.text == TEXTS[cosines.index(max(cosines))]
+        assert nearest.cosine == pytest.approx(max(cosines), abs=1e-3)  # half precision
+
+
+def test_a_training_description_is_nearest_to_itself(
+    descriptions: TrainingDescriptions, embeddings: Tensor
+) -> None:
+    nearest = descriptions.nearest(embeddings)
+    assert [entry.text for entry in nearest] == list(TEXTS)
+    assert [entry.cosine for entry in nearest] == pytest.approx([1, 1, 1], abs=1e-3)
+
+
+def test_descriptions_come_back_with_the_hypernetwork(
+    folder: Path, descriptions: TrainingDescriptions
+) -> None:
+    loaded = load_hypernet(folder).descriptions
+    assert loaded is not None and loaded.texts == TEXTS
+    assert torch.equal(loaded.embeddings, descriptions.embeddings)
+
+
+def test_many_descriptions_are_thinned_to_two_megabytes(tmp_path: Path) -> None:
+    texts = [f"task {number} " + "word " * 40 for number in range(3000)]
+    thinned = TrainingDescriptions.make(texts, torch.randn(3000, 384))
+    assert thinned.texts == tuple(texts[::2])
+    save_descriptions(tmp_path / "file", thinned, hypernet="abc")
+    assert (tmp_path / "file").stat().st_size < 1.05 * MOST_BYTES
+
+
+def test_a_folder_of_an_earlier_release_loads_without_its_confidence_file(folder: Path) -> None:
+    (folder / DESCRIPTIONS_FILE).unlink()
+    (folder / "confidence.safetensors").write_bytes(b"of an earlier release")
+    assert load_hypernet(folder).descriptions is None
+
+
+def test_a_truncated_file_is_named(folder: Path) -> None:
+    file = folder / DESCRIPTIONS_FILE
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"descriptions.safetensors' is truncated or corrupt"):
+        load_hypernet(folder)
+
+
+def test_a_file_of_another_kind_is_refused(folder: Path) -> None:
+    save_file({"embeddings": torch.zeros(3, 32)}, folder / DESCRIPTIONS_FILE)
+    with pytest.raises(CheckpointError, match="has format None"):
+        load_hypernet(folder)
+
+
+def test_descriptions_of_another_hypernetwork_are_refused(
+    folder: Path, descriptions: TrainingDescriptions
+) -> None:
+    save_descriptions(folder / DESCRIPTIONS_FILE, descriptions, hypernet="0" * 64)
+    with pytest.raises(CheckpointError, match=r"belongs to the hypernetwork '0{64}', not to"):
+        load_hypernet(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: replace(d, texts=d.texts[:2]), r"\(3, 32\)\}, not \{'embeddings': \(2, 32\)\}"),
+        (lambda d: replace(d, embeddings=d.embeddings[:, :8].contiguous()), r"\(3, 8\)\}, not"),
+        (lambda d: replace(d, texts=(), embeddings=d.embeddings[:0]), r"\(0, 32\)\}, not"),
+        (lambda d: replace(d, embeddings=d.embeddings * torch.nan), "NaN or infinity"),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    damage: Callable[[TrainingDescriptions], TrainingDescriptions],
+    message: str,
+    descriptions: TrainingDescriptions,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / DESCRIPTIONS_FILE
+    save_descriptions(file, damage(descriptions), hypernet="abc")
+    with pytest.raises(CheckpointError, match=message):
+        load_descriptions(file, hypernet="abc", embedding_dim=32)
+
+
+def test_embeddings_are_stored_in_half_precision(folder: Path) -> None:
+    (tensor,) = load_file(folder / DESCRIPTIONS_FILE).values()
+    assert (tensor.dtype, tensor.shape) == (torch.float16, (3, 32))
