@@ -47,7 +47,6 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, get_scheduler
 
 from cold_generate import machine
-from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.files import read_json, write_folder, write_json
 from text_to_lora.inference.rows import answer_logits
 from text_to_lora.lora import adapted, load_adapter, save_adapter
@@ -62,6 +61,7 @@ from text_to_lora.training.data import Aligned, RowEncoder
 from text_to_lora.training.joint import TaskwiseAdamW
 from text_to_lora.training.losses import answer_losses
 from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype
+from text_to_lora.training.static import StaticAdapter
 
 TARGET = 4.0
 BLOCKS = 4

@@ -25,6 +25,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -312,7 +313,9 @@ class Comparison:
             base=base,
             tokenizer=tokenizer,
             tasks=tasks,
-            baselines=plan_conditions(possible, tasks, sources, seed=self.options.seed),
+            conditions=plan_conditions(
+                possible, replace(sources, tasks=tasks, seed=self.options.seed)
+            ),
             output_dir=folder,
             rows_per_task=self.options.heldout_rows,
             seed=self.options.seed,

@@ -100,6 +100,7 @@ def sources(
         generate=generate(base),
         encode=load_encoder("hash").encode,
         multitask=adapters(base, 1, seed=9),
+        multitask_in_prompt=adapters(base, 1, seed=10),
         library=library,
         hyperdecoder=generate(base),
         oracle=AdapterLibrary(adapters(base, 2, seed=4), own),
@@ -114,8 +115,10 @@ NAMES = [
     "retrieval",
     "arrow",
     "multitask",
+    "multitask_in_prompt",
     "hyperdecoder",
     "matched",
+    "matched_in_prompt",
     "paraphrase.1",
     "paraphrase.2",
     "paraphrase.3",
@@ -131,7 +134,7 @@ NAMES = [
 def test_plan_has_every_kind_in_order(
     tasks: list[Task], sources: Sources, kinds: list[str] | None
 ) -> None:
-    plan = plan_conditions(kinds, tasks, sources, seed=0)
+    plan = plan_conditions(kinds, replace(sources, tasks=tasks))
     assert [condition.name for condition in plan] == NAMES
 
 
@@ -139,9 +142,9 @@ def test_by_default_there_are_the_conditions_that_are_possible(
     tasks: list[Task], sources: Sources
 ) -> None:
     def names(**changes: Any) -> list[str]:
-        return [b.name for b in plan_conditions(None, tasks, replace(sources, **changes), seed=0)]
+        return [b.name for b in plan_conditions(None, replace(sources, tasks=tasks, **changes))]
 
-    assert [b.name for b in plan_conditions(None, tasks, Sources(), seed=0)] == [
+    assert [b.name for b in plan_conditions(None, Sources(tasks=tasks))] == [
         "base",
         "in_prompt",
         "icl",
@@ -153,13 +156,17 @@ def test_by_default_there_are_the_conditions_that_are_possible(
 
 
 def test_texts_are_those_of_the_condition(tasks: list[Task], sources: Sources) -> None:
-    plan = {b.name: b for b in plan_conditions(None, tasks, sources, seed=0)}
+    plan = {b.name: b for b in plan_conditions(None, replace(sources, tasks=tasks))}
     rows = [Row(task, example) for task in tasks for example in task.scored()[:2]]
 
     def keys(name: str) -> list[str | None]:
         return [None if s is None else s.adapter for s in plan[name].plan(rows)]
 
     definitions = {task.name: task.definition for task in tasks}
+    for name in ("in_prompt", "multitask_in_prompt", "matched_in_prompt"):
+        shown = [setup.description for setup in plan[name].plan(rows) if setup is not None]
+        assert shown == [definitions[row.task.name] for row in rows]
+    assert keys("matched_in_prompt") == keys("matched")
     assert keys("matched") == [definitions[row.task.name] for row in rows]
     for number, donors in enumerate(derangements(tasks, seed=0), start=1):
         assert keys(f"shuffled.{number}") == [definitions[donors[row.task.name]] for row in rows]
@@ -177,12 +184,12 @@ def test_too_few_tasks_to_shuffle_leave_it_out_with_a_warning(
     tasks: list[Task], sources: Sources
 ) -> None:
     with pytest.warns(T2LWarning, match="'shuffled' is left out: task 'task0' cannot be given"):
-        plan = plan_conditions(None, tasks[:1], sources, seed=0)
+        plan = plan_conditions(None, replace(sources, tasks=tasks[:1]))
     assert [b.name for b in plan] == [
         name for name in NAMES if not name.startswith(("shuffled", "paraphrase"))
     ]
     with pytest.raises(ConfigError, match="cannot be given"):
-        plan_conditions(["shuffled"], tasks[:1], sources, seed=0)
+        plan_conditions(["shuffled"], replace(sources, tasks=tasks[:1]))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +199,7 @@ def test_too_few_tasks_to_shuffle_leave_it_out_with_a_warning(
         ("mean", "a library of adapters; give --library"),
         ("retrieval", "a library of adapters; give --library"),
         ("multitask", "a multi-task adapter; give --multitask"),
+        ("multitask_in_prompt", "a multi-task adapter that was trained with descriptions"),
         ("oracle", "a library of the tasks' own adapters; give --oracle"),
         ("hyperdecoder", "a hypernetwork for inputs; give --hyperdecoder"),
         ("junk", "a hypernetwork (--model"),
@@ -201,10 +209,10 @@ def test_a_condition_without_its_source_says_what_gives_it(
     tasks: list[Task], kind: str, needs: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"condition '{kind}' needs {needs}")):
-        plan_conditions([kind], tasks, Sources(), seed=0)
+        plan_conditions([kind], Sources(tasks=tasks))
 
 
 def test_unknown_condition_is_named_with_the_nearest(tasks: list[Task]) -> None:
     message = "unknown condition 'oracel', nearest 'oracle'; choose among base, "
     with pytest.raises(ConfigError, match=message):
-        plan_conditions(["oracel"], tasks, Sources(), seed=0)
+        plan_conditions(["oracel"], Sources(tasks=tasks))

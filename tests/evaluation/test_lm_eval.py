@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -238,7 +239,7 @@ def test_the_suite_reports_and_resumes_tasks_of_lm_eval(
             base=base,
             tokenizer=tokenizer,
             tasks=tasks.tasks,
-            baselines=plan_conditions(kinds, tasks.tasks, sources, seed=0),
+            conditions=plan_conditions(kinds, replace(sources, tasks=tasks.tasks)),
             output_dir=tmp_path,
             rows_per_task=3,
             examples=lambda task: task.examples,

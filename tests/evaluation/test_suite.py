@@ -12,11 +12,21 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from text_to_lora.baselines import Arrow, Base, Baseline, InContext, Multitask, Setup
 from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError, SpecError, T2LWarning
 from text_to_lora.evaluation import suite
-from text_to_lora.evaluation.conditions import JUNK, Sources, derangements, plan_conditions
+from text_to_lora.evaluation.conditions import (
+    JUNK,
+    Arrow,
+    Base,
+    Condition,
+    InContext,
+    Multitask,
+    Setup,
+    Sources,
+    derangements,
+    plan_conditions,
+)
 from text_to_lora.evaluation.samples import Sample, read_samples, sample_path
 from text_to_lora.evaluation.scoring import Row
 from text_to_lora.evaluation.suite import evaluate_suite
@@ -35,6 +45,7 @@ ALL = {
     "hyperdecoder",
     "oracle",
     "matched",
+    "matched_in_prompt",
     *(f"paraphrase.{number}" for number in (1, 2, 3)),
     *(f"shuffled.{number}" for number in (1, 2, 3)),
     "junk",
@@ -83,9 +94,11 @@ def evaluate(
             "max_new_tokens": 4,
             "max_length": 48,
         }
-        if "baselines" not in changes:
+        if "conditions" not in changes:
             seed = changes.get("seed", 0)
-            options["baselines"] = plan_conditions(conditions, scored, sources, seed=seed)
+            options["conditions"] = plan_conditions(
+                conditions, replace(sources, tasks=scored, seed=seed)
+            )
         return evaluate_suite(**(options | changes))
 
     return run
@@ -243,9 +256,9 @@ def test_equal_names_and_broken_adapters_are_refused(
     with pytest.raises(ConfigError, match="two tasks have the same name, 'task0'"):
         evaluate(tasks=[*tasks, tasks[0]], conditions=["base"])
     with pytest.raises(ConfigError, match="two conditions have the same name, 'base'"):
-        evaluate(baselines=[Base(), Base()])
+        evaluate(conditions=[Base(), Base()])
     with pytest.raises(ConfigError, match="no condition to score"):
-        evaluate(baselines=[])
+        evaluate(conditions=[])
     with pytest.raises(SpecError, match="holds NaN or infinity"):
         evaluate(
             conditions=["matched"], generate=lambda texts: generate(base)(texts).scale(torch.inf)
@@ -296,7 +309,7 @@ def test_few_adapters_are_in_memory_at_once(
 def test_what_conditions_are_made_of_is_noted_and_checked(
     evaluate: Callable[..., dict[str, Any]], library: AdapterLibrary, tmp_path: Path
 ) -> None:
-    evaluate(baselines=[InContext(shots=2), Arrow(library, experts=4)])
+    evaluate(conditions=[InContext(shots=2), Arrow(library, experts=4)])
     noted = json.loads((tmp_path / "out" / "run.json").read_text())["conditions"]
     assert noted["icl"]["about"]["shots"] == 2
     assert set(noted["icl"]["shots"]) == {f"task{place}" for place in range(6)}
@@ -304,20 +317,20 @@ def test_what_conditions_are_made_of_is_noted_and_checked(
     assert (noted["arrow"]["about"]["experts"], noted["arrow"]["rows"]) == (4, 12)
     for changed, field in ((InContext(shots=1), "shots"), (Arrow(library), "experts")):
         with pytest.raises(ConfigError, match=f"made of other things .another '{field}'."):
-            evaluate(baselines=[changed])
+            evaluate(conditions=[changed])
 
 
 def test_rows_that_lost_shots_are_marked_and_counted(
     evaluate: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    evaluate(baselines=[Base(), InContext(shots=2)], max_length=32)
+    evaluate(conditions=[Base(), InContext(shots=2)], max_length=32)
     samples, metadata = read_samples(sample_path(tmp_path / "out", "icl"))
     assert 0 < sum(sample.cut for sample in samples) < len(samples)
     assert metadata["shots_left_out"] >= sum(sample.cut for sample in samples)
     assert not any(sample.cut for sample in samples_of(tmp_path / "out", "base"))
 
 
-class _Own(Baseline):
+class _Own(Condition):
     """A plug-in: tells the prompt something, and leaves one task out."""
 
     name = "mine"
@@ -329,7 +342,7 @@ class _Own(Baseline):
 def test_a_condition_of_ones_own_is_scored(
     evaluate: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    report = evaluate(baselines=[Base(), _Own()])
+    report = evaluate(conditions=[Base(), _Own()])
     samples = samples_of(tmp_path / "out", "mine")
     assert {sample.prompt_text for sample in samples} == {"b c"}
     assert report["conditions"]["mine"]["tasks"] == 5
@@ -338,19 +351,19 @@ def test_a_condition_of_ones_own_is_scored(
 def test_plans_that_do_not_fit_are_named(
     evaluate: Callable[..., dict[str, Any]], base: PreTrainedModel, adapters: Callable[..., Any]
 ) -> None:
-    class Short(Baseline):
+    class Short(Condition):
         name = "base.short"
 
         def plan(self, rows: Sequence[Row]) -> list[Setup]:
             return [Setup()]
 
-    class Nothing(Baseline):
+    class Nothing(Condition):
         name = "base.nothing"
 
         def plan(self, rows: Sequence[Row]) -> list[None]:
             return [None] * len(rows)
 
-    class Mixed(Baseline):
+    class Mixed(Condition):
         name = "base.mixed"
 
         def plan(self, rows: Sequence[Row]) -> list[Setup]:
@@ -363,7 +376,7 @@ def test_plans_that_do_not_fit_are_named(
         (Multitask(adapters(base, 2)), "gave 2 adapters for 1 keys"),
     ):
         with pytest.raises(ConfigError, match=message):
-            evaluate(baselines=[own])
+            evaluate(conditions=[own])
 
 
 def test_programs_are_not_run_and_named(

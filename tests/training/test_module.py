@@ -15,13 +15,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.errors import T2LError
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.lora import LoraSpec, adapted
 from text_to_lora.training.config import ObjectiveSection
 from text_to_lora.training.data import Batch, Part, align, split_by_length
 from text_to_lora.training.module import SftModule
+from text_to_lora.training.static import StaticAdapter
 from tiny_models import make_config
 
 SIZES: dict[str, Any] = {"vocab_size": 97, "pad_token_id": 0, "initializer_range": 0.3}

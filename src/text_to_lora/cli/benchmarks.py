@@ -108,12 +108,17 @@ def benchmarks(
     adapter = None
     if multitask is not None:
         adapter = load_adapter(find_adapter(multitask), base_config=language_model.config)
-    sources = Sources(generate=lambda texts: t2l.generate(texts).weights, multitask=adapter)
+    sources = Sources(
+        tasks=loaded.tasks,
+        seed=seed,
+        generate=lambda texts: t2l.generate(texts).weights,
+        multitask=adapter,
+    )
     evaluate_suite(
         base=language_model,
         tokenizer=tokenizer,
         tasks=loaded.tasks,
-        baselines=plan_conditions(kinds, loaded.tasks, sources, seed=seed),
+        conditions=plan_conditions(kinds, sources),
         output_dir=output,
         rows_per_task=rows or None,
         seed=seed,

@@ -47,6 +47,12 @@ def suite(
         str | None,
         typer.Option(help="PEFT folder of the multi-task adapter; 'embedded' for the shipped one."),
     ] = None,
+    multitask_in_prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="PEFT folder of a multi-task adapter that was trained with descriptions in the prompt."
+        ),
+    ] = None,
     library: Annotated[
         Path | None, typer.Option(help="Library of training tasks: mean, retrieval, arrow.")
     ] = None,
@@ -110,12 +116,17 @@ def suite(
         reader = TextToLora.from_pretrained(hyperdecoder, device=device)
         reader.spec.check_base(config)
     sources = Sources(
+        tasks=chosen,
+        seed=seed,
         generate=lambda texts: t2l.generate(texts).weights,
         encode=None if encoder is None else encoder.encode,
         encoder="" if encoder is None else encoder.config.name,
         multitask=None
         if multitask is None
         else load_adapter(find_adapter(multitask), base_config=config),
+        multitask_in_prompt=None
+        if multitask_in_prompt is None
+        else load_adapter(find_adapter(multitask_in_prompt), base_config=config),
         library=None if library is None else load_library(library, base_config=config),
         hyperdecoder=lambda texts: reader.generate(texts).weights,
         hyperdecoder_about={"hypernet": reader.fingerprint, "trained_on": _reads(reader.training)},
@@ -128,7 +139,7 @@ def suite(
         base=language_model,
         tokenizer=tokenizer,
         tasks=chosen,
-        baselines=plan_conditions(kinds, chosen, sources, seed=seed),
+        conditions=plan_conditions(kinds, sources),
         output_dir=output,
         rows_per_task=rows or None,
         seed=seed,

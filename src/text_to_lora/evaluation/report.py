@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.evaluation.conditions import CONDITIONS
 from text_to_lora.evaluation.measures import HEADLINE, MEASURES
 from text_to_lora.evaluation.paired import (
     Key,
@@ -40,18 +41,10 @@ from text_to_lora.files import (
 
 FORMAT, VERSION = "text-to-lora report", 2
 
-CONTROLS = (
-    "shuffled",
-    "junk",
-    "multitask",
-    "base",
-    "in_prompt",
-    "icl",
-    "mean",
-    "retrieval",
-    "arrow",
-    "hyperdecoder",
-    "oracle",
+CONTROLS = tuple(
+    condition.kind
+    for condition in sorted(CONDITIONS, key=lambda condition: not condition.primary)
+    if condition.control
 )
 """What matched is compared with, the primary ones first."""
 
@@ -156,6 +149,7 @@ def describe_rows(samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Conditions of which differences are reported, the primary ones first."""
     found = [("matched", control) for control in CONTROLS]
+    found.append(("matched_in_prompt", "multitask_in_prompt"))
     found += [(name, "base") for name in in_order(names) if name not in ("base", "matched")]
     for name in in_order(names):
         if name.startswith("paraphrase."):

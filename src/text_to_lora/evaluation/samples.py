@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.conditions import KINDS
 from text_to_lora.files import check_format, read_json, write_file
 
 if TYPE_CHECKING:
@@ -18,24 +19,6 @@ FORMAT, VERSION = "text-to-lora evaluation", 2
 """Of run.json, which lies beside the folder of samples."""
 
 _METADATA_KEY = b"text_to_lora"
-
-Kind = Literal[
-    "base",
-    "in_prompt",
-    "icl",
-    "mean",
-    "retrieval",
-    "arrow",
-    "multitask",
-    "hyperdecoder",
-    "matched",
-    "paraphrase",
-    "shuffled",
-    "junk",
-    "oracle",
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Kinds of conditions, in the order of tables."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from text_to_lora.baselines.protocol import Baseline, Setup
 from text_to_lora.errors import ConfigError, T2LWarning, list_some
 from text_to_lora.evaluation.conditions import group_of
+from text_to_lora.evaluation.conditions.condition import Condition, Setup
 from text_to_lora.evaluation.identity import base_identity, check_signature, signature_of
 from text_to_lora.evaluation.report import build_report
 from text_to_lora.evaluation.samples import (
@@ -70,7 +70,7 @@ def evaluate_suite(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[Task],
-    baselines: Sequence[Baseline],
+    conditions: Sequence[Condition],
     output_dir: Path | str,
     rows_per_task: int | None = 40,
     seed: int = 0,
@@ -84,7 +84,7 @@ def evaluate_suite(
 ) -> dict[str, Any]:
     """Score tasks under conditions and write samples, tables and plots; give the report.
 
-    baselines: the conditions; those of `plan_conditions`, or others behind the same protocol
+    conditions: the conditions; those of `plan_conditions`, or others behind the same protocol
     output_dir: `run.json` (settings, rows, what each condition is made of),
         `samples/<condition>.parquet`, and what `build_report` writes. A condition whose samples are
         there already is not scored again, nor are parts of one that stopped in the middle.
@@ -101,7 +101,7 @@ def evaluate_suite(
     """
     output_dir = Path(output_dir)
     report_progress = progress or (lambda line: None)
-    _check(tasks, baselines)
+    _check(tasks, conditions)
     rows = choose_rows(tasks, rows_per_task=rows_per_task, seed=seed, examples=examples)
     scorer_options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -122,17 +122,17 @@ def evaluate_suite(
         "provenance": dict(provenance or {}),
         "tasks": _describe_rows(rows),
     }
-    plans = {baseline.name: _planned(baseline, rows) for baseline in baselines}
-    _open_run(output_dir, settings, {b.name: _describe(b, plans[b.name]) for b in baselines})
+    plans = {condition.name: _planned(condition, rows) for condition in conditions}
+    _open_run(output_dir, settings, {b.name: _describe(b, plans[b.name]) for b in conditions})
     report_progress(f"{len(rows)} rows of {len(tasks)} tasks, seed {seed}")
-    for place, baseline in enumerate(baselines, start=1):
-        title = f"{place}/{len(baselines)} {baseline.name}"
-        run = _ConditionRun(output_dir, baseline, plans[baseline.name])
+    for place, condition in enumerate(conditions, start=1):
+        title = f"{place}/{len(conditions)} {condition.name}"
+        run = _ConditionRun(output_dir, condition, plans[condition.name])
         if run.path.exists():
             run.check_finished()
             report_progress(f"{title}: finished before")
             continue
-        with baseline.on(base) as model:
+        with condition.on(base) as model:
             own = scorer if model is base else make_scorer(model)
             for done, seconds in run.score(own):
                 pace = done / max(seconds, 1e-9)
@@ -150,11 +150,11 @@ class _ConditionRun:
     planned: the rows that are scored, and how
     """
 
-    def __init__(self, folder: Path, baseline: Baseline, planned: Sequence[Planned]) -> None:
-        self.path = sample_path(folder, baseline.name)
+    def __init__(self, folder: Path, condition: Condition, planned: Sequence[Planned]) -> None:
+        self.path = sample_path(folder, condition.name)
         self.num_rows = len(planned)
-        self._parts_folder = folder / "parts" / baseline.name
-        self._baseline = baseline
+        self._parts_folder = folder / "parts" / condition.name
+        self._condition = condition
         self._parts = list(_split(planned))
 
     def check_finished(self) -> None:
@@ -187,7 +187,7 @@ class _ConditionRun:
             )
             took = time.perf_counter() - started
             samples = [
-                _sample(self._baseline.name, row, setup, answer)
+                _sample(self._condition.name, row, setup, answer)
                 for (row, setup), answer in zip(part, answers, strict=True)
             ]
             left_out = sum(
@@ -219,10 +219,10 @@ class _ConditionRun:
             return None, None
         places = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         with torch.no_grad():
-            weights = self._baseline.adapters([key for key in places if key is not None]).detach()
+            weights = self._condition.adapters([key for key in places if key is not None]).detach()
         if weights.num_adapters != len(places):
             raise ConfigError(
-                f"condition {self._baseline.name!r} gave {weights.num_adapters} adapters for "
+                f"condition {self._condition.name!r} gave {weights.num_adapters} adapters for "
                 f"{len(places)} keys; give one for each"
             )
         weights.check_finite()
@@ -232,16 +232,16 @@ class _ConditionRun:
         return self._parts_folder / f"{place:05}.parquet"
 
 
-def _check(tasks: Sequence[Task], baselines: Sequence[Baseline]) -> None:
+def _check(tasks: Sequence[Task], conditions: Sequence[Condition]) -> None:
     for what, names in (
         ("tasks", [task.name for task in tasks]),
-        ("conditions", [baseline.name for baseline in baselines]),
+        ("conditions", [condition.name for condition in conditions]),
     ):
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ConfigError(
                 f"two {what} have the same name, {twice[0]!r}; give every one a name of its own"
             )
-    if not baselines:
+    if not conditions:
         raise ConfigError("no condition to score; name at least one")
     programs = [task.name for task in tasks if task.metric.kind == "code_execution"]
     if programs:
@@ -253,23 +253,23 @@ def _check(tasks: Sequence[Task], baselines: Sequence[Baseline]) -> None:
         )
 
 
-def _planned(baseline: Baseline, rows: Sequence[Row]) -> list[Planned]:
+def _planned(condition: Condition, rows: Sequence[Row]) -> list[Planned]:
     """The rows that a condition takes, and how."""
-    setups = baseline.plan(rows)
+    setups = condition.plan(rows)
     if len(setups) != len(rows):
         raise ConfigError(
-            f"condition {baseline.name!r} plans {len(setups)} of {len(rows)} rows; give a Setup, "
+            f"condition {condition.name!r} plans {len(setups)} of {len(rows)} rows; give a Setup, "
             "or None, for each"
         )
     planned = [(row, setup) for row, setup in zip(rows, setups, strict=True) if setup is not None]
     if not planned:
         raise ConfigError(
-            f"condition {baseline.name!r} takes none of the {len(rows)} rows (it has nothing for "
+            f"condition {condition.name!r} takes none of the {len(rows)} rows (it has nothing for "
             "these tasks); leave it out"
         )
     if len({setup.adapter is None for _, setup in planned}) > 1:
         raise ConfigError(
-            f"condition {baseline.name!r} gives some rows an adapter and others none; make two "
+            f"condition {condition.name!r} gives some rows an adapter and others none; make two "
             "conditions of it"
         )
     return planned
@@ -351,12 +351,12 @@ def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"another {name!r}"
 
 
-def _describe(baseline: Baseline, planned: Sequence[Planned]) -> dict[str, Any]:
+def _describe(condition: Condition, planned: Sequence[Planned]) -> dict[str, Any]:
     """What run.json says of a condition; the texts of its adapters stand in its samples."""
     shots = {row.task.name: [shot.idx for shot in setup.shots] for row, setup in planned}
     return {
-        "kind": baseline.name.partition(".")[0],
-        "about": dict(baseline.about),
+        "kind": condition.name.partition(".")[0],
+        "about": dict(condition.about),
         "rows": len(planned),
         "tasks": len(shots),
         "plan": content_hash(

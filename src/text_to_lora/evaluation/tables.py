@@ -6,24 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from text_to_lora.evaluation.conditions import CONDITIONS, Condition
 from text_to_lora.evaluation.measures import HEADLINE, MEASURES
-
-KINDS = {
-    "base": "the base model alone",
-    "in_prompt": "the base with the description in the prompt",
-    "icl": "the base with examples of the task in the prompt",
-    "mean": "the mean of a library of adapters",
-    "retrieval": "the library's adapter of the nearest description",
-    "arrow": "Arrow routing over the library",
-    "multitask": "one adapter trained on all training tasks",
-    "hyperdecoder": "the hypernetwork is given the input instead of the description",
-    "matched": "the hypernetwork is given the task's description",
-    "paraphrase": "as matched, with other descriptions of the task",
-    "shuffled": "as matched, with another task's description; mean of the derangements",
-    "junk": "as matched, with a text that describes nothing",
-    "oracle": "an adapter trained on rows of the task itself that are not scored",
-}
-"""What the kinds of conditions are, for readers of a report."""
 
 
 def render_report(report: Mapping[str, Any]) -> str:
@@ -185,12 +169,14 @@ def show_paired(comparison: Mapping[str, Any] | None, *, sign: str = "") -> tupl
 
 def _kinds(conditions: Mapping[str, Any]) -> list[str]:
     """A line about each kind: what it is, and what it is made of here."""
+    titles = {condition.kind: condition.title for condition in CONDITIONS}
     lines = {}
     for name, condition in conditions.items():
         kind = name.split(".")[0]
         made = ", ".join(f"{what}: {brief(value)}" for what, value in condition["about"].items())
-        told = KINDS.get(kind, "a condition of one's own")
-        lines[kind] = f"- {kind}: {told}" + (f" ({made})" if made else "")
+        lines[kind] = f"- {kind}: {titles.get(kind, Condition.title)}" + (
+            f" ({made})" if made else ""
+        )
     return list(lines.values())
 
 

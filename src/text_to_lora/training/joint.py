@@ -9,10 +9,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.config import AdamWSection
+from text_to_lora.training.static import StaticAdapter
 
 
 @final

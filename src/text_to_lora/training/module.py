@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.errors import T2LError
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.token_reader import TokenReader
@@ -22,6 +21,7 @@ from text_to_lora.training.config import ObjectiveSection
 from text_to_lora.training.data import Aligned, Batch, Part
 from text_to_lora.training.joint import StackedAdapters
 from text_to_lora.training.losses import answer_losses, distillation_kl, weight_penalty
+from text_to_lora.training.static import StaticAdapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

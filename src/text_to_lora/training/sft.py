@@ -12,7 +12,6 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from text_to_lora.baselines.fixed import StaticAdapter
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.encoders.load import load_encoder
 from text_to_lora.errors import ConfigError, T2LWarning
@@ -50,6 +49,7 @@ from text_to_lora.training.data import (
     warn_long,
 )
 from text_to_lora.training.module import SftModule
+from text_to_lora.training.static import StaticAdapter
 from text_to_lora.training.trainer import SftTrainer, check_selection, make_arguments
 from text_to_lora.training.validation import make_sets, validation_rows
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from text_to_lora.baselines.protocol import Baseline, Setup
-from text_to_lora.baselines.quiet import warn_of_cuts_once
 from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.conditions.condition import Condition, Encode, Setup, Sources
+from text_to_lora.evaluation.conditions.cut_warnings import warn_of_cuts_once
 from text_to_lora.lora.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
-
-Encode = Callable[[Sequence[str]], Tensor]
-"""One embedding for each text, [texts, embedding_dim]."""
 
 DESCRIPTIONS = 4
 PART = 128
 
 
 @final
-class Retrieval(Baseline):
+class Retrieval(Condition):
     """The library's adapter whose task is described most like this one.
 
     encode: embeds descriptions, as the hypernetwork's own text encoder does
@@ -40,7 +37,11 @@ class Retrieval(Baseline):
     Raises ConfigError when no task of the library has a description.
     """
 
-    name = "retrieval"
+    kind = "retrieval"
+    title = "the library's adapter of the nearest description"
+    needs = (
+        "a library of adapters; give --library (Sources.library) and an encoder (Sources.encode)"
+    )
 
     def __init__(
         self,
@@ -66,6 +67,13 @@ class Retrieval(Baseline):
         self._tasks = [task for task, _ in owners]
         with warn_of_cuts_once("of the library's descriptions"):
             self._embeddings = self._embed([text for _, text in owners])
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources."""
+        if sources.library is None or sources.encode is None:
+            return None
+        return [cls(sources.library, sources.encode, encoder=sources.encoder)]
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -102,17 +110,24 @@ class Retrieval(Baseline):
 
 
 @final
-class Oracle(Baseline):
+class Oracle(Condition):
     """The adapter that was trained on the task's own rows.
 
     library: of such adapters, by task name; of a held-out task it must have seen support rows
         (idx % 10 < 5) alone, as `t2l train adapters` does it
     """
 
-    name = "oracle"
+    kind = "oracle"
+    title = "an adapter trained on rows of the task itself that are not scored"
+    needs = "a library of the tasks' own adapters; give --oracle (Sources.oracle)"
 
     def __init__(self, library: AdapterLibrary) -> None:
         self._library = library
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources."""
+        return None if sources.oracle is None else [cls(sources.oracle)]
 
     @property
     def about(self) -> Mapping[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from text_to_lora.baselines import JUNK, Baseline, Junk, Matched, Paraphrase, Shuffled
+from text_to_lora.evaluation.conditions import JUNK, Condition, Junk, Matched, Paraphrase, Shuffled
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row, Task
 
 Generate = Callable[[list[str]], LoraWeights]
 
 
-def keys(baseline: Baseline, rows: list[Row]) -> list[str | None]:
+def keys(baseline: Condition, rows: list[Row]) -> list[str | None]:
     """Adapter keys; nothing of these conditions stands in the prompt."""
     plan = baseline.plan(rows)
     assert all(setup is None or not (setup.description or setup.shots) for setup in plan)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, Self, final
 
-from text_to_lora.baselines.protocol import Baseline, Generate, Setup
-from text_to_lora.baselines.quiet import warn_of_cuts_once
+from text_to_lora.evaluation.conditions.condition import Condition, Generate, Setup, Sources
+from text_to_lora.evaluation.conditions.cut_warnings import warn_of_cuts_once
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
 
 
 @final
-class Hyperdecoder(Baseline):
+class Hyperdecoder(Condition):
     """An adapter for each input, made from the input instead of a description.
 
     generate: best that of a hypernetwork trained so (`hypernet.reads: input`)
@@ -22,11 +22,20 @@ class Hyperdecoder(Baseline):
     Source: Ivison and Peters (arXiv 2203.08304), as in Text-to-LoRA (arXiv 2506.06105), Table 2.
     """
 
-    name = "hyperdecoder"
+    kind = "hyperdecoder"
+    title = "the hypernetwork is given the input instead of the description"
+    needs = "a hypernetwork for inputs; give --hyperdecoder (Sources.hyperdecoder)"
 
     def __init__(self, generate: Generate, about: Mapping[str, Any] | None = None) -> None:
         self._generate = generate
         self._about = dict(about or {})
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources."""
+        if sources.hyperdecoder is None:
+            return None
+        return [cls(sources.hyperdecoder, sources.hyperdecoder_about)]
 
     @property
     def about(self) -> Mapping[str, Any]:

@@ -11,9 +11,9 @@ import torch
 from peft import ArrowConfig, create_arrow_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from text_to_lora.baselines import Arrow, Setup
-from text_to_lora.baselines.routing import find_prototypes
 from text_to_lora.errors import ConfigError, SpecError
+from text_to_lora.evaluation.conditions import Arrow, Setup
+from text_to_lora.evaluation.conditions.routing import find_prototypes
 from text_to_lora.lora.library import AdapterLibrary
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights

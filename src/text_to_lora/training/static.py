@@ -1,19 +1,15 @@
-"""One adapter for all tasks: trained on all of them (StaticAdapter, Multitask), or a mean."""
+"""StaticAdapter: one trainable LoRA for all tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from text_to_lora.baselines.protocol import Baseline, Setup
-from text_to_lora.lora.library import AdapterLibrary
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.task import Row
 
 
 @final
@@ -56,47 +52,3 @@ class StaticAdapter(nn.Module):
         """The adapter itself, without gradient."""
         weights: LoraWeights = self(torch.empty(1, 0))
         return weights.detach()
-
-
-@final
-class Multitask(Baseline):
-    """One adapter that was trained on all training tasks together.
-
-    weights: that adapter
-    """
-
-    name = "multitask"
-
-    def __init__(self, weights: LoraWeights) -> None:
-        self._weights = weights
-
-    def plan(self, rows: Sequence[Row]) -> list[Setup]:
-        """The same adapter for every row."""
-        return [Setup(adapter="") for _ in rows]
-
-    def adapters(self, keys: Sequence[str]) -> LoraWeights:
-        """The adapter."""
-        return self._weights
-
-
-@final
-class Mean(Baseline):
-    """The mean of a library's adapters, factor by factor: the paper's average LoRA."""
-
-    name = "mean"
-
-    def __init__(self, library: AdapterLibrary) -> None:
-        self._library = library
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """The library and its size."""
-        return {"library": self._library.fingerprint, "adapters": len(self._library)}
-
-    def plan(self, rows: Sequence[Row]) -> list[Setup]:
-        """The same adapter for every row."""
-        return [Setup(adapter="") for _ in rows]
-
-    def adapters(self, keys: Sequence[str]) -> LoraWeights:
-        """The mean."""
-        return self._library.mean()

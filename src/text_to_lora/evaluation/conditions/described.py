@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import ClassVar, Self, final
 
-from text_to_lora.baselines.protocol import Baseline, Generate, Setup, in_turn
+from text_to_lora.evaluation.conditions.condition import (
+    Condition,
+    Generate,
+    Setup,
+    Sources,
+    in_turn,
+)
+from text_to_lora.evaluation.conditions.donors import derangements
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
 
@@ -24,14 +31,21 @@ the others word salad. Source: Text-to-LoRA (arXiv 2506.06105), Table 5.
 """
 
 
-class Described(Baseline, ABC):
+class Described(Condition, ABC):
     """What is answered with generated adapters.
 
     generate: one adapter for each description
     """
 
+    needs: ClassVar[str] = "a hypernetwork (--model; Sources.generate)"
+
     def __init__(self, generate: Generate) -> None:
         self._generate = generate
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources."""
+        return None if sources.generate is None else [cls(sources.generate)]
 
     @final
     def adapters(self, keys: Sequence[str]) -> LoraWeights:
@@ -43,11 +57,25 @@ class Described(Baseline, ABC):
 class Matched(Described):
     """The adapter of the task's definition: T2L itself."""
 
-    name = "matched"
+    kind = "matched"
+    control = False
+    title = "the hypernetwork is given the task's description"
 
     def plan(self, rows: Sequence[Row]) -> list[Setup]:
         """The definition makes the adapter."""
         return [Setup(adapter=row.task.definition) for row in rows]
+
+
+@final
+class MatchedInPrompt(Described):
+    """The adapter of the task's definition, and the definition in the prompt as well."""
+
+    kind = "matched_in_prompt"
+    title = "as matched, with the description in the prompt too"
+
+    def plan(self, rows: Sequence[Row]) -> list[Setup]:
+        """The definition makes the adapter and stands in the prompt."""
+        return [Setup(adapter=row.task.definition, description=row.task.definition) for row in rows]
 
 
 @final
@@ -57,10 +85,27 @@ class Paraphrase(Described):
     place: of the description, from 1; the definition is description 0
     """
 
+    kind = "paraphrase"
+    control = False
+    title = "as matched, with other descriptions of the task"
+
     def __init__(self, place: int, generate: Generate) -> None:
-        self.name = f"paraphrase.{place}"
         self._place = place
         super().__init__(generate)
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources; places that no task has a description at are left out."""
+        if sources.generate is None:
+            return None
+        most = max((len(task.descriptions) for task in sources.tasks), default=0)
+        places = range(1, min(sources.paraphrases + 1, most))
+        return [cls(place, sources.generate) for place in places]
+
+    @property
+    def name(self) -> str:
+        """See Condition.name."""
+        return f"{self.kind}.{self._place}"
 
     def plan(self, rows: Sequence[Row]) -> list[Setup | None]:
         """The description makes the adapter; tasks that have not as many are left out."""
@@ -80,10 +125,37 @@ class Shuffled(Described):
     definitions: for each task by name, the definition that it is given
     """
 
+    kind = "shuffled"
+    primary = True
+    title = "as matched, with another task's description; mean of the derangements"
+
     def __init__(self, number: int, definitions: Mapping[str, str], generate: Generate) -> None:
-        self.name = f"shuffled.{number}"
+        self._number = number
         self._definitions = dict(definitions)
         super().__init__(generate)
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources; one for each derangement.
+
+        Raises ConfigError when the tasks are too alike to be deranged.
+        """
+        if sources.generate is None:
+            return None
+        definitions = {task.name: task.definition for task in sources.tasks}
+        return [
+            cls(
+                number,
+                {name: definitions[donor] for name, donor in donors.items()},
+                sources.generate,
+            )
+            for number, donors in enumerate(derangements(sources.tasks, seed=sources.seed), start=1)
+        ]
+
+    @property
+    def name(self) -> str:
+        """See Condition.name."""
+        return f"{self.kind}.{self._number}"
 
     def plan(self, rows: Sequence[Row]) -> list[Setup]:
         """The other definition makes the adapter."""
@@ -94,7 +166,9 @@ class Shuffled(Described):
 class Junk(Described):
     """Adapters of texts that describe nothing, which the rows of each task take in turn."""
 
-    name = "junk"
+    kind = "junk"
+    primary = True
+    title = "as matched, with a text that describes nothing"
 
     def __init__(self, generate: Generate, texts: Sequence[str] = JUNK) -> None:
         super().__init__(generate)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from text_to_lora.baselines import Hyperdecoder
 from text_to_lora.errors import T2LWarning
+from text_to_lora.evaluation.conditions import Hyperdecoder
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Row, Task
 

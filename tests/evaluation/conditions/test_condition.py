@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 from transformers import PreTrainedModel
 
-from text_to_lora.baselines import Baseline, Setup
-from text_to_lora.baselines.protocol import in_turn
 from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.conditions import Condition, Setup
+from text_to_lora.evaluation.conditions.condition import in_turn
 from text_to_lora.tasks.task import Row
 
 
-class Own(Baseline):
+class Own(Condition):
     name = "own"
 
     def plan(self, rows: Sequence[Row]) -> list[Setup]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from text_to_lora.baselines.protocol import Baseline, Setup
 from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.conditions.condition import Condition, Setup, Sources
 from text_to_lora.lora.library import AdapterLibrary
 from text_to_lora.tasks.task import Row
 
@@ -24,7 +24,7 @@ SMALLEST_NORM = 1e-8
 
 
 @final
-class Arrow(Baseline):
+class Arrow(Condition):
     """The base with a library of adapters as experts, routed token by token, layer by layer.
 
     experts: how many adapters of the library, from its first; None: all
@@ -40,7 +40,9 @@ class Arrow(Baseline):
     Source: Ostapenko et al. (arXiv 2405.11157), as in PEFT 0.21.
     """
 
-    name = "arrow"
+    kind = "arrow"
+    title = "Arrow routing over the library"
+    needs = "a library of adapters; give --library (Sources.library)"
 
     def __init__(
         self,
@@ -65,6 +67,13 @@ class Arrow(Baseline):
         self._top_k = top_k
         self._temperature = temperature
         self._seed = seed
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources."""
+        if sources.library is None:
+            return None
+        return [cls(sources.library, experts=sources.experts, seed=sources.seed)]
 
     @property
     def about(self) -> Mapping[str, Any]:

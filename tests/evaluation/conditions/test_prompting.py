@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from text_to_lora.baselines import Base, InContext, InPrompt, Setup
 from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.conditions import Base, InContext, InPrompt, Setup
 from text_to_lora.tasks.task import Row, Task
 
 

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from text_to_lora.baselines.quiet import warn_of_cuts_once
 from text_to_lora.errors import T2LWarning
+from text_to_lora.evaluation.conditions.cut_warnings import warn_of_cuts_once
 
 
 def test_warnings_of_the_encoder_become_one_and_others_pass() -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any, final
+from typing import Any, Self, final
 
-from text_to_lora.baselines.protocol import Baseline, Setup
 from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.conditions.condition import SHOTS, Condition, Setup, Sources
 from text_to_lora.tasks.task import Example, Row, Task
-
-SHOTS = 3
-"""Source: Text-to-LoRA (arXiv 2506.06105), Table 2."""
 
 
 @final
-class Base(Baseline):
+class Base(Condition):
     """The base model as it is."""
 
-    name = "base"
+    kind = "base"
+    title = "the base model alone"
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources."""
+        return [cls()]
 
     def plan(self, rows: Sequence[Row]) -> list[Setup]:
         """Neither adapter nor description."""
@@ -26,10 +29,16 @@ class Base(Baseline):
 
 
 @final
-class InPrompt(Baseline):
+class InPrompt(Condition):
     """The base model with the task's definition in the prompt."""
 
-    name = "in_prompt"
+    kind = "in_prompt"
+    title = "the base with the description in the prompt"
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources."""
+        return [cls()]
 
     def plan(self, rows: Sequence[Row]) -> list[Setup]:
         """The definition in the prompt, no adapter."""
@@ -37,7 +46,7 @@ class InPrompt(Baseline):
 
 
 @final
-class InContext(Baseline):
+class InContext(Condition):
     """The base model with solved examples of the task in the prompt, no description.
 
     shots: how many; the same for all rows of a task, drawn by the seed from its support rows
@@ -46,13 +55,19 @@ class InContext(Baseline):
     Raises ConfigError for less than one.
     """
 
-    name = "icl"
+    kind = "icl"
+    title = "the base with examples of the task in the prompt"
 
     def __init__(self, *, shots: int = SHOTS, seed: int = 0) -> None:
         if shots < 1:
             raise ConfigError(f"shots is {shots}; give at least 1, or leave 'icl' out")
         self._shots = shots
         self._seed = seed
+
+    @classmethod
+    def from_sources(cls, sources: Sources) -> list[Self] | None:
+        """See Condition.from_sources."""
+        return [cls(shots=sources.shots, seed=sources.seed)]
 
     @property
     def about(self) -> Mapping[str, Any]:
