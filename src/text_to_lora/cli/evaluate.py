@@ -182,7 +182,7 @@ def suite(
 def obedience(
     output: Output, model: Model = "embedded", device: Device = "cpu", dtype: Dtype = None
 ) -> None:
-    """Score 20 descriptions of the kind that first users try, by rule.
+    """Score by rule 20 descriptions of the kind that first users try, and 20 with unseen words.
 
     What is finished is not scored again.
 
