@@ -105,18 +105,21 @@ def test_obedience_is_scored_and_written(
 ) -> None:
     from text_to_lora.evaluation import obedience
 
-    defaults = {"rules": obedience.RULES[:2], "sentences": ("a b",), "max_new_tokens": 2}
+    sets = {"rules": obedience.RULES[:2], "word_rules": obedience.WORD_RULES[:2]}
+    defaults = {**sets, "sentences": ("a b",), "max_new_tokens": 2}
     monkeypatch.setattr(
         obedience.run_obedience,
         "__kwdefaults__",
         obedience.run_obedience.__kwdefaults__ | defaults,
     )
-    monkeypatch.setattr(obedience.build_obedience, "__kwdefaults__", {"rules": defaults["rules"]})
+    monkeypatch.setattr(obedience.build_obedience, "__kwdefaults__", sets)
     done = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
     assert done.code == 0
     assert "| Answer in capitals. |" in done.out
     result = json.loads((tmp_path / "results" / "obedience.json").read_text())
-    assert set(result["mean"]) == {"base", "in_prompt", "adapter"}
+    assert (
+        set(result["mean"]) == set(result["word_rules"]["mean"]) == {"base", "in_prompt", "adapter"}
+    )
     again = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
     assert again.out == done.out
     assert again.err.count("finished before") == 3

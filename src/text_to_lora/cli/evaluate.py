@@ -160,7 +160,7 @@ def obedience(
     device: Device = "cpu",
     dtype: Dtype = None,
 ) -> None:
-    """Score 20 descriptions of the kind that first users try, by rule.
+    """Score by rule 20 descriptions of the kind that first users try, and 20 with unseen words.
 
     What is finished is not scored again.
 
