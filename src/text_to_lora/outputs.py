@@ -35,7 +35,7 @@ _FILE_NAMES: Final = {
     rf"|(model\.safetensors|pytorch_model\.bin)\.index\.json|{_TOKENIZER_NAMES}",
     "checkpoint": r"COMPLETE|(model|state)\.safetensors|(optimizer|scheduler)\.pt"
     r"|(trainer_state|history)\.json",
-    "text-to-lora hypernetwork": r"config\.json|(model|confidence)\.safetensors",
+    "text-to-lora hypernetwork": r"config\.json|(model|confidence|descriptions)\.safetensors",
     "text-to-lora library": r"index\.json|library\.safetensors",
     "text-to-lora export": r"index\.json",
 }
