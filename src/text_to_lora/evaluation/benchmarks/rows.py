@@ -79,7 +79,7 @@ def _read(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         rows = json.loads(text)
     except ValueError as error:  # not UTF-8, or not JSON
         raise TaskDataError(f"is not JSON that can be read: {error}", path=path) from error
