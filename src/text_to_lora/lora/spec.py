@@ -506,15 +506,13 @@ def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
-    options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": False}
     config = copy.deepcopy(config)
+    if config.model_type.endswith("_text_model"):  # known as a part of Mllama or Emu3 alone
+        whole: Any = CONFIG_MAPPING[config.model_type.removesuffix("_text_model")]
+        config = whole(text_config=config.to_dict())
     try:
         with torch.device("meta"):
-            if config.model_type.endswith("_text_model"):  # known as a part of Mllama or Emu3 alone
-                whole: Any = CONFIG_MAPPING[config.model_type.removesuffix("_text_model")]
-                model = build(whole(text_config=config.to_dict()), **options)
-            else:
-                model = build(config, **options)
+            model = build(config, attn_implementation="eager", trust_remote_code=False)
     except (ValueError, KeyError, ImportError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SpecError(
