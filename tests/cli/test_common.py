@@ -32,6 +32,12 @@ def test_lines_are_stripped_and_blank_ones_left_out(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "x") == ["one", "two"]
 
 
+@pytest.mark.parametrize("inside", list("\u2028\u2029\v\f\x85\x1c\x1d\x1e\r"))
+def test_only_a_line_feed_ends_a_line(inside: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(f"one{inside}two\r\nthree\n".encode())
+    assert read_lines(tmp_path / "x") == [f"one{inside}two", "three"]
+
+
 def test_the_command_line_comes_before_the_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("second\n")
     assert gather(["first"], tmp_path / "x", "input", "--input-file") == ["first", "second"]

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +80,67 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(
     done = t2l("generate", "Say yes", "-o", tmp_path / "out", "-m", hypernet_folder)
     assert (done.code, done.err) == (130, "stopped; nothing half-written was left\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def run_t2l(
+    *arguments: object, path: Path | None = None, stdout: Any = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in a process of its own."""
+    places = [*([str(path)] if path else []), *sys.path]
+    return subprocess.run(
+        [sys.executable, "-m", "text_to_lora.cli", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places), **environment},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+
+
+INTERRUPTED = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except BaseException:
+    pass
+raise ImportError("an optional module")
+"""
+
+
+def test_ctrl_c_is_not_swallowed_while_modules_load(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(INTERRUPTED)
+    done = run_t2l("generate", "Say yes", "-o", tmp_path / "out", path=tmp_path)
+    assert (done.returncode, done.stderr) == (130, b"stopped\n")
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on(t2l: Any) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert t2l("--version").code == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--version"], ["generate", "--help"]])
+def test_a_full_standard_output_is_one_line(arguments: list[str], unbuffered: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run_t2l(*arguments, stdout=full, PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 2
+    expected = b"error: cannot write to the standard output: No space left on device\n"
+    assert done.stderr == expected
+
+
+def test_a_standard_output_in_another_code_page_is_written(
+    hypernet_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["generate", "Répondre en 日本語 🎉", "-m", hypernet_folder, "-o"]
+    done = run_t2l(*arguments, tmp_path / "text", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert "Répondre en \\u65e5\\u672c\\u8a9e \\U0001f389".encode("cp1252") in done.stdout
+    done = run_t2l(*arguments, tmp_path / "json", "--json", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["description"] == "Répondre en 日本語 🎉"
 
 
 def test_an_unexpected_error_is_not_hidden(

@@ -18,6 +18,7 @@ from text_to_lora.encoders import (
     TextSettings,
     load_encoder,
 )
+from text_to_lora.encoders.base import Reading, read_tokens, warn_unknown
 from text_to_lora.errors import ConfigError, T2LWarning
 
 
@@ -114,3 +115,26 @@ def test_an_empty_description_keeps_its_position(tmp_path: Path) -> None:
     cached.encode(["a"])
     with pytest.raises(ConfigError, match="description 2 of 2 is empty"):
         cached.encode(["a", " "])
+
+
+class NarrowEncoder(CountingEncoder):
+    """Knows no digits."""
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        warn_unknown(texts, self.count_known(texts))
+        return super().encode(texts)
+
+    def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        return [(sum(not c.isdigit() for c in text), len(text)) for text in texts]
+
+
+def test_what_the_encoder_does_not_know_is_told_each_time(tmp_path: Path) -> None:
+    cached = CachedEncoder(NarrowEncoder(), tmp_path)
+    for _ in range(2):
+        with pytest.warns(
+            T2LWarning, match="knows 1 of 2 tokens of the description 'a1'"
+        ) as caught:
+            cached.encode(["a1"])
+        assert len(caught) == 1
+    assert read_tokens(cached, ["ab", "a1"])[1].tokens_unknown == 1
+    assert read_tokens(CachedEncoder(CountingEncoder(), tmp_path), ["a1"]) == [Reading(1, 1, 0)]

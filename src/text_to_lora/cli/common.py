@@ -40,19 +40,19 @@ Device = Annotated[str, typer.Option("--device", help="Torch device, such as cpu
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file that are not blank.
+    """The lines of a UTF-8 file that are not blank; a line feed ends one, with or without a CR.
 
     Raises ConfigError when it is missing, not UTF-8, or holds nothing.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{str(path)!r} is not UTF-8 (byte {error.start}); save it as UTF-8"
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
         raise ConfigError(f"{str(path)!r} holds no text; write one entry a line")
     return lines
@@ -159,8 +159,13 @@ def load_base_quietly(
 
 
 def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print JSON."""
-    typer.echo(json.dumps(payload, indent=2, ensure_ascii=False))
+    """Print JSON, in ASCII where the standard output cannot encode its texts."""
+    text = json.dumps(payload, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(payload, indent=2)
+    typer.echo(text)
 
 
 def note(line: str) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from text_to_lora.encoders.config import EncoderConfig, Kind, Pooling, TextSettings
-from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.errors import ConfigError, T2LWarning, list_some
 from text_to_lora.files import content_hash
 
 
@@ -62,6 +63,68 @@ def prepare_all(texts: Sequence[str], config: EncoderConfig) -> list[str]:
     return [config.prefix + prepare(text, add_full_stop=config.add_full_stop) for text in texts]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How much of a description an encoder takes in.
+
+    tokens: of the prepared text, special tokens included, before any cut; tokens_read: after it
+    tokens_unknown: those that the encoder's vocabulary does not have
+    """
+
+    tokens: int
+    tokens_read: int
+    tokens_unknown: int
+
+    def to_dict(self) -> dict[str, int]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+def read_tokens(encoder: TextEncoder, texts: Sequence[str]) -> list[Reading]:
+    """Say how much of each description an encoder takes in.
+
+    An encoder without the method `count_known` counts as one that knows every token.
+
+    Raises ConfigError when a description is empty.
+    """
+    limit = encoder.config.max_tokens
+    return [
+        Reading(tokens, min(tokens, limit), all_tokens - known)
+        for tokens, (known, all_tokens) in zip(
+            encoder.count_tokens(texts), count_known(encoder, texts), strict=True
+        )
+    ]
+
+
+def count_known(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Tokens that an encoder knows, and all tokens, of each text, without special tokens.
+
+    An encoder without a method of this name gives (1, 1) for each.
+    """
+    count = getattr(encoder, "count_known", None)
+    counts: list[tuple[int, int]] = count(texts) if count is not None else [(1, 1)] * len(texts)
+    return counts
+
+
+def warn_unknown(texts: Sequence[str], counts: Sequence[tuple[int, int]]) -> None:
+    """Warn (T2LWarning), once for all, of descriptions with tokens that the encoder does not know.
+
+    counts: of `count_known`
+    """
+    shares = [
+        f"{known} of {all_tokens} tokens of the description {text.strip()[:40]!r}"
+        for text, (known, all_tokens) in zip(texts, counts, strict=True)
+        if known < all_tokens or all_tokens == 0
+    ]
+    if shares:
+        warnings.warn(
+            f"the encoder knows {list_some(shares)}; all others are one sign to it, so say the task in "
+            "words of the language that it was trained on",
+            T2LWarning,
+            stacklevel=3,
+        )
+
+
 def warn_cut(texts: Sequence[str], counts: Sequence[int], max_tokens: int) -> None:
     """Warn (T2LWarning) of every description that is longer than the encoder reads."""
     for text, count in zip(texts, counts, strict=True):
@@ -95,11 +158,13 @@ class BatchedEncoder(ABC):
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embed descriptions: [texts, embedding_dim], fp32 on the CPU, each of norm `config.norm`.
 
-        Raises ConfigError when a description is empty; warns (T2LWarning) when one is cut.
+        Raises ConfigError when a description is empty; warns (T2LWarning) when one is cut or has
+        tokens that the encoder does not know.
         """
         prepared = prepare_all(texts, self.config)
         counts = self._count(prepared)
         warn_cut(texts, counts, self.config.max_tokens)
+        warn_unknown(texts, self._count_known(prepared))
         order = sorted(range(len(texts)), key=counts.__getitem__)
         embeddings = torch.empty(len(texts), self.config.embedding_dim)
         for start in range(0, len(order), self.batch_size):
@@ -114,6 +179,18 @@ class BatchedEncoder(ABC):
         Raises ConfigError when a description is empty.
         """
         return self._count(prepare_all(texts, self.config))
+
+    @final
+    def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """Tokens that the encoder knows, and all tokens, of each text, without special tokens.
+
+        Raises ConfigError when a description is empty.
+        """
+        return self._count_known(prepare_all(texts, self.config))
+
+    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
+        """Known tokens and all tokens of each text; an encoder that knows all gives (1, 1)."""
+        return [(1, 1)] * len(prepared)
 
     @abstractmethod
     def _count(self, prepared: list[str]) -> list[int]:
@@ -192,6 +269,21 @@ class FileTokenizer:
         if limit is None:
             return rows
         return [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in rows]
+
+    def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """Tokens that are in the vocabulary, and all tokens, of each text, special ones left out."""
+        name = str(getattr(self._tokenizer.model, "unk_token", None))
+        place = self._tokenizer.token_to_id(name)
+        unknown = -1 if place is None else place
+        rows = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(len(row.ids) - row.ids.count(unknown), len(row.ids)) for row in rows]
+
+
+def count_known_ids(tokenizer: Any, texts: list[str]) -> list[tuple[int, int]]:
+    """Tokens other than the unknown one, and all tokens, of each text, by transformers' tokenizer."""
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return [(len(row) - list(row).count(unknown), len(row)) for row in rows]
 
 
 def pad_right(ids: Sequence[Sequence[int]], device: str | torch.device) -> tuple[Tensor, Tensor]:

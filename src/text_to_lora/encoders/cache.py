@@ -17,7 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from text_to_lora.encoders.base import TextEncoder, prepare_all, warn_cut
+from text_to_lora.encoders.base import (
+    TextEncoder,
+    count_known,
+    prepare_all,
+    warn_cut,
+    warn_unknown,
+)
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import T2LWarning
 from text_to_lora.files import content_hash, write_file
@@ -45,11 +51,15 @@ class CachedEncoder:
         """Tokens of each prepared description, special tokens included, before any cut."""
         return self._encoder.count_tokens(texts)
 
+    def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """Tokens that the encoder knows, and all tokens, of each text, without special tokens."""
+        return count_known(self._encoder, texts)
+
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embed descriptions, from disk where known: [texts, embedding_dim], fp32.
 
         Raises ConfigError when a description is empty or the folder cannot be written; warns
-        (T2LWarning) when a description is cut or a file of the cache is broken.
+        (T2LWarning) when a description is cut or not known, or a file of the cache is broken.
         """
         keys = [hashlib.sha256(t.encode()).hexdigest() for t in prepare_all(texts, self.config)]
         if not self._known.keys() >= set(keys):
@@ -57,6 +67,7 @@ class CachedEncoder:
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
         old = [text for key, text in zip(keys, texts, strict=True) if key not in new]
         warn_cut(old, self.count_tokens(old), self.config.max_tokens)
+        warn_unknown(old, self.count_known(old))
         if new:
             embeddings = self._encoder.encode(list(new.values()))
             self._known.update(zip(new, embeddings, strict=True))

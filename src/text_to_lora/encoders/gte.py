@@ -72,6 +72,9 @@ class GteEncoder(BatchedEncoder):
     def _count(self, prepared: list[str]) -> list[int]:
         return [len(ids) for ids in self._tokenizer.ids(prepared)]
 
+    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
+        return self._tokenizer.count_known(prepared)
+
     def _embed(self, prepared: list[str]) -> Tensor:
         ids = self._tokenizer.ids(prepared, self.config.max_tokens)
         tokens, mask = pad_right(ids, self._device)

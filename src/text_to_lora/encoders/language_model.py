@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from text_to_lora.encoders.base import BatchedEncoder, make_config, pad_right, pool
+from text_to_lora.encoders.base import BatchedEncoder, count_known_ids, make_config, pad_right, pool
 from text_to_lora.encoders.config import TextSettings
 from text_to_lora.encoders.model_files import find_folder, load_strictly, module_hash
 from text_to_lora.errors import ConfigError
@@ -87,6 +87,9 @@ class LanguageModelEncoder(BatchedEncoder):
 
     def _count(self, prepared: list[str]) -> list[int]:
         return [len(ids) for ids in self._tokenizer(prepared)["input_ids"]] if prepared else []
+
+    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
+        return count_known_ids(self._tokenizer, prepared)
 
     def _embed(self, prepared: list[str]) -> Tensor:
         if self._decoder.training:

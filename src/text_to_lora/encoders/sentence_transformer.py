@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from text_to_lora.encoders.base import BatchedEncoder, make_config
+from text_to_lora.encoders.base import BatchedEncoder, count_known_ids, make_config
 from text_to_lora.encoders.config import Pooling, TextSettings
 from text_to_lora.encoders.model_files import find_folder, folder_hash
 from text_to_lora.errors import ConfigError
@@ -24,7 +24,8 @@ class SentenceTransformerEncoder(BatchedEncoder):
     name: a model of the hub or a local folder
 
     Raises ConfigError when the package is missing, there is no such model, it cannot be loaded
-    without code of its own, or its pooling is not one of mean, cls and last.
+    without code of its own, its pooling is not one of mean, cls and last, or its own prompt leaves
+    no room for a description.
     """
 
     def __init__(
@@ -70,11 +71,25 @@ class SentenceTransformerEncoder(BatchedEncoder):
         )
         self._model = model
         self._model.max_seq_length = self.config.max_tokens
+        # The model's own default prompt, which it puts before every text.
+        self._prompt = str((model.prompts or {}).get(model.default_prompt_name) or "")
+        (prompt_tokens,) = self._count([""])
+        if self._prompt and prompt_tokens >= self.config.max_tokens:
+            raise ConfigError(
+                f"the text encoder {name!r} puts a prompt of {prompt_tokens} tokens before every "
+                f"description and reads {self.config.max_tokens} tokens, so that no description is "
+                "read; choose another encoder, or shorten default_prompt_name's prompt in its "
+                "config_sentence_transformers.json"
+            )
 
     def _count(self, prepared: list[str]) -> list[int]:
         if not prepared:
             return []
-        return [len(ids) for ids in self._model.tokenizer(prepared)["input_ids"]]
+        texts = [self._prompt + text for text in prepared]
+        return [len(ids) for ids in self._model.tokenizer(texts)["input_ids"]]
+
+    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
+        return count_known_ids(self._model.tokenizer, prepared)
 
     def _embed(self, prepared: list[str]) -> Tensor:
         embeddings: Tensor = self._model.encode(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import text_to_lora
 from text_to_lora.encoders import TextEncoder, load_encoder
+from text_to_lora.encoders.base import read_tokens
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
@@ -80,7 +81,8 @@ class Adapters:
         shares = list(coefficients) if coefficients is not None else [1 / number] * number
         if len(shares) != number:
             raise ConfigError(f"{len(shares)} coefficients for {number} adapters; give one each")
-        first = {k: v for k, v in self.provenance[0].items() if k != "nearest_description"}
+        of_one = ("nearest_description", "tokens", "tokens_read", "tokens_unknown")
+        first = {k: value for k, value in self.provenance[0].items() if k not in of_one}
         entry = {
             **first,
             "description": " + ".join(self.descriptions),
@@ -244,7 +246,7 @@ class TextToLora:
         strength: factor of ΔW
 
         Raises ConfigError when a description is empty; warns when one is longer than the encoder
-        reads.
+        reads or has tokens that it does not know. Provenance holds the tokens of each description.
         """
         if not descriptions:
             raise ConfigError("no description; say in a sentence what the task is")
@@ -261,12 +263,15 @@ class TextToLora:
                 "hypernet_fingerprint": self._loaded.fingerprint,
                 "encoder": self._loaded.encoder.name,
                 "encoder_fingerprint": self._loaded.encoder.fingerprint,
+                **reading.to_dict(),
                 "base": self.spec.base.name,
                 "strength": 1.0,
                 "version": text_to_lora.__version__,
                 **_recorded(neighbour),
             }
-            for text, neighbour in zip(texts, nearest, strict=True)
+            for text, neighbour, reading in zip(
+                texts, nearest, read_tokens(self.encoder, descriptions), strict=True
+            )
         )
         adapters = Adapters(weights, texts, provenance, nearest)
         return adapters if strength == 1.0 else adapters.scale(strength)
