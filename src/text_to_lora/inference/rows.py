@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +55,7 @@ def logits_at(
         selected = True
         return (args[0][:, -columns:][positions][None], *args[1:])
 
-    head = model.get_output_embeddings()
+    head = _head(model)
     handle = None if head is None else head.register_forward_pre_hook(select)
     try:
         logits: Tensor = model(input_ids=input_ids, **options).logits
@@ -72,10 +72,16 @@ def contiguous_head(model: PreTrainedModel) -> Iterator[None]:
     def copy(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0].contiguous(), *args[1:])
 
-    head = model.get_output_embeddings()
+    head = _head(model)
     handle = None if head is None else head.register_forward_pre_hook(copy)
     try:
         yield
     finally:
         if handle is not None:
             handle.remove()
+
+
+def _head(model: PreTrainedModel) -> nn.Module | None:
+    """The module that makes logits of hidden states, where a model has one."""
+    get_head: Callable[[], nn.Module | None] = model.get_output_embeddings
+    return get_head()
