@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
 from text_to_lora.files import write_file
-from text_to_lora.inference.rows import answer_logits
+from text_to_lora.inference.rows import Rows, answer_logits
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.base_tokenizer import ANSWER, END, INPUT, TASK
-from text_to_lora.training.data import align, split_by_length
+from text_to_lora.training.data import split_by_length
 from text_to_lora.training.losses import answer_losses
 
 MAX_DESCRIPTION = 96  # tokens; definitions of Super-NaturalInstructions have a median near 70
@@ -174,16 +174,9 @@ def answer_nll(
     answers: Sequence[Sequence[int]],
 ) -> Tensor:
     """Mean negative log-likelihood per answer token of every row, in nats, [batch]."""
-    rows = align(prompts, answers, int(model.config.pad_token_id or 0))
-    logits = answer_logits(
-        model,
-        rows.labels,
-        rows.input_ids,
-        attention_mask=rows.attention_mask,
-        position_ids=rows.position_ids,
-        use_cache=False,
-    )
-    return answer_losses(logits, rows.labels)
+    rows = Rows.join(prompts, answers).to(model.device)
+    with answer_logits(model, rows) as logits:
+        return answer_losses(logits, rows)
 
 
 def text_nll(model: BertLMHeadModel, ids: Tensor, positions: Tensor) -> Tensor:
