@@ -43,13 +43,12 @@ from unittest.mock import patch
 
 import peft
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, get_scheduler
 
 from cold_generate import machine
 from text_to_lora.files import read_json, write_folder, write_json
 from text_to_lora.inference.rows import answer_logits
-from text_to_lora.lora import adapted, load_adapter, save_adapter
+from text_to_lora.lora import load_adapter, save_adapter
 from text_to_lora.lora.library import load_library
 from text_to_lora.models.base import load_base_config
 from text_to_lora.models.find import find_base
@@ -57,7 +56,7 @@ from text_to_lora.tasks.task import Task
 from text_to_lora.training import adapters
 from text_to_lora.training.adapters import Job, LibraryConfig, make_job, pick_tasks
 from text_to_lora.training.config import load_recipe
-from text_to_lora.training.data import Aligned, RowEncoder
+from text_to_lora.training.data import RowEncoder
 from text_to_lora.training.joint import TaskwiseAdamW
 from text_to_lora.training.losses import answer_losses
 from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype
@@ -316,25 +315,13 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
         timed_update = clock.timed("optimizer", update)
         with clock.running():
             for step in range(job.num_steps):
-                rows = encoder.align((*row, None) for row in job.batch(step))
-                with adapted(base, adapter(torch.empty(1, 0))):
-                    answer_losses(logits(base, rows), rows.labels).mean().backward()
+                rows = encoder.join((*row, None) for row in job.batch(step))
+                with answer_logits(base, rows, adapter(torch.empty(1, 0))) as logits:
+                    answer_losses(logits, rows).mean().backward()
                 timed_update()
         loop += time.perf_counter() - start
         save_adapter(adapter.adapter(), output / str(place), provenance={}, overwrite=True)
     return clock.shares(loop)
-
-
-def logits(base: PreTrainedModel, rows: Aligned) -> Tensor:
-    """Logits that predict the answers, row by row, [answer tokens, vocab]."""
-    return answer_logits(
-        base,
-        rows.labels,
-        rows.input_ids,
-        attention_mask=rows.attention_mask,
-        position_ids=rows.position_ids,
-        use_cache=False,
-    )
 
 
 def run_peft(
@@ -407,18 +394,16 @@ def judge(config: LibraryConfig, work: Path) -> dict[str, Any]:
     joint = load_library(work / "joint-0" / "library")
     losses: dict[str, list[float]] = {"base": [], "joint": [], "warm": [], "peft": []}
     for place, job in enumerate(make_jobs(config)):
-        rows = encoder.align((*row, None) for row in job.rows[:JUDGED_ROWS])
+        rows = encoder.join((*row, None) for row in job.rows[:JUDGED_ROWS])
         found = {
             "joint": joint.adapter(job.name),
             "warm": load_adapter(work / "warm" / str(place), base_config=base.config),
             "peft": load_adapter(work / "peft" / "adapters" / str(place), base_config=base.config),
         }
         with torch.no_grad():
-            losses["base"].append(float(answer_losses(logits(base, rows), rows.labels).mean()))
-            for name, weights in found.items():
-                with adapted(base, weights):
-                    loss = answer_losses(logits(base, rows), rows.labels).mean()
-                losses[name].append(float(loss))
+            for name, weights in {"base": None, **found}.items():
+                with answer_logits(base, rows, weights) as logits:
+                    losses[name].append(float(answer_losses(logits, rows).mean()))
     means = {name: round(statistics.mean(values), 4) for name, values in losses.items()}
     return {"rows_a_task": JUDGED_ROWS, "mean_nll": means}
 

@@ -67,3 +67,20 @@ def test_bfloat16_is_fast_on_a_cpu_only_with_instructions_for_it(
         assert has_fast_product(torch.float32, cpu)
         assert has_fast_product(torch.bfloat16, torch.device("cuda"))
         assert not has_fast_product(torch.float16, cpu)
+
+
+def test_a_product_in_bfloat16_leaves_weights_and_gradients_in_float32() -> None:
+    layer = HeadLinear(16, 24)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    x = torch.randn(3, 16, generator=generator)
+    exact = layer(x)
+    layer.compute_dtype = torch.bfloat16
+    rounded = layer(x)
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.1)  # 8 bits
+    rounded.sum().backward()
+    assert layer.weight.dtype == torch.float32
+    assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from text_to_lora.inference.rows import IGNORED, answer_logits, contiguous_head, logits_at
+from text_to_lora.inference.rows import Rows, answer_logits, contiguous_head, logits_at
 from tiny_models import make_config
 
 SIZES: dict[str, Any] = {
@@ -39,9 +39,12 @@ BASES: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
     "bert": lambda: BertConfig(**SIZES, max_position_embeddings=64, is_decoder=True),
 }
+PROMPTS = [[5, 6, 7], [9, 10, 11], [15, 16, 17]]
+ANSWERS = [[8], [12, 13, 14], [18, 19]]
+ROWS = Rows.join(PROMPTS, ANSWERS)
 IDS = torch.tensor([[0, 0, 5, 6, 7, 8], [9, 10, 11, 12, 13, 14], [0, 15, 16, 17, 18, 19]])
 MASK = (IDS != 0).long()
-LABELS = torch.tensor([[IGNORED, IGNORED, 8], [12, 13, 14], [IGNORED, 18, 19]])
+PLACES = torch.tensor([4, 8, 9, 10, 15, 16])  # that predict the answers, in the flattened IDS
 
 
 @pytest.fixture(params=BASES)
@@ -57,21 +60,18 @@ def options() -> dict[str, Tensor]:
 
 
 def expected_logits(base: PreTrainedModel) -> Tensor:
-    """Of the whole model, taken apart afterwards."""
-    logits = base(input_ids=IDS, **options()).logits
-    return torch.stack(
-        [
-            logits[row, column]
-            for row in range(3)
-            for column in range(2, 5)
-            if LABELS[row, column - 2] != IGNORED
-        ]
-    )
+    """Row by row, without padding."""
+    rows = []
+    for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
+        logits = base(input_ids=torch.tensor([[*prompt, *answer]])).logits[0]
+        rows.append(logits[len(prompt) - 1 : -1])
+    return torch.cat(rows)
 
 
-def test_answer_logits_equal_those_of_the_whole_forward_pass(base: PreTrainedModel) -> None:
-    found = answer_logits(base, LABELS, IDS, use_cache=False, **options())
-    torch.testing.assert_close(found, expected_logits(base))
+def test_answer_logits_equal_those_of_rows_alone(base: PreTrainedModel) -> None:
+    expected = expected_logits(base)
+    with answer_logits(base, ROWS) as found:
+        torch.testing.assert_close(found, expected)
 
 
 def test_the_head_sees_the_asked_positions_alone(base: PreTrainedModel) -> None:
@@ -79,23 +79,20 @@ def test_the_head_sees_the_asked_positions_alone(base: PreTrainedModel) -> None:
     assert isinstance(head, nn.Module)
     seen: list[Tensor] = []
     handle = head.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    logits_at(base, LABELS != IGNORED, IDS, **options())
+    logits = logits_at(base, PLACES, IDS, **options())
     base(input_ids=IDS, **options())
     handle.remove()
     assert [hidden.shape[:2].numel() for hidden in seen] == [6, 18]  # and nothing is left behind
     assert seen[0].is_contiguous()
+    torch.testing.assert_close(logits, expected_logits(base))
 
 
-@pytest.mark.parametrize("family", ["llama"])
-def test_a_base_without_output_embeddings_serves_too(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = AutoModelForCausalLM.from_config(BASES[family]()).eval()
+def test_a_base_without_output_embeddings_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = AutoModelForCausalLM.from_config(BASES["llama"]()).eval()
     expected = expected_logits(base)
     monkeypatch.setattr(base, "get_output_embeddings", lambda: None)
-    torch.testing.assert_close(answer_logits(base, LABELS, IDS, **options()), expected)
     with contiguous_head(base):
-        torch.testing.assert_close(answer_logits(base, LABELS, IDS, **options()), expected)
+        torch.testing.assert_close(logits_at(base, PLACES, IDS, **options()), expected)
 
 
 def test_generating_hands_the_head_contiguous_states(base: PreTrainedModel) -> None:

@@ -13,14 +13,12 @@ from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.tasks.task import Example, Metric, Task
 from text_to_lora.training.config import RunConfig
 from text_to_lora.training.data import (
-    IGNORED,
     Batch,
     Descriptions,
     Part,
     RowEncoder,
     TaskSplit,
     TrainingBatches,
-    align,
     check_context,
     eval_batches,
     load_tasks,
@@ -77,23 +75,13 @@ def rows_of(batches: list[Batch]) -> Counter[tuple[object, ...]]:
     found: Counter[tuple[object, ...]] = Counter()
     for batch in batches:
         for part in batch.parts:
-            for i, (start, end) in enumerate(part.student.spans):
-                ids = part.student.input_ids[i, start:end].tolist()
-                labels = [x for x in part.student.labels[i].tolist() if x != IGNORED]
+            for i, row in enumerate(part.student.unbind()):
+                ids = row.tolist()
+                labels = ids[-part.student.answer_lengths[i] :]
                 embedding = batch.embeddings[part.rows[i]].tolist()
                 key = (*ids, "|", *labels, "|", *embedding, part.noise_seeds[i])
                 found[(*key, part.task_names[i])] += 1
     return found
-
-
-def test_rows_end_in_one_column_and_positions_count_tokens() -> None:
-    rows = align([[5, 6, 7], [8]], [[1], [2, 3]], pad_id=9)
-    assert rows.input_ids.tolist() == [[5, 6, 7, 1], [9, 8, 2, 3]]
-    assert rows.attention_mask.tolist() == [[1, 1, 1, 1], [0, 1, 1, 1]]
-    assert rows.position_ids.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
-    assert rows.labels.tolist() == [[IGNORED, 1], [2, 3]]
-    assert rows.spans == ((0, 4), (1, 4))
-    assert rows.num_tokens == 7
 
 
 def test_the_answer_alone_is_learned_and_the_description_stays_out() -> None:
@@ -163,8 +151,8 @@ def test_the_teacher_reads_the_description_and_the_same_answer(
     tokenizer = make_tokenizer()
     for part in make_batches(distill=True, parts=2)[0].parts:
         assert part.teacher is not None
-        assert torch.equal(part.teacher.labels, part.student.labels)
-        for name, ids in zip(part.task_names, part.teacher.input_ids, strict=True):
+        assert torch.equal(part.teacher.targets, part.student.targets)
+        for name, ids in zip(part.task_names, part.teacher.unbind(), strict=True):
             assert name.removeprefix("say-") in tokenizer.decode(ids).partition("Input:")[0]
 
 
@@ -176,8 +164,8 @@ def test_a_swapped_row_keeps_its_input_and_is_told_another_task_by_the_teacher(
     tokenizer = make_tokenizer()
 
     def prompt(part: Part, row: int) -> list[int]:
-        answer = int((part.student.labels[row] != IGNORED).sum())
-        return part.student.input_ids[row, part.student.spans[row][0] : -answer].tolist()
+        ids: list[int] = part.student.unbind()[row].tolist()
+        return ids[: -part.student.answer_lengths[row]]
 
     assert sum(swapped.swapped) == 3  # one row of each of three tasks
     assert swapped.taught == tuple(i for i, other in enumerate(swapped.swapped) if other)
@@ -185,13 +173,13 @@ def test_a_swapped_row_keeps_its_input_and_is_told_another_task_by_the_teacher(
         before = own[seed]
         assert prompt(swapped, i) == prompt(plain, before)
         assert (swapped.task_names[i] != plain.task_names[before]) is swapped.swapped[i]
-        answer = [x for x in swapped.student.labels[i].tolist() if x != IGNORED]
+        answer = swapped.student.unbind()[i][-swapped.student.answer_lengths[i] :].tolist()
         assert tokenizer.decode(answer).strip() == (
             swapped.task_names[i].removeprefix("say-") + "</s>"
         )
     assert swapped.teacher is not None
     for row, i in enumerate(swapped.taught):
-        told = tokenizer.decode(swapped.teacher.input_ids[row]).partition("Input:")[0]
+        told = tokenizer.decode(swapped.teacher.unbind()[row]).partition("Input:")[0]
         assert swapped.task_names[i].removeprefix("say-") in told
 
 
@@ -218,10 +206,10 @@ def test_the_definition_is_in_the_prompt_when_asked(
     )
     closing = " Please complete the task without any explanation."
     for part, after in ((own, "\n"), (paper, closing)):
-        for name, ids in zip(part.task_names, part.student.input_ids, strict=True):
+        for name, ids in zip(part.task_names, part.student.unbind(), strict=True):
             text = make_tokenizer().decode(ids)
             assert f"Say {name.removeprefix('say-')}.{after}" in text
-    assert closing not in make_tokenizer().decode(own.student.input_ids[0])
+    assert closing not in make_tokenizer().decode(own.student.unbind()[0])
 
 
 def test_an_adapter_for_each_input_when_inputs_are_read(
@@ -233,11 +221,11 @@ def test_an_adapter_for_each_input_when_inputs_are_read(
     read = TrainingBatches(sampler, make_encoder(), table, steps=5, reads_input=True)[2]
     (plain,) = make_batches()[2].parts
     (part,) = read.parts
-    assert torch.equal(part.student.input_ids, plain.student.input_ids)
+    assert torch.equal(part.student.tokens, plain.student.tokens)
     tokenizer = make_tokenizer()
     for i, place in enumerate(part.rows):
         text = inputs[int(read.embeddings[place].item())]
-        assert text in tokenizer.decode(part.student.input_ids[i])
+        assert text in tokenizer.decode(part.student.unbind()[i])
     assert len(read.embeddings) == len(set(part.rows))
     assert len(read.embeddings) > len(set(plain.rows))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from text_to_lora.inference.rows import IGNORED
+from text_to_lora.inference.rows import Rows
 from text_to_lora.lora import LoraSpec, LoraWeights
 from text_to_lora.training.losses import (
     answer_losses,
@@ -13,8 +13,10 @@ from text_to_lora.training.losses import (
 )
 from tiny_models import make_config
 
+IGNORED = -100
 LABELS = torch.tensor([[3, 1, IGNORED, IGNORED], [0, 2, 4, 1], [2, IGNORED, IGNORED, IGNORED]])
 TOKENS = LABELS != IGNORED
+ROWS = Rows.join([[7]] * 3, [[3, 1], [0, 2, 4, 1], [2]])
 
 
 @pytest.fixture
@@ -38,12 +40,12 @@ def test_answer_losses_equal_a_loop_over_tokens(logits: Tensor, smoothing: float
                 target = [smoothing / 5 + (1 - smoothing) * (i == label) for i in range(5)]
                 tokens.append(-sum(t * p for t, p in zip(target, known, strict=True)))
         expected.append(sum(tokens) / len(tokens))
-    found = answer_losses(logits[TOKENS], LABELS, label_smoothing=smoothing)
+    found = answer_losses(logits[TOKENS], ROWS, label_smoothing=smoothing)
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
 def test_answer_losses_are_float32_for_bfloat16_logits(logits: Tensor) -> None:
-    assert answer_losses(logits[TOKENS].bfloat16(), LABELS).dtype == torch.float32
+    assert answer_losses(logits[TOKENS].bfloat16(), ROWS).dtype == torch.float32
 
 
 def test_distillation_equals_a_loop_and_teaches_the_student_alone(logits: Tensor) -> None:
@@ -57,7 +59,7 @@ def test_distillation_equals_a_loop_and_teaches_the_student_alone(logits: Tensor
                 q = log_probabilities(student[row, place].detach())
                 tokens.append(sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)))
         expected.append(sum(tokens) / len(tokens))
-    found = distillation_kl(student[TOKENS], teacher[TOKENS], LABELS)
+    found = distillation_kl(student[TOKENS], teacher[TOKENS], ROWS)
     torch.testing.assert_close(found.detach(), torch.tensor(expected))
     found.sum().backward()
     assert student.grad is not None and student.grad[0, 0].abs().sum() > 0

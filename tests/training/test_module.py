@@ -17,9 +17,11 @@ from transformers import (
 
 from text_to_lora.errors import T2LError
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
+from text_to_lora.inference.packing import takes_packed_rows
+from text_to_lora.inference.rows import Rows
 from text_to_lora.lora import LoraSpec, adapted
 from text_to_lora.training.config import ObjectiveSection
-from text_to_lora.training.data import Batch, Part, align, split_by_length
+from text_to_lora.training.data import Batch, Part, split_by_length
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.static import StaticAdapter
 from tiny_models import make_config
@@ -95,8 +97,8 @@ def make_batch(
     return Batch(
         parts=tuple(
             Part(
-                student=align([PROMPTS[i] for i in group], own, 0),
-                teacher=align([TOLD[group[p]] for p in told], [own[p] for p in told], 0)
+                student=Rows.join([PROMPTS[i] for i in group], own),
+                teacher=Rows.join([TOLD[group[p]] for p in told], [own[p] for p in told])
                 if told
                 else None,
                 taught=tuple(told),
@@ -271,15 +273,15 @@ def test_noise_is_uniform_within_neftunes_bound() -> None:
     SftModule(make_hypernet(base), base, objective)(batch)
     handle.remove()
     (part,) = batch.parts
-    noise = seen[0] - table(part.student.input_ids)
-    for row, (start, end) in enumerate(part.student.spans):
-        bound = 5.0 / ((end - start) * noise.shape[-1]) ** 0.5
-        own = noise[row, start:end]
+    # Packed: rows of one adapter next to each other.
+    order = sorted(range(5), key=part.rows.__getitem__)
+    rows = [part.student.unbind()[row] for row in order]
+    noise = (seen[0] - table(torch.cat(rows)))[0]
+    for own in noise.split([len(row) for row in rows]):
+        bound = 5.0 / own.numel() ** 0.5
         assert own.abs().max() <= bound * (1 + 1e-5)
         assert own.abs().max() > 0.9 * bound
         assert own.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
-        outside = torch.cat([noise[row, :start], noise[row, end:]])
-        assert not outside.any()
 
 
 def test_smoothing_acts_in_training_and_not_in_validation() -> None:
@@ -327,6 +329,7 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_nothing(family: st
     hypernet = make_hypernet(base)
     layers = LoraSpec.from_config(base.config, targets="all-linear").layers_path
     calls: list[nn.Module] = []
+    takes_packed_rows(base, 1)  # tries it out, which is no pass to count
     first = base.get_submodule(f"{layers}.0")
     linear = next(child for child in first.modules() if isinstance(child, nn.Linear))
     handle = linear.register_forward_hook(lambda module, args, output: calls.append(module))

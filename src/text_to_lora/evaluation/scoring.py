@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 
 from text_to_lora.errors import ConfigError, TaskDataError
 from text_to_lora.evaluation.metrics import in_labels, normalise, score_answer
-from text_to_lora.inference.rows import IGNORED, contiguous_head, logits_at
+from text_to_lora.inference.rows import contiguous_head, logits_at
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
@@ -33,6 +33,7 @@ LOGITS_PER_BATCH = 2**26  # rows x longest answer x vocabulary; 256 MiB in float
 TOKENS_PER_PASS = 30  # cost of a pass beside its tokens; 8 ms at 0.25 ms a token of a 15 M base
 SPARE_TOKENS = 4  # beyond the longest right answer, so that a cut answer is never a right one
 UNLIMITED = 2**31  # tokens
+IGNORED = -100
 
 _Shots = tuple[tuple[str, str], ...]
 """Input and answer of each solved example."""
@@ -353,8 +354,9 @@ class Scorer:
             options[self._cache_name] = cache
             ids, positions = ids[:, -length:], positions[:, -length:]
         counted = labels != IGNORED
+        places = pad(counted, (ids.shape[1] - length, 0)).flatten().nonzero()[:, 0]
         logits = logits_at(
-            self._base, counted, ids, attention_mask=mask, position_ids=positions, **options
+            self._base, places, ids, attention_mask=mask, position_ids=positions, **options
         )
         if cache is not None:
             _crop(cache, prompts.shape[1] - 1)

@@ -63,12 +63,17 @@ class Embedding(nn.Embedding):
 
 
 class HeadLinear(nn.Linear):
-    """The last, very wide product; its result has the dtype of the weights.
+    """The last, very wide product; its result has the dtype of the weights, or `compute_dtype`.
+
+    compute_dtype: of the product, where it is to be another than that of the weights; training sets
+        bfloat16 beside weights in fp32, which then stay the ones that are updated
 
     Weights narrower than fp32 on a device that has no fast product for them are widened block by
     block, multiplied in fp32, and each block is rounded into the result, so that neither weights
     nor result exist in fp32 as a whole.
     """
+
+    compute_dtype: torch.dtype | None = None
 
     def reset_parameters(self) -> None:
         """Leave the numbers to whoever fills the network."""
@@ -80,6 +85,9 @@ class HeadLinear(nn.Linear):
         """
         weight = self._cut(self.weight, rows, width)
         bias = None if self.bias is None else self._cut(self.bias, rows, width)
+        if self.compute_dtype is not None:
+            weight = weight.to(self.compute_dtype)
+            bias = None if bias is None else bias.to(self.compute_dtype)
         flat = input.reshape(-1, self.in_features)  # two dimensions take torch's fused addmm
         if has_fast_product(weight.dtype, weight.device):
             result = functional.linear(flat.to(weight.dtype), weight, bias)

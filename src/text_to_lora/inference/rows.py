@@ -1,50 +1,226 @@
-"""One forward pass over rows of tokens, with logits of the positions that are asked for alone."""
+"""One forward pass over prompts with their answers, packed where a model allows it, else padded."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+
+from text_to_lora.lora.apply import adapted
+from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-IGNORED: Final = -100
-"""Label of columns without a token of an answer."""
+Noise = Callable[[int, Tensor], Tensor]
+"""Number of a row and the embeddings of its tokens [tokens, hidden] -> what is added to them."""
 
 
-def answer_logits(
-    model: PreTrainedModel, labels: Tensor, input_ids: Tensor, **options: Any
-) -> Tensor:
-    """Run rows that end with their answers; give the logits that predict these, row by row.
+@dataclass(frozen=True)
+class Rows:
+    """Prompts with their answers, one row after another, without padding.
 
-    labels: answer tokens in the last columns, -100 where there is none, [batch, answer]
-    input_ids, options: as for `logits_at`
-    Returns [answer tokens, vocab].
+    tokens: of all rows, [tokens]; lengths: tokens of each row
+    answer_lengths: tokens of each row's answer, which ends the row
     """
-    predicts = pad(labels != IGNORED, (0, 1))  # one column to the left; the last predicts nothing
-    return logits_at(model, predicts, input_ids, **options)
+
+    tokens: Tensor
+    lengths: tuple[int, ...]
+    answer_lengths: tuple[int, ...]
+
+    @classmethod
+    def join(cls, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Rows:
+        """Rows of token ids; prompt and answer have one token each, or more."""
+        pairs = list(zip(prompts, answers, strict=True))
+        return cls(
+            torch.tensor([token for pair in pairs for part in pair for token in part]),
+            tuple(len(prompt) + len(answer) for prompt, answer in pairs),
+            tuple(len(answer) for _, answer in pairs),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def targets(self) -> Tensor:
+        """The tokens of the answers, row by row, [answer tokens]."""
+        rows = zip(self.unbind(), self.answer_lengths, strict=True)
+        return torch.cat([row[len(row) - answer :] for row, answer in rows])
+
+    @property
+    def of_row(self) -> Tensor:
+        """The number of the row of every answer token, [answer tokens]."""
+        counts = torch.tensor(self.answer_lengths, device=self.tokens.device)
+        return torch.arange(len(self), device=counts.device).repeat_interleave(counts)
+
+    def unbind(self) -> tuple[Tensor, ...]:
+        """The tokens of each row."""
+        return torch.split(self.tokens, list(self.lengths))
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on another device."""
+        return replace(self, tokens=self.tokens.to(device))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Rows as the input of a model.
+
+    order: rows in the order in which they stand; starts: first place of each row in the flattened
+        input
+    batch, columns: shape of the input; padded: whether some of its places hold no token
+    """
+
+    order: tuple[int, ...]
+    starts: tuple[int, ...]
+    batch: int
+    columns: int
+    padded: bool
+
+
+def _pad(rows: Rows) -> _Layout:
+    """Every row on its own, padded on the left, so that all end in one column."""
+    count, longest = len(rows), max(rows.lengths)
+    starts = tuple((row + 1) * longest - length for row, length in enumerate(rows.lengths))
+    return _Layout(tuple(range(count)), starts, count, longest, padded=True)
+
+
+def _pack(rows: Rows, adapters: Sequence[int] | None) -> _Layout:
+    """All in one row, those of one adapter next to each other."""
+    order = sorted(range(len(rows)), key=adapters.__getitem__ if adapters else None)
+    ends = accumulate(rows.lengths[row] for row in order)
+    starts = {row: end - rows.lengths[row] for row, end in zip(order, ends, strict=True)}
+    places = tuple(starts[row] for row in range(len(rows)))
+    return _Layout(tuple(order), places, 1, len(rows.tokens), padded=False)
+
+
+@contextmanager
+def answer_logits(
+    model: PreTrainedModel,
+    rows: Rows,
+    weights: LoraWeights | None = None,
+    adapters: Sequence[int] | None = None,
+    *,
+    noise: Noise | None = None,
+) -> Iterator[Tensor]:
+    """Run rows through a model; gives the logits that predict the answers, [answer tokens, vocab].
+
+    weights: adapters to run with; adapters: of each row, None for adapter 0
+    noise: added to the input embeddings
+    Logits are in the order of the rows. A backward pass belongs inside the block, since layers
+    that are checkpointed run once more in it.
+
+    Raises SpecError when the adapters are for another base.
+    """
+    layout = _layout(model, rows, adapters)
+    inputs, attending = _inputs(model, rows, layout)
+    with (
+        attending,
+        _adapted(model, rows, weights, adapters, layout),
+        _noisy(model, rows, layout, noise),
+    ):
+        positions = [
+            torch.arange(start + length - answer - 1, start + length - 1)
+            for start, length, answer in zip(
+                layout.starts, rows.lengths, rows.answer_lengths, strict=True
+            )
+        ]
+        yield logits_at(model, torch.cat(positions).to(rows.tokens.device), **inputs)
+
+
+def _layout(model: PreTrainedModel, rows: Rows, adapters: Sequence[int] | None) -> _Layout:
+    from text_to_lora.inference.packing import takes_packed_rows
+
+    if takes_packed_rows(model, max(rows.lengths)):
+        return _pack(rows, adapters)
+    return _pad(rows)
+
+
+def _inputs(
+    model: PreTrainedModel, rows: Rows, layout: _Layout
+) -> tuple[dict[str, Any], AbstractContextManager[None]]:
+    """The input of the forward pass, and the block in which it runs."""
+    from text_to_lora.inference.packing import packed
+
+    device = rows.tokens.device
+    ids, positions, mask = torch.zeros(3, layout.batch * layout.columns, dtype=torch.long).to(
+        device
+    )
+    for start, row in zip(layout.starts, rows.unbind(), strict=True):
+        place = slice(start, start + len(row))
+        ids[place], mask[place] = row, 1
+        positions[place] = torch.arange(len(row), device=device)
+    shape = layout.batch, layout.columns
+    inputs = {"input_ids": ids.view(shape), "position_ids": positions.view(shape)}
+    inputs["use_cache"] = False
+    if layout.padded:
+        return inputs | {"attention_mask": mask.view(shape)}, nullcontext()
+    return inputs, packed(model, [rows.lengths[row] for row in layout.order])
+
+
+def _adapted(
+    model: PreTrainedModel,
+    rows: Rows,
+    weights: LoraWeights | None,
+    adapters: Sequence[int] | None,
+    layout: _Layout,
+) -> AbstractContextManager[None]:
+    """The adapter of every row on the model, where there are any."""
+    if weights is None:
+        return nullcontext()
+    ordered = [adapters[row] if adapters else 0 for row in layout.order]
+    lengths = None if layout.padded else [rows.lengths[row] for row in layout.order]
+    return adapted(model, weights, ordered, lengths=lengths)
+
+
+@contextmanager
+def _noisy(
+    model: PreTrainedModel, rows: Rows, layout: _Layout, noise: Noise | None
+) -> Iterator[None]:
+    """Noise on the input embeddings of every row's own tokens."""
+    if noise is None:
+        yield
+        return
+
+    def add_noise(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        added = torch.zeros_like(output).flatten(0, 1)
+        for number, (start, length) in enumerate(zip(layout.starts, rows.lengths, strict=True)):
+            place = slice(start, start + length)
+            added[place] = noise(number, output.flatten(0, 1)[place])
+        return output + added.view_as(output)
+
+    handle = model.get_input_embeddings().register_forward_hook(add_noise)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def logits_at(
     model: PreTrainedModel, positions: Tensor, input_ids: Tensor, **options: Any
 ) -> Tensor:
-    """Run a model and give its logits at some positions, row by row, [positions, vocab].
+    """Run a model and give its logits at some positions, in this order, [positions, vocab].
 
-    positions: whether each of the last columns of the input is asked for, [batch, columns]
-    input_ids: [batch, seq]; options: of the model's forward pass; `position_ids` and `use_cache`
-        are left out where the model does not take them
+    positions: places in the flattened input, [positions]; input_ids: [batch, seq]
+    options: of the model's forward pass; `position_ids` and `use_cache` are left out where the
+        model does not take them
 
     The hidden states of other positions never reach the model's output embeddings, and those that
     do are contiguous: from a slice of the columns, which is what `logits_to_keep` gives, torch
     makes a batched product that copies the matrix of the vocabulary once for every row.
     """
+    seq = input_ids.shape[1]
+    rows, columns = positions // seq, positions % seq
+    kept = seq - int(columns.min())
+    kept_positions = rows * kept + columns - (seq - kept)
     accepted = inspect.signature(model.forward).parameters
-    options["logits_to_keep"] = columns = positions.shape[1]
+    options["logits_to_keep"] = kept
     for name in ("position_ids", "use_cache", "logits_to_keep"):
         if name not in accepted:
             options.pop(name, None)
@@ -53,16 +229,14 @@ def logits_at(
     def select(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         nonlocal selected
         selected = True
-        return (args[0][:, -columns:][positions][None], *args[1:])
+        states = args[0][:, -kept:].flatten(0, 1).index_select(0, kept_positions)
+        return (states[None], *args[1:])
 
-    head = model.get_output_embeddings()
-    handle = None if head is None else head.register_forward_pre_hook(select)
-    try:
+    with _before_head(model, select):
         logits: Tensor = model(input_ids=input_ids, **options).logits
-    finally:
-        if handle is not None:
-            handle.remove()
-    return logits[0] if selected else logits[:, -columns:][positions]
+    if selected:
+        return logits[0]
+    return logits[:, -kept:].flatten(0, 1).index_select(0, kept_positions)
 
 
 @contextmanager
@@ -72,8 +246,18 @@ def contiguous_head(model: PreTrainedModel) -> Iterator[None]:
     def copy(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0].contiguous(), *args[1:])
 
-    head = model.get_output_embeddings()
-    handle = None if head is None else head.register_forward_pre_hook(copy)
+    with _before_head(model, copy):
+        yield
+
+
+@contextmanager
+def _before_head(
+    model: PreTrainedModel, change: Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]
+) -> Iterator[None]:
+    """Change what reaches the module that makes logits, where a model has one."""
+    get_head: Callable[[], nn.Module | None] = model.get_output_embeddings
+    head = get_head()
+    handle = None if head is None else head.register_forward_pre_hook(change)
     try:
         yield
     finally:

@@ -26,20 +26,27 @@ _checked: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 @contextmanager
 def adapted(
-    model: PreTrainedModel, weights: LoraWeights, rows: Tensor | Sequence[int] | None = None
+    model: PreTrainedModel,
+    weights: LoraWeights,
+    rows: Tensor | Sequence[int] | None = None,
+    *,
+    lengths: Sequence[int] | None = None,
 ) -> Iterator[None]:
     """Run a model with adapters inside the block; row i of a batch uses adapter rows[i].
 
     rows: adapter of each batch row, [rows]; None gives row i adapter i (one adapter: every row).
         A batch of k · len(rows) gives each entry k neighbouring rows, as beams and
         num_return_sequences do.
+    lengths: tokens of each row, where the rows stand one after another in one sequence of the
+        model's input; None where each is a row of the batch. Rows of one adapter are cheapest next
+        to each other.
     The base is neither changed nor copied: forward hooks on the target modules add two batched
     products each. A and B are gathered once on entry, cast to the base's dtype, and carry
     gradients. Works in training, under autocast, in generate(), and with non-reentrant gradient
     checkpointing as long as backward() runs inside the block.
 
     Raises SpecError when the adapter is for another base, the model is adapted already, a row
-    names no adapter, a batch does not divide by the rows (as when sequences are packed into one),
+    names no adapter, a batch does not divide by the rows or has not the tokens of `lengths`,
     under reentrant checkpointing, and from backward() after the block under checkpointing.
     """
     layers = _decoder_layers(model, weights.spec)
@@ -48,7 +55,11 @@ def adapted(
     _check_base(model, weights.spec)
     adapters = weights.num_adapters
     index = torch.arange(adapters) if rows is None else check_indices(rows, adapters)
-    run = _Run(num_rows=len(index), needs_grad=weights.requires_grad)
+    if lengths is not None and len(index) == 1:
+        index = index.repeat(len(lengths))
+    if lengths is not None and len(lengths) != len(index):
+        raise SpecError(f"{len(lengths)} lengths for {len(index)} rows; give one for each row")
+    run = _Run(num_rows=len(index), needs_grad=weights.requires_grad, lengths=lengths)
     with ExitStack() as stack:
         _active.add(layers)
         stack.callback(_active.discard, layers)
@@ -97,11 +108,15 @@ class _Run:
 
     num_rows: length of the caller's rows; a batch must be a multiple of it
     needs_grad: a gradient is to reach the adapters
+    lengths: tokens of each row, where all stand in one sequence
     """
 
-    def __init__(self, *, num_rows: int, needs_grad: bool) -> None:
+    def __init__(
+        self, *, num_rows: int, needs_grad: bool, lengths: Sequence[int] | None = None
+    ) -> None:
         self.num_rows = num_rows
         self.needs_grad = needs_grad
+        self.lengths = lengths
         self.open = True
         self.grad_outside = False  # gradient mode where the list of layers is called
         # Shapes that layers were called with; a set, since a layer that checkpointing recomputes
@@ -133,7 +148,9 @@ class _Run:
                 stack.callback(handle.remove)
             if self.needs_grad and getattr(layer, "gradient_checkpointing", False):
                 stack.callback(layer.register_forward_hook(self.guard_backward).remove)
-        distinct = _run_heads(index)
+        distinct, spans = _run_heads(index), None
+        if self.lengths is not None:
+            distinct, spans = _runs(index, self.lengths)
         whole = distinct.tolist() == list(range(weights.num_adapters))
         for group in spec.groups:
             modules = [_target(layers, spec, layer, group.module) for layer in group.layers]
@@ -150,7 +167,7 @@ class _Run:
                 modules, group.layers, a.unbind(1), b.unbind(1), strict=True
             ):
                 name = spec.module_name(layer_number, group.module)
-                hook = _TargetHook(self, name, slot_a, slot_b, spec.scaling)
+                hook = _TargetHook(self, name, slot_a, slot_b, spec.scaling, spans)
                 stack.callback(module.register_forward_hook(hook).remove)
 
     def note_grad_mode(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -160,6 +177,14 @@ class _Run:
     def note_batch(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the batches that run, so that rows can be told apart in each target."""
         hidden = args[0] if args else kwargs["hidden_states"]
+        if self.lengths is not None:
+            if hidden.shape[:-1].numel() != sum(self.lengths):
+                raise SpecError(
+                    f"a decoder layer got an input of shape {tuple(hidden.shape)}; the "
+                    f"{self.num_rows} rows of adapted() have {sum(self.lengths)} tokens in one "
+                    "sequence"
+                )
+            return
         if hidden.ndim != 3 or hidden.shape[0] % self.num_rows:
             raise SpecError(
                 f"a decoder layer got an input of shape {tuple(hidden.shape)}; its batch must be "
@@ -189,12 +214,22 @@ class _Run:
 class _TargetHook:
     """Adds scaling · B A x to the output of one target module.
 
-    a: [distinct, rank, in]; b: [distinct, out, rank]; each serves an equal run of batch rows
+    a: [distinct, rank, in]; b: [distinct, out, rank]; each serves an equal run of batch rows, or
+        as many tokens of one sequence as `spans` says
     """
 
-    def __init__(self, run: _Run, name: str, a: Tensor, b: Tensor, scaling: float) -> None:
+    def __init__(
+        self,
+        run: _Run,
+        name: str,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
+        spans: tuple[int, ...] | None = None,
+    ) -> None:
         self.run = run
         self.name = name
+        self.spans = spans
         self.single = len(a) == 1
         # Products take Aᵀ [.., in, rank] and Bᵀ [.., rank, out]; both are views.
         self.a = a[0].t() if self.single else a.mT
@@ -214,6 +249,10 @@ class _TargetHook:
         a, b = self.a, self.b
         if a.dtype != x.dtype or a.device != x.device:
             a, b = a.to(x), b.to(x)
+        if self.spans is not None and not self.single:
+            add: Any = _AddBySpans.apply
+            y: Tensor = add(output.to(x.dtype), x, a, b, self.scaling, self.spans)
+            return y.to(output.dtype)
         if self.single:
             flat_x, flat_y = x.flatten(0, -2), output.flatten(0, -2)
             low = flat_x @ a
@@ -231,6 +270,8 @@ class _TargetHook:
     def check_rows(self, x: Tensor) -> None:
         """Raise unless the rows of the running batch can be told apart in this input."""
         run = self.run
+        if run.lengths is not None:
+            run.batches, run.tokens = {1}, {sum(run.lengths)}
         by_row = x.ndim == 3 and x.shape[0] in run.batches
         by_token = x.ndim == 2 and x.shape[0] in run.tokens  # as shared experts see it
         if not (by_row or by_token):
@@ -238,6 +279,66 @@ class _TargetHook:
                 f"{self.name} got an input of shape {tuple(x.shape)}, flattened over a batch of "
                 f"{sorted(run.batches)}; its rows cannot be told apart, so use one adapter for all"
             )
+
+
+class _AddBySpans(torch.autograd.Function):
+    """y + scaling · B A x, with an adapter for every span of tokens; y is changed in place.
+
+    y: [..., tokens, out]; x: [..., tokens, in]; a: Aᵀ [spans, in, rank]; b: Bᵀ [spans, rank, out]
+    spans: tokens of each, in order
+
+    One function with its own backward pass, since the products of a span take as long as what
+    autograd would do around each of them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, spans: Sequence[int]
+    ) -> Tensor:
+        """See the class."""
+        flat = x.reshape(-1, x.shape[-1])
+        low = flat.new_empty(len(flat), a.shape[-1])
+        for place, (part, out) in enumerate(_by_span(spans, flat, low)):
+            torch.mm(part, a[place], out=out)
+        for place, (out, part) in enumerate(_by_span(spans, y.view(-1, y.shape[-1]), low)):
+            out.addmm_(part, b[place], alpha=scaling)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(x, low, a, b)
+        ctx.scaling, ctx.spans = scaling, spans
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of y, x, Aᵀ and Bᵀ."""
+        x, low, a, b = ctx.saved_tensors
+        (dy,) = outputs
+        flat, flat_dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        dx = torch.empty_like(flat) if ctx.needs_input_grad[1] else None
+        da, db, dlow = torch.empty_like(a.mT).mT, torch.empty_like(b.mT).mT, torch.empty_like(low)
+        for place, (dy_part, out) in enumerate(_by_span(ctx.spans, flat_dy, dlow)):
+            torch.mm(dy_part, b[place].t(), out=out)
+        dlow.mul_(ctx.scaling)
+        scaled_low = low * ctx.scaling
+        parts = _by_span(ctx.spans, flat, scaled_low, flat_dy, dlow)
+        for place, (part, low_part, dy_part, dlow_part) in enumerate(parts):
+            torch.mm(dlow_part.t(), part, out=da[place].t())
+            torch.mm(dy_part.t(), low_part, out=db[place].t())
+        if dx is not None:
+            for place, (out, dlow_part) in enumerate(_by_span(ctx.spans, dx, dlow)):
+                torch.mm(dlow_part, a[place].t(), out=out)
+        return dy, None if dx is None else dx.view_as(x), da, db, None, None
+
+
+def _by_span(spans: Sequence[int], *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tokens of every span, of each tensor [tokens, width]."""
+    return zip(*(torch.split(tensor, list(spans)) for tensor in tensors), strict=True)
+
+
+def _runs(index: Tensor, lengths: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+    """Adapters of neighbouring rows that share one, and the tokens of these rows."""
+    heads, counts = torch.unique_consecutive(index, return_counts=True)
+    tokens = torch.split(torch.tensor(lengths), counts.tolist())
+    return heads, tuple(int(part.sum()) for part in tokens)
 
 
 def _run_heads(index: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.inference.rows import IGNORED, answer_logits, contiguous_head
+from text_to_lora.inference.rows import Rows, answer_logits, contiguous_head
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
@@ -114,25 +114,17 @@ def _divergence(
     start: int,
 ) -> Tensor:
     """`effect` of one part of the inputs, which begins at input `start`, [inputs]."""
-    lengths = torch.tensor([len(row.answer_ids) for row in encoded], device=model.device)
-    ids, mask = _pad_left(
-        [row.prompt_ids + row.answer_ids for row in encoded], tokenizer, model.device
-    )
-    longest = int(lengths.max())
-    options: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
-    options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-    counted = torch.arange(longest, device=model.device) >= longest - lengths[:, None]
-    labels = ids[:, -longest:].masked_fill(~counted, IGNORED)
-
-    def scores() -> Tensor:
-        return log_softmax(answer_logits(model, labels, ids, **options).float(), dim=-1)
-
-    plain = scores()
-    with _block(model, weights, rows, slice(start, start + len(encoded)), len(encoded)):
-        moved = scores()
+    rows_of_part = Rows.join(
+        [row.prompt_ids for row in encoded], [row.answer_ids for row in encoded]
+    ).to(model.device)
+    chosen = None if rows is None else rows[start : start + len(encoded)]
+    with answer_logits(model, rows_of_part) as logits:
+        plain = log_softmax(logits.float(), dim=-1)
+    with answer_logits(model, rows_of_part, weights, chosen) as logits:
+        moved = log_softmax(logits.float(), dim=-1)
     divergence = (moved.exp() * (moved - plain)).sum(-1)  # [answer tokens]
-    sums = divergence.new_zeros(len(encoded)).index_add(0, counted.nonzero()[:, 0], divergence)
-    return sums / lengths
+    sums = divergence.new_zeros(len(encoded)).index_add(0, rows_of_part.of_row, divergence)
+    return sums / sums.new_tensor(rows_of_part.answer_lengths)
 
 
 def _block(

@@ -489,7 +489,7 @@ class JointTrainer:
             chosen = [drawn[place] for place in sorted(places)]
             parts.append(
                 Part(
-                    student=self._encoder.align((*row, None) for _, _, row in chosen),
+                    student=self._encoder.join((*row, None) for _, _, row in chosen),
                     teacher=None,
                     taught=(),
                     swapped=(False,) * len(chosen),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from text_to_lora.errors import ConfigError, T2LWarning
-from text_to_lora.inference.rows import IGNORED
+from text_to_lora.inference.rows import Rows
 from text_to_lora.tasks.families import families
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.hub import load_lots_of_loras, load_sni
@@ -134,58 +134,6 @@ def _shortened(tasks: Iterable[Task], count: int | None) -> tuple[Task, ...]:
 
 
 @dataclass(frozen=True)
-class Aligned:
-    """Rows padded on the left, so that all end in one column and little is padding.
-
-    input_ids, attention_mask, position_ids: [batch, seq]
-    labels: ids of the last columns, -100 before the answer, [batch, longest answer]
-    spans: first column and end of each row's tokens
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    labels: Tensor
-    spans: tuple[tuple[int, int], ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens without padding."""
-        return sum(end - start for start, end in self.spans)
-
-    def to(self, device: torch.device) -> Aligned:
-        """The same rows on another device."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            position_ids=self.position_ids.to(device),
-            labels=self.labels.to(device),
-        )
-
-
-def align(
-    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], pad_id: int
-) -> Aligned:
-    """Join each prompt with its answer and pad on the left, to the longest row."""
-    longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
-    input_ids = torch.full((len(prompts), longest), pad_id)
-    mask = torch.zeros_like(input_ids)
-    labels = torch.full((len(prompts), max(map(len, answers))), IGNORED)
-    spans = []
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        start = longest - len(prompt) - len(answer)
-        answer_ids = torch.tensor(answer)
-        input_ids[row, start : longest - len(answer)] = torch.tensor(prompt)
-        input_ids[row, longest - len(answer) :] = answer_ids
-        labels[row, labels.shape[1] - len(answer) :] = answer_ids
-        mask[row, start:] = 1
-        spans.append((start, longest))
-    positions = (mask.cumsum(1) - 1).clamp_min(0)
-    return Aligned(input_ids, mask, positions, labels, tuple(spans))
-
-
-@dataclass(frozen=True)
 class Part:
     """Rows that run through the base at once.
 
@@ -196,8 +144,8 @@ class Part:
     task_names: task of each row; noise_seeds: of each row's noise
     """
 
-    student: Aligned
-    teacher: Aligned | None
+    student: Rows
+    teacher: Rows | None
     taught: tuple[int, ...]
     swapped: tuple[bool, ...]
     rows: tuple[int, ...]
@@ -231,7 +179,7 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         """Tokens without padding."""
-        return sum(part.student.num_tokens for part in self.parts)
+        return sum(len(part.student.tokens) for part in self.parts)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -263,8 +211,6 @@ class RowEncoder:
         self._max_answer = max_answer_tokens
         self._rows: dict[tuple[str, str, str | None], tuple[array[int], array[int]]] = {}
         self._descriptions: dict[str, str] = {}
-        pad_id = tokenizer.pad_token_id
-        self.pad_id = int(tokenizer.eos_token_id if pad_id is None else pad_id)
 
     def encode(
         self, input: str, answer: str, description: str | None = None
@@ -288,10 +234,10 @@ class RowEncoder:
         """Tokens of (input, answer, description in the prompt or None)."""
         return sum(map(len, self.encode(*row)))
 
-    def align(self, rows: Iterable[tuple[str, str, str | None]]) -> Aligned:
-        """Encode and pad (input, answer, description in the prompt or None)."""
+    def join(self, rows: Iterable[tuple[str, str, str | None]]) -> Rows:
+        """Encode (input, answer, description in the prompt or None)."""
         encoded = [self.encode(*row) for row in rows]
-        return align([prompt for prompt, _ in encoded], [a for _, a in encoded], self.pad_id)
+        return Rows.join([prompt for prompt, _ in encoded], [answer for _, answer in encoded])
 
     def definition(self, task: Task) -> str:
         """A task's definition as it stands in a prompt: in the user's turn in the paper's form."""
@@ -410,8 +356,8 @@ class TrainingBatches(Dataset[Batch]):
                 for place in taught
             ]
             return Part(
-                student=self._encoder.align(self._seen(rows[i]) for i in chosen),
-                teacher=self._encoder.align(told) if told else None,
+                student=self._encoder.join(self._seen(rows[i]) for i in chosen),
+                teacher=self._encoder.join(told) if told else None,
                 taught=taught,
                 swapped=others,
                 rows=tuple(adapters[i] for i in chosen),
@@ -528,8 +474,8 @@ def eval_batches(
     for chosen in split_by_length(lengths, ceil(len(rows) / size)):
         embeddings, adapters = descriptions.batch([texts[i] for i in chosen])
         names = tuple(rows[i].task.name for i in chosen)
-        aligned = encoder.align(seen[i] for i in chosen)
-        part = Part(aligned, None, (), (False,) * len(chosen), adapters, names, ())
+        joined = encoder.join(seen[i] for i in chosen)
+        part = Part(joined, None, (), (False,) * len(chosen), adapters, names, ())
         read = tuple(dict.fromkeys(texts[i] for i in chosen))
         batches.append(Batch((part,), embeddings, len(chosen), seed=0, texts=read))
     return batches

@@ -6,38 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from text_to_lora.inference.rows import IGNORED
+from text_to_lora.inference.rows import Rows
 from text_to_lora.lora.weights import LoraWeights
 
 
-def answer_losses(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy over the answer tokens of every row, in nats a token, [batch].
+def answer_losses(logits: Tensor, rows: Rows, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy over the answer tokens of every row, in nats a token, [rows].
 
     logits: that predict the answer tokens, row by row, [answer tokens, vocab]
-    labels: -100 where there is no token, [batch, answer]
     label_smoothing: share of the target spread evenly over the vocabulary
 
     Source: Text-to-LoRA (arXiv 2506.06105), released code with `equally_weight_sample`.
     """
-    kept = labels != IGNORED
     losses = F.cross_entropy(
-        logits.float(), labels[kept], reduction="none", label_smoothing=label_smoothing
+        logits.float(), rows.targets, reduction="none", label_smoothing=label_smoothing
     )
-    return _row_means(losses, kept)
+    return _row_means(losses, rows)
 
 
-def distillation_kl(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean KL(teacher ‖ student) over the answer tokens of every row, in nats a token, [batch].
+def distillation_kl(logits: Tensor, teacher_logits: Tensor, rows: Rows) -> Tensor:
+    """Mean KL(teacher ‖ student) over the answer tokens of every row, in nats a token, [rows].
 
     logits, teacher_logits: as for `answer_losses`, [answer tokens, vocab]
-    labels: -100 where there is no token, [batch, answer]
     The gradient reaches `logits` alone.
     """
-    kept = labels != IGNORED
     student = F.log_softmax(logits.float(), dim=-1)
     teacher = F.log_softmax(teacher_logits.detach().float(), dim=-1)
     losses = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-    return _row_means(losses, kept)
+    return _row_means(losses, rows)
 
 
 def weight_penalty(weights: LoraWeights) -> Tensor:
@@ -49,8 +45,7 @@ def weight_penalty(weights: LoraWeights) -> Tensor:
     return torch.stack(squares).sum(0)
 
 
-def _row_means(losses: Tensor, kept: Tensor) -> Tensor:
-    """Means over rows of the values at the kept places, which come row by row."""
-    rows = kept.nonzero()[:, 0]
-    sums = losses.new_zeros(len(kept)).index_add(0, rows, losses)
-    return sums / kept.sum(1)
+def _row_means(losses: Tensor, rows: Rows) -> Tensor:
+    """Means over the answer tokens of every row."""
+    counts = losses.new_tensor(rows.answer_lengths)
+    return losses.new_zeros(len(rows)).index_add(0, rows.of_row, losses) / counts

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -11,14 +10,14 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from text_to_lora.errors import T2LError
+from text_to_lora.hypernet.layers import HeadLinear, has_fast_product
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenStates
-from text_to_lora.inference.rows import IGNORED, answer_logits
-from text_to_lora.lora.apply import adapted
+from text_to_lora.inference.rows import Noise, answer_logits
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.config import ObjectiveSection
-from text_to_lora.training.data import Aligned, Batch, Part
+from text_to_lora.training.data import Batch, Part
 from text_to_lora.training.joint import StackedAdapters
 from text_to_lora.training.losses import answer_losses, distillation_kl, weight_penalty
 from text_to_lora.training.static import StaticAdapter
@@ -37,7 +36,8 @@ class SftModule(nn.Module):
     The base is no submodule, so that state, optimiser and gradient reduction hold the hypernetwork
     alone. It runs part by part inside `forward`, each part's backward at once, so that the
     activations of one part are in memory at a time; what reaches A and B is handed on to the
-    hypernetwork, which runs once a step for each distinct description.
+    hypernetwork, which runs once a step for each distinct description; with a base in bfloat16 its
+    widest products run in that dtype as well.
     """
 
     def __init__(
@@ -60,6 +60,10 @@ class SftModule(nn.Module):
                     layer.training = (
                         True  # a layer checkpoints in this mode only; not what it holds
                     )
+        if base.dtype == torch.bfloat16 and has_fast_product(base.dtype, base.device):
+            for layer in hypernet.modules():
+                if isinstance(layer, HeadLinear):  # the base rounds the factors to bfloat16 anyway
+                    layer.compute_dtype = base.dtype
         self._base = (base,)  # in a tuple, which nn.Module does not register
         self._objective = objective
         self._reader = reader
@@ -77,22 +81,26 @@ class SftModule(nn.Module):
         Raises T2LError naming the tasks when a row's loss is not finite.
         """
         weights = self._generate(batch)
-        made = _factors(weights)
-        gradients = [torch.zeros_like(factor) for factor in made]
+        factors = _factors(weights)
+        gradients: list[Tensor] = []
         total = batch.embeddings.new_zeros(())
         for part in batch.parts:
             # Only the adapters of these rows, as leaves that catch the gradient.
-            used = list(dict.fromkeys(self._rows(part, weights)))
-            own = weights.detach().select(used)
-            for factor in _factors(own):
-                factor.requires_grad_()
-            total += self._run_part(part, own, used, batch.total_rows)
+            used = sorted(set(self._rows(part, weights)))
+            whole = len(used) == weights.num_adapters
+            leaves = weights.detach() if whole else weights.detach().select(used)
+            for leaf in _factors(leaves):
+                leaf.requires_grad_()
+            total += self._run_part(part, leaves, used, batch.total_rows)
+            if whole and len(batch.parts) == 1:
+                gradients = [_gradient(leaf) for leaf in _factors(leaves)]
+                continue
+            gradients = gradients or [torch.zeros_like(f, dtype=torch.float32) for f in factors]
             index = torch.tensor(used, device=total.device)
-            for gradient, factor in zip(gradients, _factors(own), strict=True):
-                if factor.grad is not None:
-                    gradient.index_add_(0, index, factor.grad)
+            for gradient, leaf in zip(gradients, _factors(leaves), strict=True):
+                gradient.index_add_(0, index, _gradient(leaf).float())
         carry: Callable[..., Tensor] = _Carry.apply
-        loss = carry(total, gradients, *made)
+        loss = carry(total, gradients, *factors)
         if self._objective.weight_penalty:
             rows = [row for part in batch.parts for row in self._rows(part, weights)]
             penalty = weight_penalty(weights)[rows].sum() / batch.total_rows
@@ -106,8 +114,10 @@ class SftModule(nn.Module):
         weights = hypernet(self._embeddings(batch), **self._states(batch))
         losses = []
         for part in batch.parts:
-            with adapted(self.base, weights, self._rows(part, weights)):
-                losses.append(answer_losses(self._logits(part.student), part.student.labels))
+            with answer_logits(
+                self.base, part.student, weights, self._rows(part, weights)
+            ) as logits:
+                losses.append(answer_losses(logits, part.student))
         return torch.cat(losses)
 
     def _generate(self, batch: Batch) -> LoraWeights:
@@ -138,24 +148,23 @@ class SftModule(nn.Module):
 
         used: the numbers in the batch of the adapters in `own`
         """
-        objective, labels = self._objective, part.student.labels
+        objective, student = self._objective, part.student
         teacher_logits = None
         if part.teacher is not None:
-            with torch.no_grad():
-                teacher_logits = self._logits(part.teacher)
-        rows = None if len(used) == 1 else [used.index(row) for row in part.rows]
-        with self._noise(part), adapted(self.base, own, rows):
-            logits = self._logits(part.student)
+            with torch.no_grad(), answer_logits(self.base, part.teacher) as teacher_logits:
+                pass
+        rows = [used.index(row) for row in part.rows] if len(used) > 1 else None
+        with answer_logits(self.base, student, own, rows, noise=self._noise(part)) as logits:
             swapped = torch.tensor(part.swapped, device=logits.device)
-            losses = logits.new_zeros(len(labels), dtype=torch.float32)
+            losses = logits.new_zeros(len(student), dtype=torch.float32)
             if objective.ce_weight:
                 smoothing = objective.label_smoothing
-                cross_entropy = answer_losses(logits, labels, label_smoothing=smoothing)
+                cross_entropy = answer_losses(logits, student, label_smoothing=smoothing)
                 losses = losses + objective.ce_weight * cross_entropy.masked_fill(swapped, 0.0)
             if part.teacher is not None and teacher_logits is not None:
                 taught = torch.tensor(part.taught, device=logits.device)
-                is_taught = torch.isin((labels != IGNORED).nonzero()[:, 0], taught)
-                kl = distillation_kl(logits[is_taught], teacher_logits, part.teacher.labels)
+                is_taught = torch.isin(student.of_row, taught)
+                kl = distillation_kl(logits[is_taught], teacher_logits, part.teacher)
                 weight = torch.where(
                     swapped[taught], objective.swapped_weight, objective.distill_weight
                 )
@@ -168,19 +177,7 @@ class SftModule(nn.Module):
             torch.autograd.backward(share)  # in the block, as gradient checkpointing needs
         return share.detach()
 
-    def _logits(self, rows: Aligned) -> Tensor:
-        """Logits that predict the answers, row by row, [answer tokens, vocab]."""
-        return answer_logits(
-            self.base,
-            rows.labels,
-            rows.input_ids,
-            attention_mask=rows.attention_mask,
-            position_ids=rows.position_ids,
-            use_cache=False,
-        )
-
-    @contextmanager
-    def _noise(self, part: Part) -> Iterator[None]:
+    def _noise(self, part: Part) -> Noise | None:
         """NEFTune: uniform noise on the input embeddings of every row, from the row's own seed.
 
         Source: Jain et al. (2023), arXiv 2310.05914; here a row's length is that of its own tokens,
@@ -188,27 +185,24 @@ class SftModule(nn.Module):
         """
         alpha = self._objective.neftune_alpha
         if not alpha:
-            yield
-            return
+            return None
 
-        def add_noise(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            noise = torch.zeros_like(output)
-            for row, (start, end) in enumerate(part.student.spans):
-                generator = torch.Generator(output.device).manual_seed(part.noise_seeds[row])
-                bound = alpha / ((end - start) * output.shape[-1]) ** 0.5
-                noise[row, start:end].uniform_(-bound, bound, generator=generator)
-            return output + noise
+        def draw(row: int, embeddings: Tensor) -> Tensor:
+            generator = torch.Generator(embeddings.device).manual_seed(part.noise_seeds[row])
+            bound = alpha / embeddings.numel() ** 0.5
+            return torch.empty_like(embeddings).uniform_(-bound, bound, generator=generator)
 
-        handle = self.base.get_input_embeddings().register_forward_hook(add_noise)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return draw
 
 
 def _factors(weights: LoraWeights) -> list[Tensor]:
     """A of every group, then B of every group."""
     return [*weights.a.values(), *weights.b.values()]
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    """The gradient that reached a factor; zeros where none did."""
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 class _Carry(torch.autograd.Function):
@@ -217,10 +211,10 @@ class _Carry(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *tensors: Tensor) -> Tensor:
         """Give `value`; `gradients` are of it in `tensors`."""
-        ctx.gradients = gradients
+        ctx.gradients = [g.to(t.dtype) for g, t in zip(gradients, tensors, strict=True)]
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Hand the gradients on."""
-        return None, None, *[gradient * outputs[0] for gradient in ctx.gradients]
+        return None, None, *[gradient.mul_(outputs[0]) for gradient in ctx.gradients]
