@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
 from text_to_lora.errors import T2LError, T2LWarning
@@ -21,9 +22,8 @@ def main() -> None:
 
     from text_to_lora.cli.app import app
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _logs_on_stderr():
         warnings.showwarning = _warn_in_one_line(warnings.showwarning)
-        _show_progress()
         try:
             code = app(prog_name="t2l", standalone_mode=False)
         except T2LError as error:
@@ -35,13 +35,20 @@ def main() -> None:
     sys.exit(code)
 
 
-def _show_progress() -> None:
-    """Print what this package logs, such as the progress of a download, to stderr."""
+@contextmanager
+def _logs_on_stderr() -> Iterator[None]:
+    """Print what this package logs, such as the progress of a download, within a `with` block."""
     logger = logging.getLogger("text_to_lora")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [handler]  # one, however often this is called
+    level = logger.level
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _fail(message: str, *, context: Any = None) -> NoReturn:
