@@ -1,30 +1,45 @@
-"""What adapters cost on this machine: seconds, memory and bytes, each figure from a fresh process.
+"""What adapters cost at the shapes of Mistral-7B: operations, and seconds, memory and bytes measured.
 
-Weights are random numbers of the right shape: speed and size do not depend on their values.
+    python -m benchmarks.speed.cost [--cells generate-L-1,merge-1] [--device cpu]
+
+Rank 8 on q_proj and v_proj; hypernetworks L, M and S of the paper's sizes and a text encoder of
+gte-large's, all with random weights, which decide neither speed nor size. One JSON holds all cells;
+what is there is not made again. Each measurement is a process of its own, and memory is the largest
+size of that process beyond the size that it has with torch loaded.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import os
+import resource
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Self
 
+import psutil
 import torch
 
-from text_to_lora.errors import BackendError
+from benchmarks.lib import RESULTS, again, command, machine, run_json
+from text_to_lora.analysis.cost import BaseCost, Cost, Question, make_encoder
+from text_to_lora.files import read_json, write_json
 from text_to_lora.hypernet.config import HypernetConfig
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 
+HEADS: Final[dict[str, Any]] = {"L": "joint", "M": "shared", "S": "rank"}
+COUNTS: Final = (1, 16, 256)
+QUESTION: Final = Question(prompt=64, answer=16, shots=3, description=36)
+DTYPE: Final = "bfloat16"
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ROUNDS: Final = 3  # at most, of which the median counts
 ROUND_SECONDS: Final = 15.0  # after these no further round begins
@@ -35,23 +50,6 @@ MERGED_BYTES: Final = 2**29  # of target matrices; layers beyond are scaled
 PROMPT_ROWS: Final = 16  # at most, of the batch that reads PROMPT_TOKENS a row
 PROMPT_TOKENS: Final = 8
 SELECTED: Final = 32  # adapters picked one after another
-
-# Sizes of encoders as transformers' classes take them.
-GTE: Final[dict[str, Any]] = {
-    "vocab_size": 30_528,
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "type_vocab_size": 2,
-}
-MINILM: Final[dict[str, Any]] = {
-    "vocab_size": 30_522,
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-}
 
 
 @dataclass(frozen=True)
@@ -94,37 +92,19 @@ def measure(setting: Setting, part: str, count: int, work: Path) -> dict[str, An
     part: a key of PARTS; count: adapters
     work: folder that "write" fills with `library` and `folders`, which "load" parts read
 
-    Returns seconds (median of rounds) and cpu_seconds (of this process, which other work on the
-    machine disturbs less) of all `count`, peak_bytes of memory beyond Python and torch, and what
-    else the part says. `scaled` is there where fewer were measured: by how much the time was
-    multiplied.
-
-    Raises BackendError with its output when the process fails.
+    Returns seconds (median of rounds) and cpu_seconds (of the process, which other work on the
+    machine disturbs less) of all `count`, peak_bytes of memory, and what else the part says.
+    `scaled` is there where fewer were measured: by how much the time was multiplied.
     """
     job = {"setting": setting.to_dict(), "part": part, "count": count, "work": str(work)}
-    command = [sys.executable, "-m", __name__]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise BackendError(
-            f"measuring {part!r} with {count} adapters ended with {done.returncode}: {last}",
-            output=done.stderr,
-        )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = run_json(again("speed.cost", "--job", json.dumps(job)))
     return result
 
 
 def _encode(setting: Setting, count: int, work: Path) -> dict[str, Any]:
     """Descriptions to task embeddings, in one batch."""
-    from transformers import BertConfig, BertModel
-    from transformers.models.gte import GteConfig, GteModel
-
     meter = _Meter(setting.device)
-    kinds: dict[str, Callable[[], Any]] = {
-        "gte": lambda: GteModel(GteConfig(**GTE)),
-        "minilm": lambda: BertModel(BertConfig(**MINILM)),
-    }
-    model = kinds[setting.encoder]().eval().to(setting.device)
+    model = make_encoder(setting.encoder).to(setting.device)
     batch = min(count, ENCODED_AT_MOST)
     tokens = torch.randint(0, 30_000, (batch, setting.description), device=setting.device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -350,71 +330,37 @@ class _Meter:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.before = self._memory()
+        self.before = self._gpu(torch.cuda.memory_allocated) or psutil.Process().memory_info().rss
 
     def time(
         self, run: Callable[[], Any], *, rounds: int = ROUNDS, warm_up: bool = True
     ) -> dict[str, Any]:
-        """Median time over rounds, and the peak of memory while they ran."""
+        """Median time over rounds, and the peak of memory until their end."""
         if warm_up:
             run()
-        self._reset()
         walls: list[float] = []
         processor: list[float] = []
         started = time.perf_counter()
         while len(walls) < rounds and (not walls or time.perf_counter() - started < ROUND_SECONDS):
-            self._wait()
+            self._gpu(torch.cuda.synchronize)
             wall, cpu = time.perf_counter(), time.process_time()
             result = run()
-            self._wait()
+            self._gpu(torch.cuda.synchronize)
             walls.append(time.perf_counter() - wall)
             processor.append(time.process_time() - cpu)
             del result
+        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        largest *= 1 if sys.platform == "darwin" else 1024
+        peak = self._gpu(torch.cuda.max_memory_allocated) or largest
         return {
             "seconds": statistics.median(walls),
             "cpu_seconds": statistics.median(processor),
             "rounds": len(walls),
-            "peak_bytes": max(0, self._peak() - self.before),
+            "peak_bytes": max(0, peak - self.before),
         }
 
-    def _wait(self) -> None:
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-
-    def _reset(self) -> None:
-        if self.device != "cpu":
-            torch.cuda.reset_peak_memory_stats()
-        elif _PROCESS.exists():
-            _PROCESS.with_name("clear_refs").write_text("5")
-
-    def _memory(self) -> int:
-        if self.device != "cpu":
-            return torch.cuda.memory_allocated()
-        return _status("VmRSS") or _largest()
-
-    def _peak(self) -> int:
-        if self.device != "cpu":
-            return torch.cuda.max_memory_allocated()
-        return _status("VmHWM") or _largest()
-
-
-_PROCESS: Final = Path("/proc/self/status")
-
-
-def _status(field: str) -> int:
-    """A size of this process in bytes; 0 where the system has no /proc."""
-    if not _PROCESS.exists():
-        return 0
-    lines = (line.split() for line in _PROCESS.read_text().splitlines())
-    return next((int(line[1]) * 1024 for line in lines if line[0] == f"{field}:"), 0)
-
-
-def _largest() -> int:
-    """The largest size that this process had, in bytes."""
-    import resource
-
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
+    def _gpu(self, call: Callable[[], Any]) -> int:
+        return int(call() or 0) if self.device != "cpu" else 0
 
 
 def _random(spec: LoraSpec, count: int, dtype: torch.dtype, device: str) -> LoraWeights:
@@ -465,9 +411,99 @@ def _drop_pages(folder: Path) -> bool:
     return True
 
 
-def _main() -> None:
-    """Run the job on standard input and print its result as JSON."""
-    job = json.load(sys.stdin)
+@cache
+def mistral() -> Any:
+    """The configuration of Mistral-7B-Instruct-v0.2, which has no window."""
+    from transformers import MistralConfig
+
+    return MistralConfig(sliding_window=None, bos_token_id=None, eos_token_id=None)
+
+
+@cache
+def costs(head: str) -> Cost:
+    """Of one architecture at the paper's sizes."""
+    name = "mistralai/Mistral-7B-Instruct-v0.2"
+    spec = LoraSpec.from_config(
+        mistral(), targets=["q_proj", "v_proj"], rank=8, rslora=True, name=name
+    )
+    sizes = HypernetConfig(head=HEADS[head], embedding_dim=1024)
+    return Cost(BaseCost(mistral(), name), spec, sizes, "gte")
+
+
+def makers(options: argparse.Namespace, work: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Every cell by name."""
+
+    def run(head: str, part: str, count: int, folder: Path = work) -> dict[str, Any]:
+        setting = Setting(
+            costs(head).spec, str(work / "base"), costs(head).hypernet, "gte",
+            QUESTION.description, DTYPE, options.device, options.threads,
+        )  # fmt: skip
+        return {"adapters": count} | measure(setting, part, count, folder)
+
+    def disk(count: int) -> dict[str, Any]:
+        """Written, then read: in one cell, since the files go afterwards."""
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            parts = ("write", "load-library", "load-folders")
+            return {"adapters": count} | {p: run("L", p, count, Path(folder)) for p in parts}
+
+    def facts() -> dict[str, Any]:
+        """Every figure that follows from shapes."""
+        return {
+            head: costs(head).to_dict(QUESTION, adapters=max(COUNTS), questions=100)
+            for head in HEADS
+        }
+
+    cells: dict[str, Callable[[], dict[str, Any]]] = {"facts": facts}
+    suffix = "" if options.device == "cpu" else f"-{options.device}"
+    for count in options.counts:
+        cells[f"disk-{count}{suffix}"] = partial(disk, count)
+        for head in HEADS:
+            cells[f"generate-{head}-{count}{suffix}"] = partial(run, head, "generate", count)
+        for part in ("encode", "resident", "apply", "merge"):
+            cells[f"{part}-{count}{suffix}"] = partial(run, "L", part, count)
+    return cells
+
+
+def make_cells(options: argparse.Namespace) -> None:
+    """Make the cells that are not there yet, each written down at once."""
+    result = read_json(options.out) if options.out.exists() else {"cells": {}}
+    with tempfile.TemporaryDirectory(prefix="t2l-cost-") as folder:
+        work = Path(folder)
+        mistral().save_pretrained(work / "base")
+        every = makers(options, work)
+        wanted = options.cells.split(",") if options.cells else list(every)
+        if unknown := sorted(set(wanted) - set(every)):
+            raise SystemExit(f"no cells {', '.join(unknown)}; there are {', '.join(every)}")
+        for name in wanted:
+            if name in result["cells"]:
+                print(f"{name}: finished before", flush=True)
+                continue
+            before, started = machine() | {"threads": options.threads}, time.perf_counter()
+            result["cells"][name] = every[name]() | {
+                "command": command(),
+                "date": datetime.now(UTC).date().isoformat(),
+                "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
+                "whole_seconds": round(time.perf_counter() - started, 1),
+            }
+            write_json(options.out, result)
+            print(f"{name}: {result['cells'][name]['whole_seconds']:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Make cells, or measure the job that --job describes and print its result as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--cells", help="names with commas; default: all")
+    add("--counts", type=int, nargs="+", default=list(COUNTS), help="adapters (default 1 16 256)")
+    add("--device", default="cpu", help="torch device (default cpu)")
+    add("--threads", type=int, default=1, help="CPU threads (default 1)")
+    add("--out", type=Path, default=RESULTS / "cost.json", help="file of the cells")
+    add("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job is None:
+        make_cells(options)
+        return
+    job = json.loads(options.job)
     setting = Setting.from_dict(job["setting"])
     torch.set_num_threads(setting.threads)
     with torch.no_grad():
@@ -475,4 +511,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    main()
