@@ -20,11 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import psutil
 import torch
@@ -39,8 +39,6 @@ from text_to_lora.lora.weights import LoraWeights
 HEADS: Final[dict[str, Any]] = {"L": "joint", "M": "shared", "S": "rank"}
 COUNTS: Final = (1, 16, 256)
 QUESTION: Final = Question(prompt=64, answer=16, shots=3, description=36)
-DTYPE: Final = "bfloat16"
-DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ROUNDS: Final = 3  # at most, of which the median counts
 ROUND_SECONDS: Final = 15.0  # after these no further round begins
 GENERATED_TOGETHER: Final = 16  # descriptions in one pass of the hypernetwork
@@ -62,41 +60,26 @@ class Setting:
     """
 
     spec: LoraSpec
-    config: str
     hypernet: HypernetConfig
-    encoder: str
-    description: int
-    dtype: str = "bfloat16"
+    config: str
+    encoder: str = "gte"
+    description: int = QUESTION.description
+    dtype: torch.dtype = torch.bfloat16
     device: str = "cpu"
     threads: int = 1
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {
-            **asdict(self),
-            "spec": self.spec.to_dict(),
-            "hypernet": self.hypernet.to_dict(),
-        }
 
-    @classmethod
-    def from_dict(cls, payload: dict[str, Any]) -> Self:
-        """Read what `to_dict` gave."""
-        spec = LoraSpec.from_dict(payload["spec"])
-        hypernet = HypernetConfig.from_dict(payload["hypernet"])
-        return cls(**{**payload, "spec": spec, "hypernet": hypernet})
-
-
-def measure(setting: Setting, part: str, count: int, work: Path) -> dict[str, Any]:
+def measure(head: str, part: str, count: int, work: Path, **options: Any) -> dict[str, Any]:
     """One measurement in a fresh process.
 
-    part: a key of PARTS; count: adapters
+    head: a key of HEADS; part: a key of PARTS; count: adapters; options: config, device, threads
     work: folder that "write" fills with `library` and `folders`, which "load" parts read
 
     Returns seconds (median of rounds) and cpu_seconds (of the process, which other work on the
     machine disturbs less) of all `count`, peak_bytes of memory, and what else the part says.
     `scaled` is there where fewer were measured: by how much the time was multiplied.
     """
-    job = {"setting": setting.to_dict(), "part": part, "count": count, "work": str(work)}
+    job = {"head": head, "part": part, "count": count, "work": str(work), "options": options}
     result: dict[str, Any] = run_json(again("speed.cost", "--job", json.dumps(job)))
     return result
 
@@ -120,7 +103,7 @@ def _generate(setting: Setting, count: int, work: Path) -> dict[str, Any]:
     hypernet = Hypernetwork.from_config(
         setting.hypernet, setting.spec, torch.Generator().manual_seed(0), as_lora=False
     )
-    hypernet = hypernet.to(setting.device, DTYPES[setting.dtype]).eval()
+    hypernet = hypernet.to(setting.device, setting.dtype).eval()
     embeddings = torch.randn(count, setting.hypernet.embedding_dim, device=setting.device)
     return meter.time(
         lambda: [hypernet(part) for part in torch.split(embeddings, GENERATED_TOGETHER)]
@@ -132,7 +115,7 @@ def _write(setting: Setting, count: int, work: Path) -> dict[str, Any]:
     from text_to_lora.lora.library import LibraryEntry, write_library
     from text_to_lora.lora.peft_format import save_adapter
 
-    dtype = DTYPES[setting.dtype]
+    dtype = setting.dtype
     adapter = _random(setting.spec, 1, dtype, "cpu")
     meter = _Meter("cpu")
     entries = [LibraryEntry(f"task-{number}") for number in range(count)]
@@ -202,7 +185,7 @@ def _load(setting: Setting, folder: Path, load: Callable[[], Any]) -> dict[str, 
 def _resident(setting: Setting, count: int, work: Path) -> dict[str, Any]:
     """All adapters in memory; time: picking one of them, `SELECTED` times after another."""
     meter = _Meter(setting.device)
-    weights = _random(setting.spec, count, DTYPES[setting.dtype], setting.device)
+    weights = _random(setting.spec, count, setting.dtype, setting.device)
     numbers = [(7 * turn) % count for turn in range(SELECTED)]
 
     def pick() -> None:
@@ -222,10 +205,10 @@ def _apply(setting: Setting, count: int, work: Path) -> dict[str, Any]:
 
     config = shrink(AutoConfig.from_pretrained(setting.config, trust_remote_code=False), layers=1)
     make: Any = AutoModelForCausalLM.from_config
-    dtype = torch.float32 if setting.device == "cpu" else DTYPES[setting.dtype]
+    dtype = torch.float32 if setting.device == "cpu" else setting.dtype
     model = make(config, dtype=dtype, trust_remote_code=False).eval().to(setting.device)
     spec = _respec(setting.spec, config)
-    weights = _random(spec, count, DTYPES[setting.dtype], setting.device)
+    weights = _random(spec, count, setting.dtype, setting.device)
     layers = setting.spec.num_layers
     result: dict[str, Any] = {"layers_measured": 1}
     for name, tokens in (("one_token", 1), ("prompt", PROMPT_TOKENS)):
@@ -261,7 +244,7 @@ def _merge(setting: Setting, count: int, work: Path) -> dict[str, Any]:
     from text_to_lora.lora.apply import merge
     from text_to_lora.lora.spec import build_meta_model
 
-    dtype = torch.float32 if setting.dtype == "float32" else DTYPES[setting.dtype]
+    dtype = setting.dtype
     config = AutoConfig.from_pretrained(setting.config, trust_remote_code=False)
     spec, layers = setting.spec, setting.spec.num_layers
     numbers = sum(slot.in_features * slot.out_features for slot in spec.slots)
@@ -277,7 +260,7 @@ def _merge(setting: Setting, count: int, work: Path) -> dict[str, Any]:
         weight = torch.empty(shape, dtype=dtype, device=setting.device).uniform_(-0.02, 0.02)
         module.weight = torch.nn.Parameter(weight, requires_grad=False)
     originals = [module.get_parameter("weight").clone() for module in targets]
-    (adapter,) = _random(spec, 1, DTYPES[setting.dtype], setting.device).unbind()
+    (adapter,) = _random(spec, 1, setting.dtype, setting.device).unbind()
     switches = min(count, MERGED_AT_MOST)
 
     def switch() -> None:
@@ -434,11 +417,11 @@ def makers(options: argparse.Namespace, work: Path) -> dict[str, Callable[[], di
     """Every cell by name."""
 
     def run(head: str, part: str, count: int, folder: Path = work) -> dict[str, Any]:
-        setting = Setting(
-            costs(head).spec, str(work / "base"), costs(head).hypernet, "gte",
-            QUESTION.description, DTYPE, options.device, options.threads,
-        )  # fmt: skip
-        return {"adapters": count} | measure(setting, part, count, folder)
+        config, device = str(work / "base"), options.device
+        measured = measure(
+            head, part, count, folder, config=config, device=device, threads=options.threads
+        )
+        return {"adapters": count} | measured
 
     def disk(count: int) -> dict[str, Any]:
         """Written, then read: in one cell, since the files go afterwards."""
@@ -504,7 +487,8 @@ def main() -> None:
         make_cells(options)
         return
     job = json.loads(options.job)
-    setting = Setting.from_dict(job["setting"])
+    sizes = costs(job["head"])
+    setting = Setting(sizes.spec, sizes.hypernet, **job["options"])
     torch.set_num_threads(setting.threads)
     with torch.no_grad():
         print(json.dumps(PARTS[job["part"]](setting, job["count"], Path(job["work"]))))

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
+from text_to_lora.hypernet import HypernetConfig
 from text_to_lora.lora import BaseModelRef, LoraSpec, LoraWeights, Slot
 from text_to_lora.lora.spec import make_groups
 from text_to_lora.tasks.folder import load_folder
@@ -138,3 +140,29 @@ def test_the_naive_loss_gets_what_the_free_memory_holds(monkeypatch: pytest.Monk
     with pytest.raises(SystemExit, match=r"0 MiB are free, too few"):
         script.fitting("cpu")
     monkeypatch.setattr(Path, "read_text", read_text)
+
+
+@pytest.fixture
+def measured(base_folder: Path, tmp_path: Path) -> Any:
+    """Measure a part of the costs of three adapters at tiny sizes, in this process."""
+    from benchmarks.speed import cost as script
+
+    config = LlamaConfig.from_pretrained(base_folder)
+    spec = LoraSpec.from_config(config, targets=["q_proj", "v_proj"], rank=2)
+    sizes = HypernetConfig(head="joint", embedding_dim=32, latent_size=16, head_in_size=20)
+    setting = script.Setting(spec, sizes, str(base_folder), encoder="minilm", description=5)
+    return lambda part: script.PARTS[part](setting, 3, tmp_path)
+
+
+def test_every_part_of_the_costs_says_what_it_measured(measured: Any) -> None:
+    written = measured("write")
+    assert written["library"]["disk_bytes"] > 3 * 2 * 512  # of 512 numbers each, in bfloat16
+    parts = ("encode", "generate", "load-library", "load-folders", "resident", "merge")
+    for part in parts:
+        with torch.no_grad():
+            found = measured(part)
+        assert found["seconds"] > 0 and found["peak_bytes"] >= 0 and found["rounds"] >= 1
+    assert found["scaled"] == 3 / 2  # two of three switches are measured
+    with torch.no_grad():
+        rows = measured("apply")["one_token"]
+    assert rows["rows"] == 3 and rows["base_seconds_per_token"] > 0
