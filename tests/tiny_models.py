@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from text_to_lora.encoders import load_encoder
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
-from text_to_lora.lora import LoraSpec
+from text_to_lora.lora import LoraSpec, LoraWeights
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
 TEMPLATE = (
@@ -63,6 +63,19 @@ def save_base(folder: Path, hidden_size: int = 32) -> Path:
     LlamaForCausalLM(make_config(hidden_size)).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def random_adapters(spec: LoraSpec, count: int, generator: torch.Generator) -> LoraWeights:
+    """Draw unlike adapters for a spec."""
+
+    def draw(*shape: int) -> torch.Tensor:
+        return 0.3 * torch.randn(count, *shape, generator=generator)
+
+    return LoraWeights(
+        spec,
+        {g.key: draw(len(g.layers), spec.rank, g.in_features) for g in spec.groups},
+        {g.key: draw(len(g.layers), g.out_features, spec.rank) for g in spec.groups},
+    )
 
 
 def save_tiny_hypernet(folder: Path, base: Path, *, strength: float = 0.3) -> Path:

@@ -22,11 +22,10 @@ from text_to_lora.analysis.maps import (
     standardise,
     usual_perplexity,
 )
-from text_to_lora.analysis.similarity import vector_cosines
 from text_to_lora.errors import ConfigError
-from text_to_lora.lora import LoraWeights
-from text_to_lora.lora.library import AdapterLibrary
+from text_to_lora.lora import LoraSpec, LoraWeights
 from text_to_lora.tasks.task import Example, Metric, Task
+from tiny_models import make_config, random_adapters
 
 
 @pytest.fixture
@@ -124,11 +123,11 @@ def _tasks() -> list[Task]:
 
 
 @pytest.fixture
-def spaces(
-    library: AdapterLibrary,
-) -> tuple[Callable[[Sequence[str]], Tensor], Callable[[Sequence[str]], LoraWeights]]:
+def spaces() -> tuple[Callable[[Sequence[str]], Tensor], Callable[[Sequence[str]], LoraWeights]]:
     """Embeddings and adapters that depend on the digit of a text, a little on its words."""
     noise = torch.Generator().manual_seed(3)
+    spec = LoraSpec.from_config(make_config(), targets=["q_proj", "v_proj"], rank=2)
+    adapters = random_adapters(spec, 6, torch.Generator().manual_seed(0))
     directions = torch.randn(6, 8, generator=noise)
 
     def encode(texts: Sequence[str]) -> Tensor:
@@ -136,7 +135,7 @@ def spaces(
         return torch.stack(rows)
 
     def generate(texts: Sequence[str]) -> LoraWeights:
-        chosen = library.weights.select([int(t[-2]) for t in texts])
+        chosen = adapters.select([int(t[-2]) for t in texts])
         return chosen.scale(torch.tensor([1 + len(t) / 100 for t in texts]))
 
     return encode, generate
@@ -155,6 +154,10 @@ def test_a_map_has_both_spaces_and_every_point(spaces: tuple[Callable, Callable]
     assert not by_category["sketched"]
 
 
+def cosines(vectors: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+
+
 def test_large_adapters_are_sketched_and_keep_their_cosines(
     spaces: tuple[Callable, Callable],  # type: ignore[type-arg]
     monkeypatch: pytest.MonkeyPatch,
@@ -165,9 +168,7 @@ def test_large_adapters_are_sketched_and_keep_their_cosines(
     monkeypatch.setattr(maps, "MOST_NUMBERS", 10)
     short, sketched = adapter_vectors(spaces[1], texts)
     assert sketched and short.shape == (6, maps.SKETCHED)
-    torch.testing.assert_close(
-        vector_cosines(short), vector_cosines(whole), atol=4 / maps.SKETCHED**0.5, rtol=0
-    )
+    torch.testing.assert_close(cosines(short), cosines(whole), atol=4 / maps.SKETCHED**0.5, rtol=0)
 
 
 def test_neighbours_of_a_description_are_of_the_task_with_its_words(

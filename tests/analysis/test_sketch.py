@@ -7,7 +7,7 @@ import torch
 
 from text_to_lora.analysis.sketch import sketch
 from text_to_lora.lora import LoraSpec, LoraWeights
-from tiny_models import make_config
+from tiny_models import make_config, random_adapters
 
 
 @pytest.fixture
@@ -15,23 +15,10 @@ def spec() -> LoraSpec:
     return LoraSpec.from_config(make_config(), targets=["q_proj", "v_proj"], rank=4)
 
 
-def _draw(spec: LoraSpec, adapters: int, generator: torch.Generator) -> LoraWeights:
-    a, b = {}, {}
-    for group in spec.groups:
-        slots = len(group.layers)
-        a[group.key] = torch.randn(
-            adapters, slots, spec.rank, group.in_features, generator=generator
-        )
-        b[group.key] = torch.randn(
-            adapters, slots, group.out_features, spec.rank, generator=generator
-        )
-    return LoraWeights(spec, a, b)
-
-
 def test_products_of_sketches_are_those_of_factors(
     spec: LoraSpec, generator: torch.Generator
 ) -> None:
-    weights = _draw(spec, 4, generator)
+    weights = random_adapters(spec, 4, generator)
     flat = torch.cat([t.flatten(1) for t in (*weights.a.values(), *weights.b.values())], dim=1)
     made = sketch(weights, 4096)
     lengths = flat.norm(dim=1)
@@ -42,7 +29,7 @@ def test_products_of_sketches_are_those_of_factors(
 def test_a_sketch_does_not_depend_on_the_other_adapters(
     spec: LoraSpec, generator: torch.Generator
 ) -> None:
-    weights = _draw(spec, 3, generator)
+    weights = random_adapters(spec, 3, generator)
     made = sketch(weights, 256)
     assert made.shape == (3, 256)
     for place, one in enumerate(weights.unbind()):
@@ -50,7 +37,7 @@ def test_a_sketch_does_not_depend_on_the_other_adapters(
 
 
 def test_a_sketch_is_linear_in_the_factors(spec: LoraSpec, generator: torch.Generator) -> None:
-    one, other = _draw(spec, 2, generator).unbind()
+    one, other = random_adapters(spec, 2, generator).unbind()
     summed = LoraWeights(
         spec,
         {key: one.a[key] + 2 * other.a[key] for key in one.a},

@@ -124,6 +124,8 @@ def test_every_script_on_a_page_exists(page: Path) -> None:
         words = shlex.split(line)
         if words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), line
+        if words[1] == "-m" and words[2].startswith("benchmarks.") and "NAME" not in words[2]:
+            assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
+from text_to_lora.hypernet import HypernetConfig
 from text_to_lora.lora import BaseModelRef, LoraSpec, LoraWeights, Slot
 from text_to_lora.lora.spec import make_groups
 from text_to_lora.tasks.folder import load_folder
 from tiny_models import base_folder
 
 __all__ = ["base_folder"]
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = [str(ROOT / "benchmarks"), str(ROOT / "benchmarks" / "library")]
-    monkeypatch.setattr(sys, "path", [*folders, *sys.path])
 
 
 @pytest.fixture
@@ -64,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_joint_and_the_warm_run_make_the_same_adapters(
     recipe: str, folder: Path, tmp_path: Path
 ) -> None:
-    import joint_adapters as script
+    from benchmarks.speed import joint_adapters as script
 
     config = script.settings(recipe, folder, 14)
     found = script.agree(config, tmp_path / "work")
@@ -75,7 +68,7 @@ def test_the_joint_and_the_warm_run_make_the_same_adapters(
 def test_runs_that_differ_are_not_compared(
     recipe: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import joint_adapters as script
+    from benchmarks.speed import joint_adapters as script
 
     config = script.settings(recipe, folder, 8)
     other = script.settings(recipe, folder, 8, "optimizer.lr=0.011")
@@ -86,7 +79,7 @@ def test_runs_that_differ_are_not_compared(
 
 
 def test_time_and_padding_of_a_joint_run_add_up(recipe: str, folder: Path, tmp_path: Path) -> None:
-    import joint_adapters as script
+    from benchmarks.speed import joint_adapters as script
 
     config = script.settings(recipe, folder, 8)
     found = script.run_joint(config, tmp_path / "run")
@@ -100,7 +93,7 @@ def test_time_and_padding_of_a_joint_run_add_up(recipe: str, folder: Path, tmp_p
 
 
 def test_task_folders_hold_the_training_rows_alone(folder: Path, tmp_path: Path) -> None:
-    import joint_adapters as script
+    from benchmarks.speed import joint_adapters as script
 
     tasks = load_folder(folder)
     script.write_tasks(tmp_path / "copy", tasks)
@@ -112,7 +105,7 @@ def test_task_folders_hold_the_training_rows_alone(folder: Path, tmp_path: Path)
 
 
 def test_the_naive_loss_of_delta_is_ours() -> None:
-    import reconstruction_step as script
+    from benchmarks.speed import reconstruction_step as script
 
     slots = [Slot(layer, "q", 12, 20) for layer in range(3)]
     slots += [Slot(layer, "v", 12, 4) for layer in range(3)]
@@ -135,7 +128,7 @@ def test_the_naive_loss_of_delta_is_ours() -> None:
 
 
 def test_the_naive_loss_gets_what_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    import reconstruction_step as script
+    from benchmarks.speed import reconstruction_step as script
 
     one = 4 * 4096 * 4096 * script.COPIES / script.SHARE_OF_FREE  # bytes, one task and layer
     read_text = Path.read_text
@@ -149,47 +142,27 @@ def test_the_naive_loss_gets_what_the_free_memory_holds(monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "read_text", read_text)
 
 
-def _interval(mean: float) -> dict[str, float]:
-    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+@pytest.fixture
+def measured(base_folder: Path, tmp_path: Path) -> Any:
+    """Measure a part of the costs of three adapters at tiny sizes, in this process."""
+    from benchmarks.speed import cost as script
+
+    config = LlamaConfig.from_pretrained(base_folder)
+    spec = LoraSpec.from_config(config, targets=["q_proj", "v_proj"], rank=2)
+    sizes = HypernetConfig(head="joint", embedding_dim=32, latent_size=16, head_in_size=20)
+    setting = script.Setting(spec, sizes, str(base_folder), encoder="minilm", description=5)
+    return lambda part: script.PARTS[part](setting, 3, tmp_path)
 
 
-def test_the_comparison_with_sft_shows_the_runs_that_validation_chose(tmp_path: Path) -> None:
-    import sft_comparison as script
-
-    def write(name: str, cell: dict[str, Any]) -> None:
-        (tmp_path / f"{name}.json").write_text(json.dumps(cell))
-
-    measured = {"nll": _interval(3.25), "score": _interval(0.125)}
-    paired = {m: {**v, "tasks": 38, "tasks_better": 20} for m, v in measured.items()}
-    for method in script.METHODS:
-        for lr, nll in ((0.001, 3.5), (0.01, 3.0)):
-            run = {"lr": lr, "steps": 40, "train_seconds": 480.4, "validation": _interval(nll)}
-            if method == "both":
-                run["halves"] = {"steps": {"first": 30, "second": 10}, "seconds": {}}
-            write(script.run_name(method, lr), run)
-        conditions = {kind: measured for kind in ("matched", "shuffled", "junk")}
-        write(
-            f"heldout-{method}",
-            {"conditions": conditions, "differences": {"matched - junk": paired}},
-        )
-    with pytest.raises(FileNotFoundError, match="heldout-references"):
-        script.markdown(tmp_path)
-    write("heldout-references", {"conditions": {"base": measured}})
-    for name in script.SEEN:
-        write(f"seen-{name}", {"summary": measured})
-    write("differences", {"heldout": {"sft - reconstruction": paired}, "seen": {}})
-    text = script.markdown(tmp_path)
-    assert "| SFT | 480 | 40 | 0.01 | 3.000 [2.990, 3.010] | 3.250" in text
-    assert "| reconstruction first, SFT after | 480 | 30 + 10 | 0.01 |" in text
-    assert "| unseen tasks | sft - reconstruction | **3.250 [3.240, 3.260]** | 20/38 |" in text
-    assert "| SFT | 0.001 | 480 | 3.500 [3.490, 3.510] |" in text  # the run that was not chosen
-
-
-def test_stages_make_every_cell_of_the_comparison_once(tmp_path: Path) -> None:
-    import sft_comparison as script
-
-    options = script.argparse.Namespace(reconstruction_lr=[1e-3, 3e-3], sft_lr=[3e-4, 1e-3])
-    names = [name for stage in script.stages(options) for name in stage]
-    assert len(names) == len(set(names))
-    options.threads, options.work = 1, tmp_path
-    assert set(names) == set(script.Comparison(options).makers)
+def test_every_part_of_the_costs_says_what_it_measured(measured: Any) -> None:
+    written = measured("write")
+    assert written["library"]["disk_bytes"] > 3 * 2 * 512  # of 512 numbers each, in bfloat16
+    parts = ("encode", "generate", "load-library", "load-folders", "resident", "merge")
+    for part in parts:
+        with torch.no_grad():
+            found = measured(part)
+        assert found["seconds"] > 0 and found["peak_bytes"] >= 0 and found["rounds"] >= 1
+    assert found["scaled"] == 3 / 2  # two of three switches are measured
+    with torch.no_grad():
+        rows = measured("apply")["one_token"]
+    assert rows["rows"] == 3 and rows["base_seconds_per_token"] > 0

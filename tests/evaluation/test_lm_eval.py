@@ -20,8 +20,9 @@ pytest.importorskip("lm_eval")
 import lm_eval
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.evaluation.benchmark_descriptions import load_descriptions
 from text_to_lora.evaluation.conditions import Sources, plan_conditions
-from text_to_lora.evaluation.lm_eval import LmEvalScorer, LmEvalTasks, load_descriptions
+from text_to_lora.evaluation.lm_eval import LmEvalScorer, LmEvalTasks
 from text_to_lora.evaluation.samples import read_samples, sample_path
 from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.lora.apply import merge

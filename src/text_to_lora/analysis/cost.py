@@ -1,211 +1,178 @@
 """What a question costs in operations: prompts against an adapter that is generated for its task.
 
-All counts are floating-point operations of matrix products, a multiplication and an addition each;
-norms, activations and softmax are left out, as the paper and torch's own counter leave them out.
+Operations are counted by torch while the models run on meta tensors, so no weights are read. A
+multiplication and an addition are two operations; norms, activations and softmax are not counted.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.hypernet.config import HypernetConfig
-from text_to_lora.lora.outline import build_meta_model, linear_shape
+from text_to_lora.hypernet.model import Hypernetwork
+from text_to_lora.lora.outline import build_meta_model
 from text_to_lora.lora.spec import LoraSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Kinds of layers whose attention is over keys and values of earlier tokens, and nothing else.
-_ATTENTION: Final = ("full_attention", "sliding_attention")
-# Below this name lie routed experts, of which a token passes a few.
-_EXPERTS: Final = "experts"
-# Names under which configurations say how many experts a token passes.
-_CHOSEN: Final = ("num_experts_per_tok", "top_k_experts")
 # Bytes of a number in a cache of keys and values, which bases keep in bfloat16.
 _CACHE_BYTES: Final = 2
-# What counter and formula may differ by: some models make small tables by products.
-TOLERANCE: Final = 0.01
 
-# Numbers in the layers' and the output's matrices of Mistral-7B, and its heads.
-_MISTRAL_7B: Final = (6_979_321_856, 131_072_000, 32)
+# Sizes of text encoders as transformers' classes take them.
+GTE: Final[dict[str, Any]] = {
+    "vocab_size": 30_528,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "type_vocab_size": 2,
+}
+MINILM: Final[dict[str, Any]] = {
+    "vocab_size": 30_522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
+ENCODERS: Final = {"gte": "gte-large-en-v1.5", "minilm": "all-MiniLM-L6-v2"}
+"""Names of the encoders whose costs are known, by kind."""
 
-# Appendix I of the paper: TFLOPs a question for Mistral-7B, as quoted. Its token counts are not
-# published.
-PAPER: Final = {"base": 0.827, "3-shot": 4.177, "encoder": 0.029, "hypernetwork": 0.000005}
+
+def make_encoder(kind: str) -> Any:
+    """Build an encoder of one of ENCODERS with random weights, on the default device."""
+    from transformers import BertConfig, BertModel
+    from transformers.models.gte import GteConfig, GteModel
+
+    model: Any
+    if kind == "gte":
+        model = GteModel(GteConfig(**GTE))
+    else:
+        model = BertModel(BertConfig(**MINILM), add_pooling_layer=False)
+    return model.eval()
 
 
-@dataclass(frozen=True)
+@torch.no_grad()
+def count(run: Callable[[], object]) -> int:
+    """Count the operations of matrix products while `run` runs."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    total: int = counter.get_total_flops()
+    return total
+
+
 class BaseCost:
-    """The sizes of a base model that decide its operations.
+    """The operations of a base model, counted on meta tensors; no weights.
 
-    name: as the configuration has it
-    linear: numbers in the matrices that every token passes; of routed experts, in those that are
-        chosen for one token
-    head: numbers in the matrices that only a token passes whose successor is asked for
-    heads: of the queries; key_dim, value_dim: width of one head's keys and values
-    windows: tokens that each layer's attention sees, its own included; None for all
-    cached: numbers that the cache keeps of one token, all layers
+    name: under which figures stand; default: as the configuration has it
+
+    Raises SpecError when there is no such model, ConfigError from every method when the model has
+    no cache of keys and values or cannot run without numbers.
     """
 
-    name: str
-    linear: int
-    head: int
-    heads: int
-    key_dim: int
-    value_dim: int
-    windows: tuple[int | None, ...]
-    cached: int
+    def __init__(self, config: PreTrainedConfig, name: str = "") -> None:
+        config = copy.deepcopy(config)
+        # Experts as batched products: choosing them by number needs the numbers.
+        config._experts_implementation = "batched_mm"
+        self.name = name or str(getattr(config, "name_or_path", "") or config.model_type)
+        self._model: Any = build_meta_model(config)
+        self._model.train(False)
+        self._kind = config.model_type
+        # transformers renamed the argument in 5.24
+        parameters = inspect.signature(self._model.forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+        self._counts: dict[tuple[int, int], int] = {}
 
-    @classmethod
-    def from_config(cls, config: PreTrainedConfig) -> Self:
-        """Read the sizes from the model class on the meta device; no weights.
+    def pass_flops(self, tokens: int, *, past: int = 0) -> int:
+        """Operations of one forward pass over new tokens; the last one's successor is asked for.
 
-        Raises ConfigError for layers that are no attention over a cache, and for experts whose
-        share is not known; SpecError when there is no such model.
+        past: tokens before them whose keys and values are cached
+        Attention is counted over the whole rectangle, as plain attention computes it.
         """
-        text: Any = config.get_text_config(decoder=True)
-        layers: int = text.num_hidden_layers
-        window = getattr(text, "sliding_window", None)
-        kinds = getattr(text, "layer_types", None)
-        if kinds is None:
-            windows: list[int | None] = [window] * layers
-        else:
-            if odd := sorted(set(kinds) - set(_ATTENTION)):
-                raise ConfigError(
-                    f"{config.model_type!r} has layers of kind {', '.join(odd)}; costs are known "
-                    f"of {' and '.join(_ATTENTION)} alone"
-                )
-            windows = [window if kind == "sliding_attention" else None for kind in kinds]
-        heads = getattr(text, "num_attention_heads", None)
-        if heads is None:
-            raise ConfigError(
-                f"{config.model_type!r} has no num_attention_heads; costs are known of models with "
-                "attention alone"
-            )
-        width = getattr(text, "head_dim", None) or text.hidden_size // heads
-        key_dim = getattr(text, "qk_head_dim", None) or width
-        value_dim = getattr(text, "v_head_dim", None) or width
-        key_heads = getattr(text, "num_key_value_heads", None) or heads
-        linear, head = _matrices(config, text)
-        return cls(
-            name=str(getattr(config, "name_or_path", "") or config.model_type),
-            linear=linear,
-            head=head,
-            heads=heads,
-            key_dim=key_dim,
-            value_dim=value_dim,
-            windows=tuple(windows),
-            cached=layers * key_heads * (key_dim + value_dim),
-        )
+        key = tokens, past
+        if key not in self._counts:
+            cache = self._run(past, None) if past else None
+            self._counts[key] = count(lambda: self._run(tokens, cache))
+        return self._counts[key]
 
-    def pass_flops(
-        self, tokens: int, *, past: int = 0, predicted: int = 1, masked: bool = False
-    ) -> int:
-        """FLOPs of one forward pass over new tokens.
-
-        past: tokens before them whose keys and values are cached; a layer with a window keeps one
-            fewer than it sees
-        predicted: tokens whose successor is asked for
-        masked: count only the pairs of tokens that the causal mask and the window let through, as
-            FlashAttention computes; False counts the whole rectangle, as plain attention computes
-            and as the paper counts
-
-            linear:    2 · linear · tokens
-            head:      2 · head · predicted
-            attention: 2 · heads · (key_dim + value_dim) · pairs, layer by layer
-        """
-        pairs = 0
-        for window in self.windows:
-            if masked:
-                pairs += _seen(past + tokens, window) - _seen(past, window)
-            else:
-                kept = past if window is None else min(past, window - 1)
-                pairs += tokens * (kept + tokens)
-        products = self.linear * tokens + self.head * predicted
-        return 2 * (products + self.heads * (self.key_dim + self.value_dim) * pairs)
-
-    def answer_flops(self, prompt: int, answer: int, *, past: int = 0, masked: bool = False) -> int:
-        """FLOPs of reading a prompt and writing an answer token by token, with a cache.
+    def answer_flops(self, prompt: int, answer: int, *, past: int = 0) -> int:
+        """Operations of reading a prompt and writing an answer token by token, with a cache.
 
         prompt, answer: tokens; the last token of an answer is not fed back
-        past, masked: as in `pass_flops`
+        The passes over one token are the mean of the first and the last: each token in the cache
+        adds the same number of operations, but for layers whose window is full.
         """
-        total = self.pass_flops(prompt, past=past, masked=masked)
-        for place in range(answer - 1):
-            total += self.pass_flops(1, past=past + prompt + place, masked=masked)
+        total = self.pass_flops(prompt, past=past)
+        if answer > 1:
+            first = self.pass_flops(1, past=past + prompt)
+            last = self.pass_flops(1, past=past + prompt + answer - 2)
+            total += (answer - 1) * (first + last) // 2
         return total
-
-    @property
-    def is_mistral_7b(self) -> bool:
-        """Whether the matrices are as many and as large as the paper's base has them."""
-        return (self.linear, self.head, self.heads) == _MISTRAL_7B
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of the keys and values of a prefix in bfloat16; windows are not cut."""
-        return _CACHE_BYTES * self.cached * tokens
+        layers = self._run(1, None).layers
+        numbers: int = sum(layer.keys.numel() + layer.values.numel() for layer in layers)
+        return _CACHE_BYTES * numbers * tokens
+
+    @torch.no_grad()
+    def _run(self, tokens: int, cache: Any) -> Any:
+        """Run new tokens; gives the cache afterwards."""
+        try:
+            ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
+            options = {self._cache_name: cache, "use_cache": True, "logits_to_keep": 1}
+            with torch.device("meta"):
+                cache = self._model(ids, **options)[self._cache_name]
+            cache.layers[0].keys.numel()
+        except (
+            AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
+            ValueError,
+        ) as error:  # fmt: skip
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(
+                f"the operations of {self._kind!r} cannot be counted: {reason}; costs are known of "
+                "models with a cache of keys and values in every layer"
+            ) from error
+        return cache
 
 
 @dataclass(frozen=True)
 class EncoderCost:
-    """The sizes of a text encoder, a bidirectional transformer.
+    """The cost of a text encoder for one description.
 
-    gated: three matrices in each feed-forward block instead of two
     parameters: all numbers, embeddings included
     """
 
     name: str
-    layers: int
-    hidden: int
-    intermediate: int
-    gated: bool
     parameters: int
+    flops: int
 
-    def flops(self, tokens: int) -> int:
-        """FLOPs of encoding one description of so many tokens.
-
-        2 · layers · ((4 · hidden² + (2 or 3) · hidden · intermediate) · tokens + 2 · hidden · tokens²)
-        """
-        matrices = 4 * self.hidden**2 + (2 + self.gated) * self.hidden * self.intermediate
-        return 2 * self.layers * (matrices * tokens + 2 * self.hidden * tokens**2)
-
-
-# Sizes from the models' own configurations; tests hold them against transformers' classes.
-ENCODERS: Final = {
-    "gte": EncoderCost("gte-large-en-v1.5", 24, 1024, 4096, True, 434_139_136),
-    "minilm": EncoderCost("all-MiniLM-L6-v2", 6, 384, 1536, False, 22_713_216),
-}
+    @classmethod
+    def of(cls, kind: str, tokens: int) -> Self:
+        """Count an encoder of one of ENCODERS on a description of so many tokens."""
+        with torch.device("meta"):
+            model = make_encoder(kind)
+            ids = torch.zeros(1, tokens, dtype=torch.long)
+            flops = count(lambda: model(input_ids=ids))
+        return cls(ENCODERS[kind], sum(p.numel() for p in model.parameters()), flops)
 
 
 def hypernet_flops(config: HypernetConfig, spec: LoraSpec) -> int:
-    """FLOPs of predicting one adapter from one task embedding.
-
-    With d = latent_size, h = head_in_size, S slots, and rows = S for "joint", 2 S for "shared" and
-    2 S · rank for "rank":
-
-        task code:     2 · embedding_dim · d / 2
-        mixer, mlp1:   2 · 16 d² · S
-        mlp2:          2 · 8 d² · (S, 2 S, or 2 S + rank)
-        mlp3:          2 · (4 d² + 4 d h) · rows
-        heads:         2 · h · (numbers of the adapter)
-    """
-    latent, slots = config.latent_size, len(spec.slots)
-    sides = slots if config.head == "joint" else 2 * slots
-    codes = sides + (spec.rank if config.head == "rank" else 0)
-    rows = sides * (spec.rank if config.head == "rank" else 1)
-    read = config.embedding_dim
-    task = 0
-    if config.task_vector_dim is not None:
-        task, read = config.embedding_dim * config.task_vector_dim, config.task_vector_dim
-    task += read * (latent // 2)
-    blocks = 16 * latent**2 * slots + 8 * latent**2 * codes
-    last = (4 * latent**2 + 4 * latent * config.head_in_size) * rows
-    return 2 * (task + blocks + last + config.head_in_size * spec.num_parameters)
+    """Operations of predicting one adapter from one task embedding."""
+    # With numbers: meta tensors cannot pass through autocast, which the hypernetwork turns off.
+    generator = torch.Generator().manual_seed(0)
+    hypernet = Hypernetwork.from_config(config, spec, generator, as_lora=False).eval()
+    return count(lambda: hypernet(torch.zeros(1, config.embedding_dim)))
 
 
 @dataclass(frozen=True)
@@ -242,7 +209,7 @@ class Question:
 class Way:
     """One way to answer the questions of a task.
 
-    once: FLOPs a task, before its first question; each: FLOPs a question
+    once: operations a task, before its first question; each: operations a question
     kept: bytes that have to stay in memory for the task
     """
 
@@ -252,71 +219,51 @@ class Way:
     kept: int
 
     def flops(self, questions: int) -> int:
-        """FLOPs of so many questions of one task."""
+        """Operations of so many questions of one task."""
         return self.once + questions * self.each
-
-    def per_question(self, questions: int) -> float:
-        """FLOPs a question when so many are asked of one task."""
-        return self.flops(questions) / questions
 
 
 @dataclass(frozen=True)
 class Cost:
     """A base, its adapters, the hypernetwork that makes them and its encoder.
 
+    encoder: a kind of ENCODERS
     itemsize: bytes of a number in adapters and hypernetwork; the encoder is kept in float32
     """
 
     base: BaseCost
     spec: LoraSpec
     hypernet: HypernetConfig
-    hypernet_parameters: int
-    encoder: EncoderCost
+    encoder: str
     itemsize: int = 2
 
-    @property
-    def adapter_bytes(self) -> int:
-        """Bytes of one adapter's numbers."""
-        return self.spec.num_parameters * self.itemsize
-
-    @property
-    def hypernet_bytes(self) -> int:
-        """Bytes of the hypernetwork's numbers."""
-        return self.hypernet_parameters * self.itemsize
-
-    @property
-    def encoder_bytes(self) -> int:
-        """Bytes of the encoder's numbers."""
-        return 4 * self.encoder.parameters
-
-    def library_bytes(self, adapters: int) -> int:
-        """Bytes of a library's numbers."""
-        return adapters * self.adapter_bytes
-
-    def adapter_flops(self, tokens: int) -> int:
-        """FLOPs that an adapter which is not merged adds to so many tokens."""
-        return 2 * self.spec.num_parameters * tokens
+    @cached_property
+    def hypernet_flops(self) -> int:
+        """Operations of predicting one adapter."""
+        return hypernet_flops(self.hypernet, self.spec)
 
     def ways(self, question: Question) -> list[Way]:
         """The ways to answer, prompts first; a prefix that is cached is read once a task."""
         base, prompt, answer = self.base, question.prompt, question.answer
-        found = [Way("zero-shot", 0, base.answer_flops(prompt, answer), 0)]
+        ways = [Way("zero-shot", 0, base.answer_flops(prompt, answer), 0)]
         for name, prefix in (
             ("description in the prompt", question.description),
             (f"{question.shots}-shot", question.shot_tokens),
         ):
-            found += [
+            ways += [
                 Way(name, 0, base.answer_flops(prefix + prompt, answer), 0),
                 Way(
                     f"{name}, prefix cached",
-                    base.pass_flops(prefix, predicted=0),
+                    base.pass_flops(prefix),
                     base.answer_flops(prompt, answer, past=prefix),
                     base.cache_bytes(prefix),
                 ),
             ]
-        once = self.encoder.flops(question.description) + hypernet_flops(self.hypernet, self.spec)
-        extra = self.adapter_flops(prompt + answer - 1)
-        return [*found, Way("T2L", once, found[0].each + extra, self.adapter_bytes)]
+        encoder = EncoderCost.of(self.encoder, question.description)
+        once = encoder.flops + self.hypernet_flops
+        numbers = self.spec.num_parameters  # an adapter that is not merged: two products a slot
+        extra = 2 * numbers * (prompt + answer - 1)
+        return [*ways, Way("T2L", once, ways[0].each + extra, numbers * self.itemsize)]
 
     def to_dict(self, question: Question, *, adapters: int, questions: int) -> dict[str, Any]:
         """All figures as JSON values.
@@ -325,26 +272,24 @@ class Cost:
         """
         ways = self.ways(question)
         ours = ways[-1]
+        encoder = EncoderCost.of(self.encoder, question.description)
+        numbers = Hypernetwork.empty(self.hypernet, self.spec).num_parameters
+        network, adapter, read = numbers * self.itemsize, ours.kept, 4 * encoder.parameters
         return {
-            "base": asdict(self.base) | {"windows": sorted({w or 0 for w in self.base.windows})},
+            "base": {"name": self.base.name, "flops_per_token": self.base.pass_flops(1)},
             "adapter": {
                 "rank": self.spec.rank,
                 "targets": sorted({group.module for group in self.spec.groups}),
                 "parameters": self.spec.num_parameters,
-                "bytes": self.adapter_bytes,
+                "bytes": adapter,
             },
             "hypernetwork": {
                 "head": self.hypernet.head,
-                "parameters": self.hypernet_parameters,
-                "bytes": self.hypernet_bytes,
-                "flops": hypernet_flops(self.hypernet, self.spec),
+                "parameters": numbers,
+                "bytes": network,
+                "flops": self.hypernet_flops,
             },
-            "encoder": {
-                "name": self.encoder.name,
-                "parameters": self.encoder.parameters,
-                "bytes": self.encoder_bytes,
-                "flops": self.encoder.flops(question.description),
-            },
+            "encoder": asdict(encoder) | {"bytes": read},
             "tokens": asdict(question),
             "questions": questions,
             "ways": {
@@ -352,7 +297,7 @@ class Cost:
                     "flops_per_task": way.once,
                     "flops_per_question": way.each,
                     "flops_first_question": way.flops(1),
-                    "flops_per_question_amortised": way.per_question(questions),
+                    "flops_per_question_amortised": way.flops(questions) / questions,
                     "bytes_kept_per_task": way.kept,
                     "t2l_costs_no_more": None if way is ours else cheaper(ours, way),
                 }
@@ -360,11 +305,9 @@ class Cost:
             },
             "library": {
                 "adapters": adapters,
-                "bytes": self.library_bytes(adapters),
-                "crossing_hypernetwork": crossing(self.hypernet_bytes, self.adapter_bytes),
-                "crossing_with_encoder": crossing(
-                    self.hypernet_bytes + self.encoder_bytes, self.adapter_bytes
-                ),
+                "bytes": adapters * adapter,
+                "crossing_hypernetwork": crossing(network, adapter),
+                "crossing_with_encoder": crossing(network + read, adapter),
             },
         }
 
@@ -388,97 +331,27 @@ def crossing(fixed: int, each: int) -> int:
     return fixed // each + 1
 
 
-def prompt_of(base: BaseCost, flops: float) -> int:
-    """Tokens of the longest prompt that is read, and one token answered, for so many FLOPs."""
-    low, high = 0, 1
-    while base.answer_flops(high, 1) <= flops:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if base.answer_flops(middle, 1) <= flops else (low, middle)
-    return low
+# In words
 
 
-@torch.no_grad()
-def count_flops(config: PreTrainedConfig, prompt: int, answer: int) -> int:
-    """FLOPs that torch counts while the base reads a prompt and writes an answer, on meta tensors.
-
-    Raises ConfigError when the model cannot run without numbers.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    config = copy.deepcopy(config)
-    # Experts as batched products: choosing them by number needs the numbers.
-    config._experts_implementation = "batched_mm"
-    model: Any = build_meta_model(config)
-    model.eval()
-    # transformers renamed the argument in 5.24
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        cache = None
-        try:
-            for place in range(answer):
-                tokens = torch.zeros(1, 1 if place else prompt, dtype=torch.long)
-                out = model(tokens, **{name: cache}, use_cache=True, logits_to_keep=1)
-                cache = out[name]
-        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(
-                f"operations of {config.model_type!r} cannot be counted without numbers: {reason}"
-            ) from error
-        total: int = counter.get_total_flops()
-    return total
+def tera(flops: float) -> str:
+    """Give operations in units of 1e12."""
+    return f"{flops / 1e12:.4g}"
 
 
-def check_count(base: BaseCost, config: PreTrainedConfig, prompt: int, answer: int) -> int:
-    """Count a base's operations as torch runs them, and give the count.
-
-    Raises ConfigError when the formula is off by more than TOLERANCE, or nothing can be counted.
-    """
-    counted, formula = count_flops(config, prompt, answer), base.answer_flops(prompt, answer)
-    if abs(counted - formula) > TOLERANCE * counted:
-        raise ConfigError(
-            f"{config.model_type!r} takes {counted:,} FLOPs and the formula says {formula:,}; "
-            "the costs of this architecture are not known"
-        )
-    return counted
+def size(number: int) -> str:
+    """Give bytes in the largest unit that fits."""
+    for unit, of in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= of:
+            return f"{number / of:.3g} {unit}"
+    return f"{number} B" if number else "0"
 
 
-def _matrices(config: PreTrainedConfig, text: Any) -> tuple[int, int]:
-    """Numbers in the matrices that each token passes, and in those of the output."""
-    model: Any = build_meta_model(config)
-    decoder = model.get_decoder()
-    inside = {id(module) for module in decoder.modules()}
-    linear = head = experts = 0
-    for path, module in model.named_modules():
-        routed = _EXPERTS in path.split(".")
-        shape = linear_shape(module)
-        if routed:
-            experts += sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
-        elif shape is not None and id(module) in inside:
-            linear += shape[0] * shape[1]
-        elif shape is not None:
-            head += shape[0] * shape[1]
-        elif type(module).__name__.endswith("Router"):  # a matrix without a module of its own
-            linear += sum(p.numel() for p in module.parameters(recurse=False) if p.ndim == 2)
-    if not experts:
-        return linear, head
-    number = next(
-        (n for key in ("num_local_experts", "num_experts", "n_routed_experts")
-         if (n := getattr(text, key, None))),
-        None,
-    )  # fmt: skip
-    chosen = next((n for key in _CHOSEN if (n := getattr(text, key, None))), None)
-    if number is None or chosen is None:
-        raise ConfigError(
-            f"{config.model_type!r} has routed experts, and its configuration does not say how many "
-            "a token passes; its costs are not known"
-        )
-    return linear + experts * chosen // number, head
-
-
-def _seen(tokens: int, window: int | None) -> int:
-    """Pairs of a token and one that it sees, over the first tokens of a text."""
-    if window is None or tokens <= window:
-        return tokens * (tokens + 1) // 2
-    return window * (window + 1) // 2 + (tokens - window) * window
+def span(ends: tuple[int, int | None] | None, unit: str = "") -> str:
+    """Say from and up to how many a way costs no more; None: never."""
+    if ends is None:
+        return "never"
+    first, last = ends
+    if last is None:
+        return "always" if first == 1 else f"from {first:,}{unit}"
+    return f"up to {last:,}{unit}" if first == 1 else f"{first:,} to {last:,}{unit}"

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from text_to_lora.analysis.similarity import vector_cosines
 from text_to_lora.analysis.sketch import sketch
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.adapters import as_json
@@ -202,7 +201,8 @@ def agreement(
     """
     count = len(labels)
     centred = vectors - vectors.mean(0)
-    distances = (1 - vector_cosines(centred)).cpu().numpy()
+    unit = functional.normalize(centred.double(), dim=-1)
+    distances = (1 - unit @ unit.mT).cpu().numpy()
     groups = list(map(str, range(count))) if apart is None else list(apart)
     seen = numpy.array([[a != b for b in groups] for a in groups])
     numpy.fill_diagonal(seen, False)

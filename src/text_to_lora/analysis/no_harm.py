@@ -18,7 +18,7 @@ from text_to_lora.evaluation.adapters import as_json
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap
-from text_to_lora.files import content_hash, read_json, write_file, write_json
+from text_to_lora.files import content_hash, read_json, write_json, write_text
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.outputs import one_job_a_folder
@@ -149,8 +149,7 @@ def run_harm(
         parts[adapter.name] = part
     result = _summarise(adapters, parts, groups, rows, without, untold, seed=seed)
     write_json(folder / "harm.json", result)
-    text = render_harm(result)
-    write_file(folder / "harm.md", lambda file: _write_text(file, text))
+    write_text(folder / "harm.md", render_harm(result))
     return result
 
 
@@ -320,7 +319,3 @@ def _task_means(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
 def _interval(interval: Mapping[str, Any]) -> str:
     ends = "" if interval["low"] is None else f" [{interval['low']:+.3f}, {interval['high']:+.3f}]"
     return f"{interval['mean']:+.3f}{ends}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

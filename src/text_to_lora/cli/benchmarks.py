@@ -76,12 +76,12 @@ def benchmarks(
       t2l eval benchmarks arc_easy boolq piqa openbookqa --rows 100 -o results
     """
     try:
+        from text_to_lora.evaluation.benchmark_descriptions import load_descriptions
         from text_to_lora.evaluation.conditions import Sources, check_kinds, plan_conditions
         from text_to_lora.evaluation.lm_eval import (
             LM_EVAL_VERSION,
             LmEvalScorer,
             LmEvalTasks,
-            load_descriptions,
         )
         from text_to_lora.evaluation.suite import evaluate_suite
     except ModuleNotFoundError as error:

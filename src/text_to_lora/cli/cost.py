@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from text_to_lora.cli.common import Device, check_device, check_file, note, progress
+from text_to_lora.cli.common import check_file, progress
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from text_to_lora.analysis.cost import Cost, Question
+    from text_to_lora.analysis.cost import Cost
     from text_to_lora.hypernet.config import HeadKind, HypernetConfig
     from text_to_lora.lora.spec import LoraSpec
-
-_COUNTS = (1, 16, 256)  # adapters that are measured, up to the library's size
-_MEASURED_BYTES = 2 * 2**30  # of adapters, at most
-_COUNTED_ANSWER = 2  # tokens written where torch counts; each takes about as long as the prompt
-_PARTS = ("encode", "generate", "write", "load-library", "load-folders", "resident", "merge")
 
 
 def cost(
@@ -63,35 +58,27 @@ def cost(
         Path | None,
         typer.Option(help="Folder of tasks; its mean lengths replace the three numbers of tokens."),
     ] = None,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Also measure on this machine (minutes).")
-    ] = False,
-    device: Device = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of --measure.")] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
     ] = None,
 ) -> None:
     """Compare a generated adapter with prompts and with a library, by cost.
 
-    Operations follow from the base's configuration, and torch's own counter checks them; no weights
-    are read. A multiplication and an addition are two operations. With a cached prefix, examples
-    and descriptions are read once a task, and their keys and values stay in memory.
+    torch counts the operations while the base runs without numbers, so no weights are read. A
+    multiplication and an addition are two operations. With a cached prefix, examples and
+    descriptions are read once a task, and their keys and values stay in memory.
 
     \b
     Examples:
       t2l cost --base embedded --library-size 256
       t2l cost --base ./mistral --library-size 1000 --shots 5 --json cost.json
-      t2l cost --base embedded --library-size 16 --measure
     """
     if json_file is not None:
         check_file(json_file)
-    if measure:
-        check_device(device)
-    with progress("reading the configuration"):
-        from text_to_lora.analysis.cost import Question, check_count
+    with progress("counting operations"):
+        from text_to_lora.analysis.cost import Question
 
-        made, config = _cost(base, model, head, rank, targets, dtype)
+        costs = _cost(base, model, head, rank, targets, dtype)
         lengths = _lengths(base, data) if data is not None else {}
         question = Question(
             **{
@@ -102,21 +89,12 @@ def cost(
                 "shots": shots,
             }
         )
-        counted = check_count(made.base, config, question.prompt, _COUNTED_ANSWER)
-    facts = made.to_dict(question, adapters=library_size, questions=questions)
-    facts["count"] = {
-        "prompt": question.prompt,
-        "answer": _COUNTED_ANSWER,
-        "formula": made.base.answer_flops(question.prompt, _COUNTED_ANSWER),
-        "counted": counted,
-    }
-    if measure:
-        facts["measured"] = _measure(made, config, question, library_size, dtype, device, threads)
+        facts = costs.to_dict(question, adapters=library_size, questions=questions)
     if json_file is not None:
         from text_to_lora.files import write_json
 
         write_json(json_file, facts, overwrite=False)
-    for line in _lines(facts, made, question):
+    for line in _lines(facts):
         typer.echo(line)
 
 
@@ -127,14 +105,14 @@ def _cost(
     rank: int | None,
     targets: str | None,
     dtype: str,
-) -> tuple[Cost, Any]:
-    """The costs of a base, and its configuration."""
+) -> Cost:
+    """The costs of a base with a hypernetwork's adapters."""
     from dataclasses import replace
 
-    from text_to_lora.analysis.cost import ENCODERS, BaseCost, Cost
-    from text_to_lora.analysis.cost_measure import DTYPES
+    import torch
+
+    from text_to_lora.analysis.cost import ENCODERS, GTE, BaseCost, Cost
     from text_to_lora.hypernet.config import HypernetConfig
-    from text_to_lora.hypernet.model import Hypernetwork
     from text_to_lora.lora.peft_selection import ALL_LINEAR
     from text_to_lora.lora.spec import LoraSpec
     from text_to_lora.models.base import load_base_config
@@ -144,7 +122,7 @@ def _cost(
     if model is None and base in (EMBEDDED, EMBEDDED_BASE):
         model = EMBEDDED
     kind, spec = "gte", None
-    sizes = HypernetConfig(head="joint", embedding_dim=ENCODERS[kind].hidden)
+    sizes = HypernetConfig(head="joint", embedding_dim=GTE["hidden_size"])
     if model is not None:
         sizes, spec, kind = _read_sizes(model)
         spec.check_base(config)
@@ -165,17 +143,8 @@ def _cost(
         )
     elif rank is not None:
         spec = spec.with_rank(rank)
-    return (
-        Cost(
-            base=replace(BaseCost.from_config(config), name=base),
-            spec=spec,
-            hypernet=sizes,
-            hypernet_parameters=Hypernetwork.empty(sizes, spec).num_parameters,
-            encoder=ENCODERS[kind],
-            itemsize=DTYPES[dtype].itemsize,
-        ),
-        config,
-    )
+    itemsize = getattr(torch, dtype).itemsize
+    return Cost(BaseCost(config, name=base), spec, sizes, kind, itemsize)
 
 
 def _read_sizes(model: str) -> tuple[HypernetConfig, LoraSpec, str]:
@@ -215,57 +184,17 @@ def _lengths(base: str, data: Path) -> dict[str, int]:
     }
 
 
-def _measure(
-    made: Cost,
-    config: Any,
-    question: Question,
-    library_size: int,
-    dtype: str,
-    device: str,
-    threads: int,
-) -> dict[str, Any]:
-    """Seconds, memory and bytes on this machine, for several numbers of adapters."""
-    import tempfile
-
-    from text_to_lora.analysis.cost_measure import Setting, measure
-
-    most = max(1, _MEASURED_BYTES // made.adapter_bytes)
-    counts = sorted({min(count, library_size, most) for count in _COUNTS})
-    kind = "minilm" if made.encoder.name.startswith("all-MiniLM") else "gte"
-    found: dict[str, Any] = {"device": device, "threads": threads, "counts": {}}
-    with tempfile.TemporaryDirectory(prefix="t2l-cost-") as temporary:
-        folder = Path(temporary)
-        config.save_pretrained(folder / "base")
-        setting = Setting(
-            made.spec, str(folder / "base"), made.hypernet, kind, question.description,
-            dtype, device, threads,
-        )  # fmt: skip
-        for count in counts:
-            with tempfile.TemporaryDirectory(dir=folder) as work:
-                cells = found["counts"][str(count)] = {}
-                for part in (*_PARTS, "apply"):
-                    note(f"measuring: {part}, {count} adapters")
-                    cells[part] = measure(setting, part, count, Path(work))
-    return found
-
-
-def _lines(facts: Mapping[str, Any], made: Cost, question: Question) -> Iterator[str]:
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """The facts as lines."""
-    from text_to_lora.analysis.cost import PAPER, prompt_of
-    from text_to_lora.analysis.cost_text import cells_of_way, size
+    from text_to_lora.analysis.cost import size, span, tera
 
     adapter, hypernet, encoder = facts["adapter"], facts["hypernetwork"], facts["encoder"]
-    library, count = facts["library"], facts["count"]
+    base, tokens, library = facts["base"], facts["tokens"], facts["library"]
     yield from _table(
         [
-            ("base", f"{facts['base']['name']}, {made.base.pass_flops(1) / 1e9:.3g} GFLOPs a token"),
-            (
-                "count",
-                f"{count['counted'] / 1e12:.6g} TFLOPs by torch, {count['formula'] / 1e12:.6g} by "
-                f"formula ({count['prompt']} tokens read, {count['answer']} written)",
-            ),
-            ("tokens", f"{question.prompt} a question, {question.answer} an answer, "
-             f"{question.shots} shots, {question.description} a description"),
+            ("base", f"{base['name']}, {base['flops_per_token'] / 1e9:.3g} GFLOPs a token"),
+            ("tokens", f"{tokens['prompt']} a question, {tokens['answer']} an answer, "
+             f"{tokens['shots']} shots, {tokens['description']} a description"),
             ("adapter", f"rank {adapter['rank']}, {adapter['parameters']:,} numbers, "
              f"{size(adapter['bytes'])}"),
             ("hypernet", f"{hypernet['head']}, {hypernet['parameters']:,} numbers, "
@@ -280,7 +209,18 @@ def _lines(facts: Mapping[str, Any], made: Cost, question: Question) -> Iterator
         "TFLOPs", "once a task", "a question", "first question",
         f"of {facts['questions']:,} a task", "kept a task", "T2L costs no more",
     )  # fmt: skip
-    rows = [cells_of_way(name, way, " questions") for name, way in facts["ways"].items()]
+    counts = ("task", "question")
+    rows = [
+        (
+            name,
+            *(tera(way[f"flops_per_{what}"]) for what in counts),
+            tera(way["flops_first_question"]),
+            tera(way["flops_per_question_amortised"]),
+            size(way["bytes_kept_per_task"]),
+            "" if name == "T2L" else span(way["t2l_costs_no_more"], " questions"),
+        )
+        for name, way in facts["ways"].items()
+    ]
     yield from _table([head, *rows])
     yield ""
     yield (
@@ -288,54 +228,6 @@ def _lines(facts: Mapping[str, Any], made: Cost, question: Question) -> Iterator
         f"smaller from {library['crossing_hypernetwork']:,} adapters on, with its encoder from "
         f"{library['crossing_with_encoder']:,}"
     )
-    if made.base.is_mistral_7b:
-        tokens = {name: prompt_of(made.base, 1e12 * PAPER[name]) for name in ("base", "3-shot")}
-        yield (
-            f"paper (appendix I): base {PAPER['base']} TFLOPs, 3-shot {PAPER['3-shot']}, encoder "
-            f"{PAPER['encoder']}, hypernetwork {PAPER['hypernetwork']:f}; by this formula prompts "
-            f"of {tokens['base']} and {tokens['3-shot']} tokens, and the hypernetwork takes "
-            f"{hypernet['flops'] / 1e12:.4f}"
-        )
-    if "measured" in facts:
-        yield ""
-        yield from _measured_lines(facts["measured"])
-
-
-def _measured_lines(measured: Mapping[str, Any]) -> Iterator[str]:
-    """What was measured, a line a way and number of adapters."""
-    from text_to_lora.analysis.cost_text import size
-
-    rows = [("measured", "adapters", "seconds", "CPU seconds", "memory", "disk")]
-    for count, cells in measured["counts"].items():
-        for part in _PARTS:
-            several = cells[part] if part == "write" else {"": cells[part]}
-            for kind, cell in several.items():
-                rows.append(
-                    (
-                        f"{part} {kind}".strip() + (" (scaled)" if "scaled" in cell else ""),
-                        count,
-                        f"{cell['seconds']:.4g}",
-                        f"{cell['cpu_seconds']:.4g}",
-                        size(cell["peak_bytes"]),
-                        size(cell["disk_bytes"]) if "disk_bytes" in cell else "",
-                    )
-                )
-        for kind in ("one_token", "prompt"):
-            if kind in cells["apply"]:
-                case = cells["apply"][kind]
-                extra = 1e3 * case["adapter_seconds_per_token"]
-                rows.append(
-                    (
-                        f"apply, {kind.replace('_', ' ')}, ms a token",
-                        count,
-                        f"{extra:.4g}",
-                        "",
-                        "",
-                        "",
-                    )
-                )
-    yield from _table(rows)
-    yield f"on {measured['device']}, {measured['threads']} CPU threads; resident: one pick"
 
 
 def _table(rows: Sequence[Sequence[str]], *, left: bool = False) -> Iterable[str]:

@@ -11,11 +11,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -33,32 +31,6 @@ if TYPE_CHECKING:
 
 LM_EVAL_VERSION: Final = version("lm_eval")
 FEWSHOT_SEED: Final = 1234  # lm-eval's own default
-
-
-def load_descriptions(path: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """Read the descriptions of benchmarks, by the name of lm-eval's task.
-
-    path: YAML file of a text, or a list of texts, for each task; None for those of this package
-
-    Raises ConfigError when the file cannot be read or holds something else.
-    """
-    source = path or files("text_to_lora.evaluation") / "benchmark_descriptions.yaml"
-    try:
-        payload = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"cannot read the descriptions of {str(path)!r}: {reason}") from None
-    entries = payload.items() if isinstance(payload, dict) else [("", payload)]
-    descriptions = {
-        name: (value,) if isinstance(value, str) else tuple(value or ()) for name, value in entries
-    }
-    for name, texts in descriptions.items():
-        if not name or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-            raise ConfigError(
-                f"{str(path)!r} gives the descriptions {list(texts)!r} of {name!r}; write a text, or a "
-                "list of texts, for each task's name"
-            )
-    return descriptions
 
 
 class LmEvalTasks:

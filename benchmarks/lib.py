@@ -1,0 +1,122 @@
+"""What benchmarks share: cells of results, and the machine and the command that made them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from text_to_lora.errors import ConfigError
+from text_to_lora.files import read_json, write_json
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+# Folders differ between machines; a cell names them by what they hold.
+PLACEHOLDERS = {
+    "--base": "BASE",
+    "--data": "DIR",
+    "--hyperdecoder": "HYPERDECODER",
+    "--library": "LIBRARY",
+    "--model": "MODEL",
+    "--multitask": "MULTITASK",
+    "--multitask-run": "RUN",
+    "--oracle": "ORACLE",
+    "--out": "OUT",
+    "--plots": "PLOTS",
+    "--run": "RUN",
+    "--suite": "SUITE",
+    "--work": "WORK",
+}
+
+
+def make_cell(
+    path: Path,
+    make: Callable[[], dict[str, Any]],
+    *,
+    identity: Mapping[str, Any],
+    threads: int,
+) -> dict[str, Any]:
+    """A cell from its file, or made and written down with what it depends on.
+
+    Raises ConfigError when the file is of other settings.
+    """
+    if path.exists():
+        cell: dict[str, Any] = read_json(path)
+        for field, value in identity.items():
+            if cell.get(field) != value:
+                raise ConfigError(
+                    f"{str(path)!r} has {field} {cell.get(field)!r}, this run {value!r}; "
+                    "delete it or choose another --out"
+                )
+        print(f"{path.stem}: finished before", flush=True)
+        return cell
+    before, started = machine() | {"threads": threads}, time.perf_counter()
+    made = make()
+    cell = {
+        **identity,
+        "cell": path.stem,
+        "command": command(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
+        "seconds": round(time.perf_counter() - started, 1),
+        **made,
+    }
+    write_json(path, cell)
+    print(f"{path.stem}: {cell['seconds']:.0f} s", flush=True)
+    return cell
+
+
+def machine() -> dict[str, Any]:
+    """What the times depend on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "load_average_1_min": round(os.getloadavg()[0], 2),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+    }
+
+
+def command() -> str:
+    """This run as it would be typed at the root of the repository, folders of this machine left out."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--inside"]
+    if arguments[-1:] and arguments[-1].startswith("--cells=") and "--cells" in arguments:
+        place = arguments.index("--cells")  # of the run that made this process for one of them
+        del arguments[place : place + 2]
+    for place, argument in enumerate(arguments[:-1]):
+        if argument in PLACEHOLDERS:
+            arguments[place + 1] = PLACEHOLDERS[argument]
+    script = Path(sys.argv[0])
+    module = f"benchmarks.{script.parent.name}.{script.stem}"
+    return shlex.join(["python", "-m", module, *arguments])
+
+
+def again(module: str, *arguments: object) -> list[str]:
+    """The command that runs a module of the benchmarks in a fresh process, started in ROOT."""
+    return [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+
+
+def run_json(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Any:
+    """Run a process at the root of the repository; gives the JSON of its last line.
+
+    Raises SystemExit with its output when it fails.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    if done.returncode:
+        called = shlex.join(command[:3])
+        raise SystemExit(f"{called} exited with {done.returncode}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])

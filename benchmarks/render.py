@@ -1,0 +1,77 @@
+"""Write docs/results.md and docs/cost.md from the committed results.
+
+    python -m benchmarks.render [--check]
+
+The pages are the templates of `benchmarks/pages/`; a part whose results are not there is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.lib import RESULTS, ROOT
+from benchmarks.studies.ablations import summarise
+from text_to_lora.analysis.cost import size, span, tera
+from text_to_lora.evaluation.tables import number, show, show_paired
+from text_to_lora.files import read_json, write_text
+
+PAGES = Path(__file__).parent / "pages"
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Results by the name of their file; None where there is none.
+
+    speed: of every benchmark of benchmarks/speed that has been run
+    """
+    files = {
+        "suite": "suite/report",
+        "obedience": "obedience",
+        "alignment": "alignment",
+        "cost": "cost",
+    }
+    results: dict[str, Any] = {
+        name: read_json(path) if (path := folder / f"{file}.json").is_file() else None
+        for name, file in files.items()
+    }
+    names = (path.stem for path in sorted((ROOT / "benchmarks" / "speed").glob("*.py")))
+    speed = {name: folder / f"{name}.json" for name in names if name != "cost"}
+    results["speed"] = {name: read_json(path) for name, path in speed.items() if path.is_file()}
+    results["ablations"] = summarise(folder / "ablations")
+    return results
+
+
+def render(results: dict[str, Any]) -> dict[str, str]:
+    """The pages as Markdown, by their names."""
+    environment = Environment(
+        loader=FileSystemLoader(PAGES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"size": size, "span": span, "tera": tera, "number": number}
+    environment.filters |= {"show": show, "paired": show_paired}
+    names = [path.name for path in sorted(PAGES.glob("*.md.j2"))]
+    return {
+        name.removesuffix(".j2"): environment.get_template(name).render(results) for name in names
+    }
+
+
+def main() -> None:
+    """Write the pages, or with --check fail where one differs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail where a page differs")
+    options = parser.parse_args()
+    for name, text in render(read_results(RESULTS)).items():
+        path = ROOT / "docs" / name
+        if options.check and path.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"docs/{name} differs; run python -m benchmarks.render")
+        write_text(path, text)
+
+
+if __name__ == "__main__":
+    main()

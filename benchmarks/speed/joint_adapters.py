@@ -1,0 +1,620 @@
+"""Time adapters of many tasks trained together against one after another, on the same samples.
+
+    python -m benchmarks.speed.joint_adapters --data DIR [--tasks 32] [--rows 96 384] [--threads 2]
+
+All contestants see the same rows of each task in the same order, in the same steps, cut to the same
+numbers of tokens, on the embedded base with adapters of the recipe's rank on its targets:
+
+- joint: `train_adapters`, all tasks together, in a fresh process
+- peft: a fresh process a task, as a user runs it: `AutoModelForCausalLM.from_pretrained`, PEFT and
+  transformers' Trainer with their defaults, labels of -100 on the prompt, all logits. It gets its
+  rows as tokens, so that it need not tokenise.
+- warm: one process, one task after the other through the base that stays loaded, with our own hooks,
+  in the same dtype and with the same attention as the joint run, logits of answers alone, and
+  torch's fused AdamW; its start is not counted
+
+Blocks of `peft` and `warm` tasks alternate with whole joint runs, of which the median counts, so
+that other load weighs on all alike. `peft` is compared by the wall time of its processes, start
+included on both sides; `warm` by the seconds of the training loop. A few tasks in float32 show that
+joint and warm make the same adapters; at the end all are judged on rows that they were trained on.
+
+To reach: peft takes at least 4 times as long as joint. A run that is cut off goes on with what it
+has in --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import peft
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, get_scheduler
+
+from benchmarks.lib import RESULTS, again, command, machine, run_json
+from text_to_lora.files import read_json, write_folder, write_json
+from text_to_lora.inference.rows import answer_logits
+from text_to_lora.lora import load_adapter, save_adapter
+from text_to_lora.lora.library import load_library
+from text_to_lora.models.base import load_base_config
+from text_to_lora.models.find import find_base
+from text_to_lora.tasks.task import Task
+from text_to_lora.training import adapters
+from text_to_lora.training.adapters import Job, LibraryConfig, make_job, pick_tasks
+from text_to_lora.training.config import load_recipe
+from text_to_lora.training.data import RowEncoder
+from text_to_lora.training.joint import TaskwiseAdamW
+from text_to_lora.training.losses import answer_losses
+from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype
+from text_to_lora.training.static import StaticAdapter
+
+TARGET = 4.0
+BLOCKS = 4
+JUDGED_ROWS = 32  # of a task's training rows
+AGREE_TASKS, AGREE_ROWS = 3, 32  # at most
+AGREE = 1e-3  # of the norm of ΔW, in float32, where nothing but the order of sums differs
+
+PEFT_SCRIPT = """
+import json, sys, time
+start = time.perf_counter()
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import SequentialSampler
+from transformers import (
+    AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments,
+)
+imported = time.perf_counter()
+file, output = sys.argv[1:]
+given = json.load(open(file))
+tokenizer = AutoTokenizer.from_pretrained(given["base"])
+model = AutoModelForCausalLM.from_pretrained(given["base"])
+model = get_peft_model(model, LoraConfig(**given["lora"]))
+rows = [
+    {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+    for prompt, answer in given["rows"]
+]
+
+class InOrder(Trainer):
+    def _get_train_sampler(self, dataset=None):
+        return SequentialSampler(dataset if dataset is not None else self.train_dataset)
+
+trainer = InOrder(
+    model=model,
+    args=TrainingArguments(output_dir=output, save_strategy="no", report_to="none",
+                           use_cpu=True, **given["arguments"]),
+    train_dataset=rows,
+    data_collator=DataCollatorForSeq2Seq(tokenizer),
+)
+loaded = time.perf_counter()
+steps = trainer.train().global_step
+trained = time.perf_counter()
+model.save_pretrained(output)
+saved = time.perf_counter()
+print(json.dumps({
+    "import": imported - start, "load": loaded - imported, "train": trained - loaded,
+    "save": saved - trained, "steps": steps, "dtype": str(model.dtype),
+}))
+"""
+
+
+class Clock:
+    """Where the time of a training loop goes, and how much of it is padding.
+
+    The base's passes, backward passes and steps of the optimiser are timed; the rest is what is
+    left: making batches, gathering adapters, Python.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
+        self.tokens = self.padded_tokens = self.passes = 0
+        self._start = 0.0
+
+    def watch(self, base: PreTrainedModel) -> None:
+        """Time and count the passes of a base from now on."""
+        base.register_forward_pre_hook(self._enter, with_kwargs=True)
+        base.register_forward_hook(self._leave)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Time backward passes inside the block."""
+        with patch.object(
+            torch.autograd, "backward", self.timed("backward", torch.autograd.backward)
+        ):
+            yield
+
+    def timed(self, part: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, whose time counts as of this part."""
+
+        def timed(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return run(*args, **options)
+            finally:
+                self.seconds[part] += time.perf_counter() - start
+
+        return timed
+
+    def shares(self, total: float) -> dict[str, Any]:
+        """Seconds of each part of a loop of `total` seconds, and the share of padding."""
+        rest = total - sum(self.seconds.values())
+        return {
+            "loop_s": round(total, 2),
+            "parts_s": {
+                name: round(value, 2) for name, value in (*self.seconds.items(), ("rest", rest))
+            },
+            "passes": self.passes,
+            "tokens": self.tokens,
+            "padding_share": round(1 - self.tokens / self.padded_tokens, 3),
+        }
+
+    def _enter(self, module: object, args: object, options: dict[str, Any]) -> None:
+        self.passes += 1
+        self.padded_tokens += options["input_ids"].numel()
+        self.tokens += int(options["attention_mask"].sum())
+        self._start = time.perf_counter()
+
+    def _leave(self, *_: object) -> None:
+        self.seconds["forward"] += time.perf_counter() - self._start
+
+
+def settings(recipe: str, folder: Path, rows: int, *changes: str) -> LibraryConfig:
+    """The recipe on the tasks in a folder, all of their rows alike and no early stop."""
+    return load_recipe(
+        recipe,
+        [
+            "data.data_dir=null",
+            f"data.folders=[{json.dumps(str(folder))}]",
+            "data.validation_one_in=0",
+            "data.count=null",
+            "data.eval_rows=0",
+            f"run.rows={rows}",
+            "run.patience=null",
+            "run.tasks_at_once=100000",
+            "run.save_every=1000000",
+            "run.device=cpu",
+            *changes,
+        ],
+        kind=LibraryConfig,
+    )
+
+
+def choose_tasks(recipe: str, data: Path, count: int, rows: int) -> list[Task]:
+    """The first tasks of the recipe's order that have so many training rows."""
+    config = load_recipe(
+        recipe, [f"data.data_dir={json.dumps(str(data))}", "data.count=null"], kind=LibraryConfig
+    )
+    tasks = [task for task in pick_tasks(config) if len(task.training()) >= rows][:count]
+    if len(tasks) < count:
+        raise SystemExit(f"{len(tasks)} tasks have {rows} training rows; ask for fewer of either")
+    return tasks
+
+
+def write_tasks(folder: Path, tasks: Sequence[Task]) -> None:
+    """Write training rows as a task folder."""
+    entries = [
+        {
+            "id": task.name,
+            "descriptions": list(task.descriptions),
+            "metric": {"kind": task.metric.kind, "labels": list(task.metric.labels)},
+            "group": task.group,
+        }
+        for task in tasks
+    ]
+    rows = [
+        {"task_id": t.name, "idx": e.idx, "input": e.input, "outputs": list(e.outputs)}
+        for t in tasks
+        for e in t.training()
+    ]
+    with write_folder(folder) as temporary:
+        (temporary / "tasks.json").write_text(json.dumps(entries), encoding="utf-8")
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (temporary / "data.jsonl").write_text(text, encoding="utf-8")
+
+
+def make_jobs(config: LibraryConfig) -> list[Job]:
+    """What the joint run trains on, by task."""
+    return [make_job(task, config) for task in pick_tasks(config)]
+
+
+def make_encoder(config: LibraryConfig, tokenizer: Any) -> RowEncoder:
+    """Rows to tokens, as the joint run has them."""
+    return RowEncoder(
+        tokenizer,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_description_tokens=0,
+        max_answer_tokens=config.data.max_answer_tokens,
+    )
+
+
+def load(config: LibraryConfig) -> tuple[PreTrainedModel, Any]:
+    """The base as the joint run has it."""
+    device = torch.device("cpu")
+    base, tokenizer = load_for_training(resolve_dtype(config.base, device), device)
+    base.requires_grad_(False)
+    return base, tokenizer
+
+
+def run_joint(config: LibraryConfig, output: Path) -> dict[str, Any]:
+    """Train all tasks together."""
+    clock = Clock()
+
+    def load_and_watch(*args: Any, **options: Any) -> Any:
+        base, tokenizer = load_for_training(*args, **options)
+        clock.watch(base)
+        return base, tokenizer
+
+    update = clock.timed("optimizer", TaskwiseAdamW.step)
+    with (
+        patch.object(adapters, "load_for_training", load_and_watch),
+        patch.object(TaskwiseAdamW, "step", update),
+        clock.running(),
+    ):
+        adapters.train_adapters(config, output_dir=output)
+    (history,) = output.glob("groups/*/history.jsonl")
+    last = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
+    return clock.shares(last["seconds"])
+
+
+def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict[str, Any]:
+    """Train some tasks one after the other on a base that stays; writes a PEFT folder each.
+
+    places: of the tasks, in the library's order
+    """
+    base, tokenizer = load(config)
+    encoder = make_encoder(config, tokenizer)
+    spec = make_spec(config.base, config.adapter, base.config)
+    jobs = make_jobs(config)
+    clock = Clock()
+    clock.watch(base)
+    loop = 0.0
+    optimizer = config.optimizer
+    for place in places:
+        job = jobs[place]
+        start = time.perf_counter()
+        # The start that the joint run gives every task.
+        adapter = StaticAdapter(spec, torch.Generator().manual_seed(config.run.seed))
+        adamw = torch.optim.AdamW(
+            adapter.parameters(),
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        schedule = get_scheduler(
+            optimizer.schedule,
+            adamw,
+            num_warmup_steps=round(optimizer.warmup * job.num_steps),
+            num_training_steps=job.num_steps,
+        )
+
+        def update(
+            adapter: StaticAdapter = adapter,
+            adamw: torch.optim.Optimizer = adamw,
+            schedule: torch.optim.lr_scheduler.LambdaLR = schedule,
+        ) -> None:
+            torch.nn.utils.clip_grad_norm_(adapter.parameters(), optimizer.max_grad_norm)
+            adamw.step()
+            schedule.step()
+            adamw.zero_grad()
+
+        timed_update = clock.timed("optimizer", update)
+        with clock.running():
+            for step in range(job.num_steps):
+                rows = encoder.join((*row, None) for row in job.batch(step))
+                with answer_logits(base, rows, adapter(torch.empty(1, 0))) as logits:
+                    answer_losses(logits, rows).mean().backward()
+                timed_update()
+        loop += time.perf_counter() - start
+        save_adapter(adapter.adapter(), output / str(place), provenance={}, overwrite=True)
+    return clock.shares(loop)
+
+
+def run_peft(
+    config: LibraryConfig, work: Path, places: Sequence[int], environment: dict[str, str]
+) -> dict[str, Any]:
+    """Train some tasks in a process each; seconds of the processes and of their parts."""
+    section = config.base
+    base_config = load_base_config(section.name)
+    spec = make_spec(section, config.adapter, base_config)
+    tokenizer = AutoTokenizer.from_pretrained(find_base(section.name))
+    encoder = make_encoder(config, tokenizer)
+    jobs = make_jobs(config)
+    optimizer = config.optimizer
+    wall, parts = 0.0, []
+    for place in places:
+        job, output = jobs[place], work / "adapters" / str(place)
+        given = {
+            "base": str(find_base(section.name)),
+            "lora": {
+                "r": spec.rank,
+                "lora_alpha": spec.alpha,
+                "use_rslora": spec.rslora,
+                "target_modules": [spec.module_name(s.layer, s.module) for s in spec.slots],
+                "task_type": "CAUSAL_LM",
+            },
+            "arguments": {
+                "per_device_train_batch_size": job.batch_size,
+                "num_train_epochs": 1,
+                "learning_rate": optimizer.lr,
+                "lr_scheduler_type": optimizer.schedule,
+                "warmup_steps": round(optimizer.warmup * job.num_steps),
+                "weight_decay": optimizer.weight_decay,
+                "max_grad_norm": optimizer.max_grad_norm,
+                "seed": config.run.seed,
+            },
+            "rows": [[list(part) for part in encoder.encode(*row)] for row in job.rows],
+        }
+        write_json(work / "given.json", given)
+        command = [sys.executable, "-c", PEFT_SCRIPT, str(work / "given.json"), str(output)]
+        start = time.perf_counter()
+        found = run_json(command, environment)
+        wall += time.perf_counter() - start
+        if found["steps"] != job.num_steps:
+            raise SystemExit(f"Trainer took {found['steps']} steps, not {job.num_steps}")
+        parts.append(found)
+    names = ("import", "load", "train", "save")
+    return {
+        "wall_s": round(wall, 2),
+        "parts_s": {name: round(sum(part[name] for part in parts), 2) for name in names},
+        "dtype": parts[0]["dtype"],
+    }
+
+
+def judge(config: LibraryConfig, work: Path) -> dict[str, Any]:
+    """Mean loss of every contestant's adapters on rows that they were trained on, nats a token."""
+    base, tokenizer = load(config)
+    encoder = make_encoder(config, tokenizer)
+    joint = load_library(work / "joint-0" / "library")
+    losses: dict[str, list[float]] = {"base": [], "joint": [], "warm": [], "peft": []}
+    for place, job in enumerate(make_jobs(config)):
+        rows = encoder.join((*row, None) for row in job.rows[:JUDGED_ROWS])
+        found = {
+            "joint": joint.adapter(job.name),
+            "warm": load_adapter(work / "warm" / str(place), base_config=base.config),
+            "peft": load_adapter(work / "peft" / "adapters" / str(place), base_config=base.config),
+        }
+        with torch.no_grad():
+            for name, weights in {"base": None, **found}.items():
+                with answer_logits(base, rows, weights) as logits:
+                    losses[name].append(float(answer_losses(logits, rows).mean()))
+    means = {name: round(statistics.mean(values), 4) for name, values in losses.items()}
+    return {"rows_a_task": JUDGED_ROWS, "mean_nll": means}
+
+
+def agree(config: LibraryConfig, work: Path) -> dict[str, Any]:
+    """How far the adapters of the joint and the warm run are apart on a base in float32.
+
+    In bfloat16 roundings grow from step to step, so that their losses are alike in the mean alone.
+
+    Raises SystemExit when they are not the same.
+    """
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was cut off
+    run_joint(config, work / "joint")
+    jobs = make_jobs(config)
+    run_warm(config, work / "warm", range(len(jobs)))
+    joint = load_library(work / "joint" / "library")
+    base_config = load_base_config(config.base.name)
+    apart = 0.0
+    for place, job in enumerate(jobs):
+        own = joint.adapter(job.name)
+        other = load_adapter(work / "warm" / str(place), base_config=base_config)
+        for key in own.a:
+            difference = (own.delta(key) - other.delta(key)).norm() / other.delta(key).norm()
+            apart = max(apart, float(difference))
+    if apart > AGREE:
+        raise SystemExit(f"the joint and the warm run differ by {apart:.1e} of the norm of ΔW")
+    return {
+        "tasks": len(jobs),
+        "steps": max(job.num_steps for job in jobs),
+        "largest_relative_difference_of_delta": float(f"{apart:.1e}"),
+    }
+
+
+def kept(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result in a file, measured first where there is none."""
+    if not path.exists():
+        write_json(path, run())
+        print(f"{path.stem}: {json.dumps(read_json(path))}", flush=True)
+    return read_json(path)
+
+
+def compare(
+    config: LibraryConfig, work: Path, count: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """All contestants at one number of rows."""
+    environment = settle(options)
+
+    def child(*part: str) -> dict[str, Any]:
+        return run_part_apart(options, config.run.rows, *part)
+
+    def joint(number: int) -> dict[str, Any]:
+        output = work / f"joint-{number}"
+        shutil.rmtree(output, ignore_errors=True)  # of a run that was cut off
+        start = time.perf_counter()
+        found = child("joint", str(output))
+        return {"wall_s": round(time.perf_counter() - start, 2), **found}
+
+    parts = min(BLOCKS, count)
+    blocks = [range(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+    joints, pefts, warms = [], [], []
+    for number, block in enumerate(blocks):
+        if number % 2 == 0:
+            joints.append(kept(work / f"joint-{number}.json", lambda n=number: joint(n)))
+        pefts.append(
+            kept(
+                work / f"peft-{number}.json",
+                lambda b=block: run_peft(config, work / "peft", b, environment),
+            )
+        )
+        places = [str(place) for place in block]
+        warms.append(
+            kept(
+                work / f"warm-{number}.json",
+                lambda p=places: child("warm", str(work / "warm"), *p),
+            )
+        )
+    joints.append(kept(work / "joint-last.json", lambda: joint(len(blocks))))
+    wall = statistics.median(run["wall_s"] for run in joints)
+    loop = statistics.median(run["loop_s"] for run in joints)
+    typical = min(joints, key=lambda run: abs(run["loop_s"] - loop))
+    peft_wall, warm_loop = sum(r["wall_s"] for r in pefts), sum(r["loop_s"] for r in warms)
+    return {
+        "rows_a_task": config.run.rows,
+        "peft_over_joint": round(peft_wall / wall, 2),
+        "warm_over_joint": round(warm_loop / loop, 2),
+        "joint": {**typical, "wall_s": wall, "loop_s": loop, "walls_s": [r["wall_s"] for r in joints]},
+        "peft": {"wall_s": round(peft_wall, 2), **added(pefts), "dtype": pefts[0]["dtype"]},
+        "warm": {
+            "loop_s": round(warm_loop, 2),
+            **added(warms),
+            "passes": sum(run["passes"] for run in warms),
+            "padding_share": round(
+                1 - sum(r["tokens"] for r in warms)
+                / sum(r["tokens"] / (1 - r["padding_share"]) for r in warms),
+                3,
+            ),
+        },
+        "losses": kept(work / "judged.json", lambda: judge(config, work)),
+    }  # fmt: skip
+
+
+def settle(options: argparse.Namespace) -> dict[str, str]:
+    """The environment of all processes."""
+    threads = str(options.threads)
+    return os.environ | {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run_part_apart(options: argparse.Namespace, rows: int, *part: str) -> dict[str, Any]:
+    """The result of a part of this script in a fresh process."""
+    call = again("speed.joint_adapters", "--data", options.data, "--recipe", options.recipe)
+    call += ["--work", str(options.work), "--tasks", str(options.tasks)]
+    return run_json([*call, "--part", str(rows), *part], settle(options))
+
+
+def run_part(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One part, in this process; folder: of the tasks."""
+    rows, kind, output, *places = options.part
+    if kind == "agree":
+        changes = (f"data.count={min(AGREE_TASKS, options.tasks)}", "base.dtype=float32")
+        return agree(settings(options.recipe, folder, int(rows), *changes), Path(output))
+    config = settings(options.recipe, folder, int(rows))
+    if kind == "joint":
+        return run_joint(config, Path(output))
+    return run_warm(config, Path(output), [int(place) for place in places])
+
+
+def added(blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The parts of all blocks' time together."""
+    names = blocks[0]["parts_s"]
+    return {"parts_s": {n: round(sum(b["parts_s"][n] for b in blocks), 2) for n in names}}
+
+
+def summary(results: Sequence[dict[str, Any]], tasks: int) -> list[dict[str, str]]:
+    """The rows of the README's table."""
+    rows = []
+    for found in results:
+        count = found["rows_a_task"]
+        rows += [
+            {
+                "what": f"{tasks} adapters of {count} rows together, against PEFT and Trainer in "
+                "a process each",
+                "result": f"{found['peft_over_joint']:.1f} × as fast "
+                f"({found['joint']['wall_s']:.0f} s, {found['peft']['wall_s']:.0f} s)",
+                "target": f"{TARGET:g} ×",
+            },
+            {
+                "what": "the same, against one after another on a loaded base in the same dtype",
+                "result": f"{found['warm_over_joint']:.2f} × as fast "
+                f"({found['joint']['loop_s']:.0f} s, {found['warm']['loop_s']:.0f} s)",
+                "target": "",
+            },
+        ]
+    return rows
+
+
+def main() -> None:
+    """Run the comparison, print it and write it down."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
+    parser.add_argument("--recipe", default="embedded-library", help="recipe of a library")
+    parser.add_argument("--tasks", type=int, default=32, help="adapters (default 32)")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[96, 384], help="rows a task (default 96 384)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/joint_adapters"), help="folder to go on from"
+    )
+    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RESULTS / "joint_adapters.json",
+        help="where the result goes",
+    )
+    options = parser.parse_args()
+    tasks = options.work / f"tasks-{options.tasks}"
+    if options.part:
+        print(json.dumps(run_part(options, tasks)))
+        return
+
+    started = time.perf_counter()
+    torch.set_num_threads(options.threads)
+    before = machine() | {"threads": options.threads}
+    if not tasks.exists():
+        write_tasks(
+            tasks, choose_tasks(options.recipe, options.data, options.tasks, max(options.rows))
+        )
+    few = min(AGREE_ROWS, *options.rows)
+    agreement = kept(
+        options.work / "agreement.json",
+        lambda: run_part_apart(options, few, "agree", str(options.work / "agreement")),
+    )
+    results = []
+    for rows in options.rows:
+        config = settings(options.recipe, tasks, rows)
+        results.append(compare(config, options.work / str(rows), options.tasks, options))
+    recipe = settings(options.recipe, tasks, options.rows[0])
+    result = {
+        "command": command(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
+        "peft": peft.__version__,
+        "seconds": round(time.perf_counter() - started, 1),
+        "tasks": options.tasks,
+        "settings": {
+            "recipe": options.recipe,
+            "base": recipe.base.model_dump(mode="json"),
+            "adapter": recipe.adapter.model_dump(mode="json"),
+            "optimizer": recipe.optimizer.model_dump(mode="json"),
+            "batch_size": recipe.run.batch_size,
+            "tokens_per_pass": recipe.run.tokens_per_pass,
+            "max_prompt_tokens": recipe.data.max_prompt_tokens,
+            "max_answer_tokens": recipe.data.max_answer_tokens,
+        },
+        "target_ratio": TARGET,
+        "agreement_in_float32": agreement,
+        "results": results,
+        "summary": summary(results, options.tasks),
+    }
+    write_json(options.out, result)
+    for row in result["summary"]:
+        print(f"{row['what']}: {row['result']}")
+
+
+if __name__ == "__main__":
+    main()
