@@ -74,8 +74,8 @@ def evaluate_suite(
     progress: called with a line about each condition and each part
 
     Raises ConfigError for equal names of tasks or conditions, code without `grade`, a condition
-    that takes no row, or an output folder of another evaluation; TaskDataError for a task without
-    rows.
+    that takes no row, prompts that do not fit into `max_length` without their inputs, or an output
+    folder of another evaluation; TaskDataError for a task without rows.
     """
     output_dir = Path(output_dir)
     report_progress = progress or (lambda line: None)
@@ -101,6 +101,8 @@ def evaluate_suite(
         "tasks": _describe_rows(rows),
     }
     plans = {baseline.name: _planned(baseline, rows) for baseline in baselines}
+    for planned in plans.values():
+        scorer.check_room([row for row, _ in planned], [setup.description for _, setup in planned])
     _open_run(output_dir, settings, {b.name: _describe(b, plans[b.name]) for b in baselines})
     report_progress(f"{len(rows)} rows of {len(tasks)} tasks, seed {seed}")
     for place, baseline in enumerate(baselines, start=1):
