@@ -38,6 +38,25 @@ def test_base_and_adapted_answers_stand_beside_each_other(
 
 
 @pytest.mark.filterwarnings("default")  # the command shows its warnings itself
+def test_the_left_of_a_long_input_is_dropped_with_a_warning_and_a_number(
+    t2l: Any, hypernet_folder: Path
+) -> None:
+    texts = ["short", "x" * 250, "y" * 300]
+    inputs = [option for text in texts for option in ("-i", text)]
+    done = t2l("run", "Say 🎉", *inputs, "-m", hypernet_folder, "--json", "--max-new-tokens", 6)
+    assert done.code == 0
+    facts = json.loads(done.out)
+    # a context of 256 tokens, 6 of an answer; "Input: ", "\n" and "Answer:" of the prompt
+    assert [row["tokens_dropped"] for row in facts["answers"]] == [0, 15, 65]
+    names = ("description", "tokens", "tokens_read", "tokens_unknown")
+    assert [facts[name] for name in names] == ["Say 🎉", 2, 2, 0]
+    assert done.err.splitlines()[0] == (
+        "warning: this base reads 250 tokens of a prompt beside an answer of 6; it did not read the "
+        "first tokens of long inputs: 15 of input 2, 65 of input 3; shorten them"
+    )
+
+
+@pytest.mark.filterwarnings("default")  # the command shows its warnings itself
 def test_an_adapter_that_changes_nothing_is_warned_of(t2l: Any, idle_hypernet_folder: Path) -> None:
     done = t2l("run", "Say yes", "-i", "a", "-m", idle_hypernet_folder, "--max-new-tokens", 2)
     assert done.code == 0

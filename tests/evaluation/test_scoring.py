@@ -125,6 +125,38 @@ def test_long_prompts_are_cut_to_leave_room(
     assert answer.tokens == 32  # half of the model's 64 positions
 
 
+@pytest.mark.parametrize("description", [None, "a", "a b c d e f g h i j k l m n o p"])
+@pytest.mark.parametrize("answer", ["b", "b " * 9, "b " * 40])
+@pytest.mark.parametrize("labels", [(), ("b", "c d e f g h i j k l m n")])
+def test_the_room_that_a_prompt_needs_is_the_least_that_fits(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    description: str | None,
+    answer: str,
+    labels: tuple[str, ...],
+) -> None:
+    metric = Metric("classification", labels) if labels else Metric("rougeL")
+    task = Task("t", "d", (), (Example("a " * 100, (answer,), 5),), metric)
+    rows = [Row(task, task.examples[0])]
+
+    def fits(check: str, max_length: int) -> bool:
+        scorer = Scorer(
+            base, tokenizer, max_new_tokens=4, max_length=max_length, label_likelihood=True
+        )
+        try:
+            if check == "before":
+                scorer.check_room(rows, [description])
+            else:
+                scorer.score(rows, prompt_texts=[description] if description else None)
+        except ConfigError:
+            return False
+        return True
+
+    lengths = range(8, 65)
+    least = next(length for length in lengths if fits("in scoring", length))
+    assert [fits("before", length) for length in lengths] == [n >= least for n in lengths]
+
+
 def test_shots_stand_before_the_input_and_the_longest_go_first(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:

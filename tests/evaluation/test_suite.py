@@ -348,6 +348,35 @@ def test_a_condition_of_ones_own_is_scored(
     assert report["conditions"]["mine"]["tasks"] == 5
 
 
+def test_prompts_without_room_are_named_before_anything_is_scored(
+    evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
+) -> None:
+    long = [
+        replace(task, definition="a " * length, descriptions=())
+        for task, length in zip(tasks, (2, 30, 2, 20, 2, 2), strict=True)
+    ]
+    names = ("base", "in_prompt")
+    with pytest.raises(
+        ConfigError,
+        match=r"max_length is 24; the prompts of 2 tasks need more, even without their inputs: "
+        r"'task1' \(\d+\), 'task3' \(\d+\); give --max-length (\d+), or leave the tasks out",
+    ) as caught:
+        evaluate(names, tasks=long, max_length=24)
+    assert not (tmp_path / "out").exists()
+    enough = int(str(caught.value).partition("--max-length ")[2].partition(",")[0])
+    with pytest.raises(ConfigError, match=rf"max_length is {enough - 1}; the prompts of 1 tasks"):
+        evaluate(names, tasks=long, max_length=enough - 1)
+    evaluate(names, tasks=long, max_length=enough)
+
+
+def test_prompts_longer_than_the_base_reads_have_another_remedy(
+    evaluate: Callable[..., dict[str, Any]], tasks: list[Task]
+) -> None:
+    long = [replace(task, definition="a " * 70, descriptions=()) for task in tasks]
+    with pytest.raises(ConfigError, match="the base has 64 positions, so shorten their definition"):
+        evaluate(("base", "in_prompt"), tasks=long, max_length=500)
+
+
 def test_plans_that_do_not_fit_are_named(
     evaluate: Callable[..., dict[str, Any]], base: PreTrainedModel, adapters: Callable[..., Any]
 ) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.lora import LoraWeights, adapted
 from text_to_lora.models.base import load_base
-from text_to_lora.serving.answers import answer, effect
+from text_to_lora.serving.answers import answer, count_dropped, effect
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.prompts import PromptFormat
 
@@ -77,7 +77,16 @@ def test_the_description_stands_in_the_prompt_only_when_given(
 
 
 def test_a_long_input_is_cut_to_the_context(base: Any) -> None:
-    assert len(answer(*base, ["x" * 1000], max_new_tokens=4)) == 1
+    texts = ["short", "x" * 1000]
+    with pytest.warns(
+        T2LWarning, match="reads 252 tokens of a prompt beside an answer of 4; it did"
+    ):
+        assert len(answer(*base, texts, max_new_tokens=4)) == 2
+    first, second = count_dropped(*base, texts, max_new_tokens=4)
+    assert first == 0
+    with pytest.warns(T2LWarning, match=f"first tokens of long inputs: {second} of input 2; short"):
+        cut = answer(*base, texts, max_new_tokens=4)
+    assert answer(*base, ["short", "x" * (1000 - second)], max_new_tokens=4) == cut
 
 
 def test_effect_is_the_mean_divergence_of_the_answer_tokens(

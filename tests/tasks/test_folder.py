@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.errors import ConfigError, T2LWarning, TaskDataError
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.task import Example, Metric
 
@@ -26,6 +26,7 @@ ROWS: list[dict[str, Any]] = [
     {"task_id": "copy", "idx": 0, "input": "a\nb", "outputs": ["a\nb", "a b"]},
     {"task_id": "colour", "idx": 9, "input": "blood", "outputs": ["red"]},
 ]
+TWICE = {"kind": "classification", "labels": ["red", "green", "red"]}
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -129,6 +130,26 @@ def test_empty_files_are_named(tmp_path: Path) -> None:
         load_folder(folder)
 
 
+@pytest.mark.parametrize("parquet", [False, True])
+def test_rows_without_a_label_among_their_outputs_are_told_of_once(
+    tmp_path: Path, parquet: bool
+) -> None:
+    rows = [
+        *ROWS,
+        changed(ROWS[0], idx=1, outputs=["azure", " Green. "]),
+        changed(ROWS[0], idx=2, outputs=["azure", "blue"]),
+    ]
+    folder = write_folder(tmp_path / "own", rows=rows, parquet=parquet)
+    with pytest.warns(
+        T2LWarning,
+        match=r"own' has rows whose outputs are none of their task's labels, so that no label is "
+        r"right: 1 of 4 of 'colour'; mend the rows or add the labels",
+    ) as caught:
+        assert len(load_folder(folder)[0].examples) == 4
+    assert len(caught) == 1
+    load_folder(folder, ["copy"])
+
+
 def changed(entry: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {key: value for key, value in {**entry, **fields}.items() if value is not ...}
 
@@ -142,6 +163,11 @@ def changed(entry: dict[str, Any], **fields: Any) -> dict[str, Any]:
         ([TASKS[1], changed(TASKS[0], metric=...)], 11, "'colour' has metric None; give"),
         ([TASKS[1], changed(TASKS[0], metric={"kind": "bleu"})], 11, "metric kind 'bleu'; choose"),
         ([TASKS[1], changed(TASKS[0], metric={"kind": "classification"})], 11, "has no labels"),
+        (
+            [TASKS[1], changed(TASKS[0], metric=TWICE)],
+            11,
+            "task 'colour': label 'red' stands in 'labels' twice; list each label once",
+        ),
         (
             [TASKS[1], changed(TASKS[0], definition=" ", descriptions=[])],
             11,

@@ -43,7 +43,7 @@ def run(
     """Answer inputs with the base model, and with the adapter of a description.
 
     The description makes the adapter and is not in the prompt. Warns when the adapter hardly
-    changes what the base says.
+    changes what the base says, and when the base does not read the left of a long input.
 
     \b
     Examples:
@@ -54,16 +54,18 @@ def run(
     gather([description], None, "description", "")
     check_strength(strength)
     with progress("loading the hypernetwork") as show:
-        from text_to_lora.serving.answers import SMALL_EFFECT, answer, effect
+        from text_to_lora.serving.answers import SMALL_EFFECT, answer, count_dropped, effect
         from text_to_lora.serving.generator import TextToLora
 
         t2l = TextToLora.from_pretrained(model, device=check_device(device))
         show("loading the text encoder and generating the adapter")
-        weights = t2l.generate([description], strength=strength).weights
+        adapters = t2l.generate([description], strength=strength)
+        weights = adapters.weights
         show("loading the base model")
         language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device)
         loaded = (language_model, tokenizer, texts)
         limit = max_new_tokens
+        dropped = count_dropped(*loaded, max_new_tokens=limit)
         show("the base answers")
         plain = answer(*loaded, max_new_tokens=limit)
         show("the adapted base answers")
@@ -83,11 +85,16 @@ def run(
             stacklevel=1,
         )
     rows = [
-        {"input": text, "base": before, "adapted": after}
-        for text, before, after in zip(texts, plain, moved, strict=True)
+        {"input": text, "tokens_dropped": count, "base": before, "adapted": after}
+        for text, count, before, after in zip(texts, dropped, plain, moved, strict=True)
     ]
     if as_json:
-        echo_json({"description": description, "effect_nats": change, "answers": rows})
+        tokens = {
+            name: adapters.provenance[0][name]
+            for name in ("tokens", "tokens_read", "tokens_unknown")
+        }
+        facts = {"description": description, **tokens, "effect_nats": change}
+        echo_json({**facts, "answers": rows})
         return
     for row in rows:
         typer.echo(f"input    {row['input']}\nbase     {row['base']}\nadapted  {row['adapted']}\n")

@@ -146,6 +146,9 @@ class LmEvalScorer:
         for task in tasks.inner.values():
             self._limit_answers(task, max_new_tokens)
 
+    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
+        """Check nothing: lm-eval cuts the left of prompts that are too long."""
+
     def score(
         self,
         rows: Sequence[Row],

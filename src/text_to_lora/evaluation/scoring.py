@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.utils.rnn import pad_sequence
 
-from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.errors import ConfigError, TaskDataError, list_some
 from text_to_lora.evaluation.metrics import in_labels, normalise, score_answer
 from text_to_lora.inference.rows import contiguous_head, logits_at
 from text_to_lora.lora.apply import adapted
@@ -140,6 +140,7 @@ class Scorer:
         self._tokenizer = tokenizer
         self._format = PromptFormat.for_tokenizer(tokenizer)
         self._max_new_tokens = max_new_tokens
+        self._positions = positions
         self._max_length = min(max_length, positions)
         if 2 * max_new_tokens > self._max_length:
             raise ConfigError(
@@ -195,6 +196,43 @@ class Scorer:
                 for place, result in zip(places, results, strict=True):
                     answers[place] = self._finish(rows[place], encoded[place], result)
         return [answers[place] for place in range(len(rows))]
+
+    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
+        """Check before anything is scored that every prompt fits without its input.
+
+        prompt_texts: description in each row's prompt
+
+        Raises ConfigError naming the tasks whose prompts do not, and the max_length that would do.
+        """
+        needed: dict[str, int] = {}
+        for row, text in zip(rows, prompt_texts, strict=True):
+            name = row.task.name
+            needed[name] = max(needed.get(name, 0), self._needed_length(row, text))
+        tasks = [f"{name!r} ({n})" for name, n in needed.items() if n > self._max_length]
+        if not tasks:
+            return
+        most = max(needed.values())
+        remedy = (
+            f"give --max-length {most}"
+            if most <= self._positions
+            else f"the base has {self._positions} positions, so shorten their definitions"
+        )
+        raise ConfigError(
+            f"max_length is {self._max_length}; the prompts of {len(tasks)} tasks need more, even "
+            f"without their inputs: {list_some(tasks)}; {remedy}, or leave the tasks out"
+        )
+
+    def _needed_length(self, row: Row, description: str | None) -> int:
+        """The least max_length with which a row's prompt fits without its input."""
+        prompt = len(self._prompt("", description, UNLIMITED, ()).prompt_ids)
+        texts = [
+            row.example.outputs[0],
+            *(row.task.metric.labels if self._label_likelihood else ()),
+        ]
+        answer = max(len(self._answer_ids(text)) for text in texts)
+        limit = self._max_new_tokens
+        # An answer takes as much as it needs, or half of all.
+        return min(prompt + max(limit, answer), max(2 * prompt - 1, prompt + limit))
 
     def _finish(self, row: Row, encoded: _Encoded, result: _Result) -> Answer:
         metric, outputs = row.task.metric, row.example.outputs

@@ -60,6 +60,10 @@ class RowScorer(Protocol):
         """Score every row; the order of the answers is that of the rows."""
         ...
 
+    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
+        """Raise ConfigError before anything is scored when a prompt cannot fit."""
+        ...
+
 
 MakeScorer = Callable[["PreTrainedModel"], RowScorer]
 
@@ -96,8 +100,9 @@ def evaluate_suite(
 
     Tasks of programs are scored by likelihood alone, and a T2LWarning names them.
 
-    Raises ConfigError for equal names of tasks or conditions, a condition that takes no row, or an
-    output folder of another evaluation; TaskDataError for a task without rows.
+    Raises ConfigError for equal names of tasks or conditions, a condition that takes no row, prompts
+    that do not fit into `max_length` without their inputs, or an output folder of another
+    evaluation; TaskDataError for a task without rows.
     """
     output_dir = Path(output_dir)
     report_progress = progress or (lambda line: None)
@@ -123,6 +128,8 @@ def evaluate_suite(
         "tasks": _describe_rows(rows),
     }
     plans = {condition.name: _planned(condition, rows) for condition in conditions}
+    for planned in plans.values():
+        scorer.check_room([row for row, _ in planned], [setup.description for _, setup in planned])
     _open_run(output_dir, settings, {b.name: _describe(b, plans[b.name]) for b in conditions})
     report_progress(f"{len(rows)} rows of {len(tasks)} tasks, seed {seed}")
     for place, condition in enumerate(conditions, start=1):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, T2LWarning, list_some
 from text_to_lora.inference.rows import Rows, answer_logits, contiguous_head
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
@@ -46,19 +48,25 @@ def answer(
     max_new_tokens: most tokens of an answer
 
     Raises SpecError when the adapters are for another base, ConfigError when nothing of the
-    inputs fits beside the answer.
+    inputs fits beside the answer; warns (T2LWarning) when the left of an input is left out.
     """
     frame = PromptFormat.for_tokenizer(tokenizer)
-    context = _context(model)
-    if (room := context - max_new_tokens) < 1:
-        raise ConfigError(
-            f"max_new_tokens is {max_new_tokens}; this base reads {context} tokens of prompt and "
-            "answer together; ask for fewer"
-        )
-    prompts = [
-        frame.encode(tokenizer, text, description=description, max_length=room).prompt_ids
-        for text in inputs
+    room = _room(model, max_new_tokens)
+    encoded = [
+        frame.encode(tokenizer, text, description=description, max_length=room) for text in inputs
     ]
+    if any(row.cut for row in encoded):
+        dropped = count_dropped(
+            model, tokenizer, inputs, description=description, max_new_tokens=max_new_tokens
+        )
+        parts = [f"{count} of input {place}" for place, count in enumerate(dropped, 1) if count]
+        warnings.warn(
+            f"this base reads {room} tokens of a prompt beside an answer of {max_new_tokens}; it did "
+            f"not read the first tokens of long inputs: {list_some(parts)}; shorten them",
+            T2LWarning,
+            stacklevel=2,
+        )
+    prompts = [row.prompt_ids for row in encoded]
     generate = cast("Any", model).generate
     answers: list[str] = []
     for start in range(0, len(prompts), _BATCH):
@@ -75,6 +83,29 @@ def answer(
             )
         answers += tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in answers]
+
+
+def count_dropped(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Sequence[str],
+    *,
+    description: str | None = None,
+    max_new_tokens: int = 32,
+) -> list[int]:
+    """Count the tokens on the left of each input that `answer` leaves out, since they do not fit.
+
+    Raises ConfigError when nothing of the inputs fits beside the answer.
+    """
+    frame = PromptFormat.for_tokenizer(tokenizer)
+    dropped = []
+    for text in inputs:
+        whole, read = (
+            frame.encode(tokenizer, text, description=description, max_length=limit).prompt_ids
+            for limit in (sys.maxsize, _room(model, max_new_tokens))
+        )
+        dropped.append(len(whole) - len(read))
+    return dropped
 
 
 @torch.inference_mode()
@@ -138,6 +169,20 @@ def _block(
     if weights is None:
         return nullcontext()
     return adapted(model, weights, list(rows[part]) if rows is not None else [0] * count)
+
+
+def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have beside an answer of so many tokens.
+
+    Raises ConfigError when there are none.
+    """
+    context = _context(model)
+    if max_new_tokens >= context:
+        raise ConfigError(
+            f"max_new_tokens is {max_new_tokens}; this base reads {context} tokens of prompt and "
+            "answer together; ask for fewer"
+        )
+    return context - max_new_tokens
 
 
 def _context(model: PreTrainedModel) -> int:

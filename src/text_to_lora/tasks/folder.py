@@ -9,11 +9,12 @@ A row is `task_id`, `input`, `outputs` [text, ...] (each counts as right) and, o
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.errors import ConfigError, TaskDataError, shorten
+from text_to_lora.errors import ConfigError, T2LWarning, TaskDataError, list_some, shorten
 from text_to_lora.files import read_json_lines, read_task_json
 from text_to_lora.tasks.task import METRIC_KINDS, Example, Metric, Task
 
@@ -86,7 +87,24 @@ def _read_tasks(
                 entry, examples[name], path=folder / "tasks.json", line=line, data=file, split=split
             )
         )
+    _warn_of_other_labels(folder, tasks)
     return tasks
+
+
+def _warn_of_other_labels(folder: Path, tasks: Iterable[Task]) -> None:
+    """Warn (T2LWarning), once a folder, of rows whose outputs are none of their task's labels."""
+    shares = []
+    for task in tasks:
+        if task.metric.kind == "classification":
+            wrong = sum(not task.metric.has_label(row.outputs) for row in task.examples)
+            shares += [f"{wrong} of {len(task.examples)} of {task.name!r}"] if wrong else []
+    if shares:
+        warnings.warn(
+            f"{str(folder)!r} has rows whose outputs are none of their task's labels, so that no "
+            f"label is right: {list_some(shares)}; mend the rows or add the labels",
+            T2LWarning,
+            stacklevel=4,
+        )
 
 
 def _choose(entries: Mapping[str, Any], names: Iterable[str], folder: Path) -> list[str]:

@@ -44,6 +44,13 @@ class Metric:
             )
         if self.kind == "classification" and not self.labels:
             raise ConfigError("a classification metric has no labels; list them in 'labels'")
+        if twice := [label for label in self.labels if self.labels.count(label) > 1]:
+            raise ConfigError(f"label {twice[0]!r} stands in 'labels' twice; list each label once")
+
+    def has_label(self, outputs: Iterable[str]) -> bool:
+        """Whether one of these outputs is a label, whatever its case, spacing and full stop."""
+        labels = set(map(_plain, self.labels))
+        return any(_plain(output) in labels for output in outputs)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,10 @@ class Row:
 
     task: Task
     example: Example
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).removesuffix(".")
 
 
 def distinct_texts(texts: Iterable[str]) -> tuple[str, ...]:
