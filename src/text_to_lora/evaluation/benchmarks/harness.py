@@ -26,7 +26,8 @@ from text_to_lora.evaluation.benchmarks.rows import Rows
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.prompts import TEMPLATE_OPTIONS, PromptFormat
+from text_to_lora.tasks.chat_template import TEMPLATE_OPTIONS, fix_clock
+from text_to_lora.tasks.prompts import PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -120,7 +121,7 @@ class HFEngine:
                 tokenizer=tokenizer,
                 backend="causal",
                 batch_size=batch_size,
-                **_chat_options(self.prompt_form),
+                **_chat_options(self.prompt_form, tokenizer.chat_template),
             )
         self._lm.takes_system = takes_system(tokenizer)
 
@@ -498,11 +499,17 @@ def _no_code_metric() -> Iterator[None]:
         hf_evaluate.load = load
 
 
-def _chat_options(prompt_form: PromptForm) -> dict[str, Any]:
-    """A chat template writes the special tokens itself; a plain prompt gets the tokenizer's own."""
+def _chat_options(prompt_form: PromptForm, template: Any = None) -> dict[str, Any]:
+    """A chat template writes the special tokens itself; a plain prompt gets the tokenizer's own.
+
+    template: given anew where it reads the clock, with the date that all prompts here have
+    """
     if prompt_form == "plain":
         return {}
-    return {"add_bos_token": False, "chat_template_args": dict(TEMPLATE_OPTIONS)}
+    arguments = dict(TEMPLATE_OPTIONS)
+    if isinstance(template, str) and (fixed := fix_clock(template)) != template:
+        arguments["chat_template"] = fixed
+    return {"add_bos_token": False, "chat_template_args": arguments}
 
 
 @contextmanager
