@@ -1,3 +1,4 @@
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -240,3 +241,210 @@ def test_a_template_of_one_turn_takes_no_shots() -> None:
     assert format.prompt("a") == "a"
     with pytest.raises(ConfigError, match="chat template takes no turns before the last"):
         format.prompt("a", shots=[("b", "c")])
+
+
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "'<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+DEFAULT_TURN = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n"
+)
+R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'] }}"
+    "{% elif m['role'] == 'assistant' %}"
+    "{% set content = m['content'].split('</think>')[-1] %}<assistant>{{ content }}{{ eos_token }}"
+    "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
+QWEN_THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+CHANNELS = (  # as gpt-oss
+    "<|im_start|>system\nToday: {{ strftime_now('%Y-%m-%d') }}<|im_end|>{% for m in messages %}"
+    "<|im_start|>{{ m['role'] }}{% if m['role'] == 'assistant' %}<|eot_id|>final{% endif %}"
+    "<|end_header_id|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+LAST_TURN = (  # as Mistral Nemo: the system turn stands in the last user turn
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+    "{% if m['role'] == 'user' %}[INST]{% if loop.last and system is defined %}{{ system }}\n\n"
+    "{% endif %}{{ m['content'] }}[/INST]{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+ALL = [SMOLLM2, R1, QWEN_THINKING, CHANNELS]
+
+
+def own_prompt(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    """What an engine sends."""
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def test_the_default_system_turn_of_smollm2_stands_in_the_bare_prompt_alone() -> None:
+    tokenizer = make_tokenizer(SMOLLM2)
+    form = PromptFormat.for_tokenizer(tokenizer)
+    asked, reply = turn("user", "Name it."), "<|im_start|>assistant\n"
+    question = "<|im_start|>user\nName it.<|im_end|>\n"
+    bare = form.prompt("Name it.")
+    assert bare == own_prompt(tokenizer, [asked]) == DEFAULT_TURN + question + reply
+    told = form.prompt("Name it.", "Say the colour.")
+    assert told == own_prompt(tokenizer, [turn("system", "Say the colour."), asked])
+    assert told == f"<|im_start|>system\nSay the colour.<|im_end|>\n{question}{reply}"
+    earlier = [turn("user", "Blood?"), turn("assistant", "red")]
+    shot = "<|im_start|>user\nBlood?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n"
+    shown = form.prompt("Name it.", shots=[("Blood?", "red")])
+    assert shown == own_prompt(tokenizer, [*earlier, asked])
+    assert shown == DEFAULT_TURN + shot + question + reply
+    both = form.prompt("Name it.", "Say the colour.", [("Blood?", "red")])
+    assert both == own_prompt(tokenizer, [turn("system", "Say the colour."), *earlier, asked])
+    assert form.untold.lead == ""
+    assert form.untold.end == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "lead"),
+    [(R1, "\n</think>\n\n"), (QWEN_THINKING, "\n</think>\n\n")],
+)
+def test_a_prompt_that_opens_a_thought_is_that_of_the_template_and_the_answer_closes_it(
+    template: str, lead: str
+) -> None:
+    tokenizer = make_tokenizer(template)
+    form = PromptFormat.for_tokenizer(tokenizer)
+    prompt = own_prompt(tokenizer, [turn("user", "Hi")])
+    assert prompt.endswith("<think>\n")
+    assert form.prompt("Hi") == prompt
+    row = form.encode(tokenizer, "Hi", "Hello")
+    assert tokenizer.decode(row.prompt_ids) == prompt
+    assert tokenizer.decode(row.answer_ids).startswith(f"{lead}Hello")
+    assert form.read_answer(tokenizer, row.answer_ids) == "Hello"
+    thought = tokenizer("I greet.\n</think>\n\nHello", add_special_tokens=False).input_ids
+    assert form.read_answer(tokenizer, [*thought, tokenizer.eos_token_id]) == "Hello"
+    unfinished = tokenizer("I greet", add_special_tokens=False).input_ids
+    assert form.read_answer(tokenizer, unfinished) == "I greet"
+
+
+def test_an_answer_after_a_head_of_special_tokens_is_read_without_it() -> None:
+    tokenizer = make_tokenizer(CHANNELS)
+    form = PromptFormat.for_tokenizer(tokenizer)
+    assert form.untold.lead == "<|eot_id|>final<|end_header_id|>"
+    row = form.encode(tokenizer, "Hi", "Hello")
+    assert form.read_answer(tokenizer, row.answer_ids) == "Hello"
+
+
+def test_a_prompt_that_no_answer_of_the_template_follows_is_refused() -> None:
+    template = QWEN_THINKING.replace("assistant\n<think>\n{%", "assistant\nSure, {%")
+    with pytest.raises(ConfigError, match=r"ends a prompt with .*Sure, ', but writes .* before an"):
+        PromptFormat.for_tokenizer(make_tokenizer(template))
+
+
+@pytest.mark.parametrize("template", ALL)
+@pytest.mark.parametrize("shots", [[], [("Blood?", "red"), ("Two\nlines", "b")]])
+def test_prompts_are_those_of_the_template(
+    template: str, shots: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(2024, 7, 26))
+    tokenizer = make_tokenizer(template)
+    form = PromptFormat.for_tokenizer(tokenizer)
+    turns = [t for a, b in shots for t in (turn("user", a), turn("assistant", b))]
+    turns.append(turn("user", "Name it."))
+    assert form.prompt("Name it.", shots=shots) == own_prompt(tokenizer, turns)
+    told = [turn("system", "Say it."), *turns]
+    assert form.prompt("Name it.", "Say it.", shots) == own_prompt(tokenizer, told)
+
+
+class Clock:
+    """Stands for `datetime`; it is always this day."""
+
+    def __init__(self, *day: int) -> None:
+        self.day = datetime(*day)  # type: ignore[arg-type]
+
+    def now(self) -> datetime:
+        return self.day
+
+
+FORMATS = ["%Y-%m-%d", "%d %B %Y", "%B %d, %Y", "%d %b %Y", "%A, %-d/%-m/%y %H:%M:%S %p %j %F"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_date_of_a_template_that_reads_the_clock_never_changes(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dated = "{% set today = strftime_now('FORMAT') %}{{ today }}\n" + THINKING
+    tokenizer = make_tokenizer(dated.replace("FORMAT", format))
+    prompts = []
+    for year in (2024, 2031):
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(year, 1, 1))
+        prompts.append(PromptFormat.for_tokenizer(tokenizer).prompt("Hi"))
+    assert prompts[0] == prompts[1]
+    assert prompts[0].startswith(datetime(2024, 7, 26).strftime(format) + "\n<|im_start|>user\nHi")
+
+
+@pytest.mark.parametrize("start", ["", "\n", "  {% if true %}x{% endif %}", "\n  {{ 'a' }}"])
+def test_a_fixed_clock_changes_nothing_else_of_a_template(
+    start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(2024, 7, 26))
+    tokenizer = make_tokenizer(f"{start}{{{{ strftime_now('%d') }}}}{THINKING}")
+    turns = [turn("user", "Hi")]
+    form = PromptFormat.for_tokenizer(tokenizer)
+    assert form.prompt("Hi") == tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            "{% for m in messages %}",
+            r"fails for turns of user \(TemplateSyntaxError: Unexpected end",
+        ),
+        ("{{ today() }}", r"fails for turns of user \(UndefinedError: 'today' is undefined"),
+        ("{{ messages | fancy }}", r"\(TemplateAssertionError: No filter named 'fancy'"),
+        ("{% for t in tools %}{{ t }}{% endfor %}", r"\(TypeError: 'NoneType' object is not iter"),
+        ("{{ messages[0].a.b }}", r"\(UndefinedError: 'dict object' has no attribute 'a'"),
+        ("{{ 1 / 0 }}", r"\(ZeroDivisionError: division by zero\)"),
+        ("{{ raise_exception('No system turn\nat all') }}", r"\(TemplateError: No system turn\)"),
+        (
+            {"tool_use": LLAMA3, "rag": LLAMA3},
+            "has the chat templates rag, tool_use and none named 'default'; set chat_template",
+        ),
+        (LLAMA3.replace("| trim", "| replace('&', 'and')"), "changes the texts that it is given"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_one_line(template: Any, said: str) -> None:
+    tokenizer = make_tokenizer("x")
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=said) as caught:
+        PromptFormat.for_tokenizer(tokenizer)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_templates_with_a_default_gives_that() -> None:
+    tokenizer = make_tokenizer("x")
+    tokenizer.chat_template = {"default": LLAMA3, "rag": "x"}
+    form = PromptFormat.for_tokenizer(tokenizer)
+    assert form == PromptFormat.for_tokenizer(make_tokenizer(LLAMA3))
+
+
+def test_a_template_that_writes_the_system_turn_last_takes_shots_without_a_description() -> None:
+    tokenizer = make_tokenizer(LAST_TURN)
+    form = PromptFormat.for_tokenizer(tokenizer)
+    told = [turn("system", "Be brief."), turn("user", "Hi")]
+    assert form.prompt("Hi", "Be brief.") == own_prompt(tokenizer, told)
+    turns = [turn("user", "a"), turn("assistant", "b"), turn("user", "c")]
+    assert form.prompt("c", shots=[("a", "b")]) == own_prompt(tokenizer, turns)
+    with pytest.raises(ConfigError, match="writes the description after earlier turns; leave"):
+        form.prompt("c", "Be brief.", [("a", "b")])

@@ -373,7 +373,7 @@ class Scorer:
 
     def _text(self, ids: list[int]) -> str:
         end = next((place for place, token in enumerate(ids) if token in self._stops), len(ids))
-        return str(self._tokenizer.decode(ids[:end], skip_special_tokens=True)).strip()
+        return self._format.read_answer(self._tokenizer, ids[:end])
 
     def _nll(
         self, prompts: Tensor, mask: Tensor, answers: Sequence[list[int]], cache: Cache | None

@@ -81,8 +81,8 @@ def answer(
                 num_beams=1,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        answers += tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in answers]
+        answers += [frame.read_answer(tokenizer, row) for row in output[:, ids.shape[1] :].tolist()]
+    return answers
 
 
 def count_dropped(

@@ -6,22 +6,25 @@ marks; every row then costs tokenising alone. A tokenizer without a template get
 
 from __future__ import annotations
 
-import re
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.tasks.chat_template import (
+    DESCRIPTION_MARK,
+    INPUT_MARK,
+    ChatTemplate,
+    Frame,
+    assistant,
+    end_of_text,
+    system,
+    user,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-DESCRIPTION_MARK, INPUT_MARK, ANSWER_MARK = "D3SCRIPTION", "1NPUT", "4NSWER"
-NEXT_INPUT_MARK = "N3XT"
-
-TEMPLATE_OPTIONS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-"""Qwen 3 writes an empty thought block at once; Llama 3 does not put today's date in the prompt."""
-
 
 PLAIN_SHOT = ("\n", "\n\n")
 """Around the answer of an example before the input, where there is no chat template."""
@@ -53,26 +56,13 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The fixed text of a conversation.
-
-    The prompt is head + description + middle + input + header (without a description: middle +
-    input + header); the answer is lead + answer + end.
-    """
-
-    head: str
-    middle: str
-    header: str
-    lead: str
-    end: str
-
-
-@dataclass(frozen=True)
 class PromptFormat:
     """The frame with the description in the prompt (`told`) and the one without (`untold`).
 
     shot: fixed text of a solved example before the row's own input: from its input to its answer,
         and from its answer to the next input; None where the chat template takes no earlier turns
+    shots_told: whether shots may stand with a description; some templates (Mistral's newer ones)
+        write the system turn into the last user turn
 
     Departures from the paper: without a description there is no system turn, where the reference
     code writes an empty one; solved examples are turns of their own, where it writes them into the
@@ -82,6 +72,7 @@ class PromptFormat:
     told: Frame
     untold: Frame
     shot: tuple[str, str] | None
+    shots_told: bool = True
 
     @classmethod
     def for_tokenizer(
@@ -95,30 +86,31 @@ class PromptFormat:
         description_in: "system" is the system turn where the template takes one (found by trying),
         else as "user"; "user" is the head of the user turn, two newlines before the input
 
-        Raises ConfigError when the template does not give back the texts that it is given, or when
-        nothing tells how an answer ends.
+        Raises ConfigError when the template fails or does not give back the texts that it is given,
+        when there are several and none is the default, or when nothing tells how an answer ends.
         Source: Text-to-LoRA's reference code, which puts the definition into the user turn.
         """
         if description_in not in ("system", "user"):
             raise ConfigError(f"description_in is {description_in!r}; choose 'system' or 'user'")
         if not tokenizer.chat_template:
-            end, start = _eos(tokenizer), str(tokenizer.bos_token or "")
+            end, start = end_of_text(tokenizer), str(tokenizer.bos_token or "")
             return cls(
                 Frame(start, "\n\n", "\n", "", end), Frame("", start, "\n", "", end), PLAIN_SHOT
             )
-        untold = _frame(tokenizer, [{"role": "user", "content": INPUT_MARK}], told=False)
-        told = None
-        if description_in == "system":
-            told = _system_frame(tokenizer)
+        template = ChatTemplate(tokenizer)
+        untold = template.frame([user(INPUT_MARK)])
+        told, in_system = None, description_in == "system"
+        if in_system:
+            told = template.attempt([system(DESCRIPTION_MARK), user(INPUT_MARK)])
         if told is None:
-            content = f"{DESCRIPTION_MARK}\n\n{INPUT_MARK}"
-            told = _frame(tokenizer, [{"role": "user", "content": content}], told=True)
+            in_system = False
+            told = template.frame([user(f"{DESCRIPTION_MARK}\n\n{INPUT_MARK}")])
         if untold is None or told is None:
             raise ConfigError(
                 "the tokenizer's chat template drops, repeats or reorders the user's text; "
                 "set another chat_template"
             )
-        return cls(told, untold, _shot(tokenizer))
+        return _checked(cls(told, untold, template.shot()), template, in_system=in_system)
 
     def prompt(
         self,
@@ -130,7 +122,8 @@ class PromptFormat:
 
         shots: inputs and answers that stand before the input
 
-        Raises ConfigError when there are shots, and the chat template takes no earlier turns.
+        Raises ConfigError when there are shots, and the chat template takes no earlier turns, or
+        none with a description.
         """
         frame = self._frame(description)
         before = frame.head + (description or "").strip() + frame.middle
@@ -139,6 +132,11 @@ class PromptFormat:
                 raise ConfigError(
                     "the tokenizer's chat template takes no turns before the last; leave the "
                     "examples out of the prompt, or set another chat_template"
+                )
+            if description is not None and not self.shots_told:
+                raise ConfigError(
+                    "the tokenizer's chat template writes the description after earlier turns; leave "
+                    "the examples or the description out of the prompt, or set another chat_template"
                 )
             before += shown.strip() + self.shot[0] + answer.strip() + self.shot[1]
         return before + input.strip() + frame.header
@@ -184,6 +182,21 @@ class PromptFormat:
             prompt_ids = self._cut(tokenizer, input.strip(), description, room, max_length)
         return Encoded(prompt_ids, answer_ids, cut, len(shown))
 
+    def read_answer(self, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+        """Give the answer in generated tokens: without special tokens, and without a thought.
+
+        An answer that the lead of an answer announces begins after it.
+        """
+        lead, count, start = self.untold.lead.strip(), 0, ""
+
+        def has_lead(count: int) -> bool:
+            return lead in str(tokenizer.decode(ids[:count]))
+
+        if lead and has_lead(len(ids)):
+            count = bisect_left(range(len(ids)), True, key=has_lead)
+            start = str(tokenizer.decode(ids[:count])).partition(lead)[2]
+        return (start + str(tokenizer.decode(ids[count:], skip_special_tokens=True))).strip()
+
     def _frame(self, description: str | None) -> Frame:
         return self.untold if description is None else self.told
 
@@ -213,84 +226,41 @@ class PromptFormat:
         return best
 
 
-def _system_frame(tokenizer: PreTrainedTokenizerBase) -> Frame | None:
-    from jinja2 import TemplateError
+def _checked(form: PromptFormat, template: ChatTemplate, *, in_system: bool) -> PromptFormat:
+    """Compare the prompts of a format with the template's own, for ordinary texts.
 
-    turns = [
-        {"role": "system", "content": DESCRIPTION_MARK},
-        {"role": "user", "content": INPUT_MARK},
-    ]
-    try:
-        return _frame(tokenizer, turns, told=True)
-    except TemplateError:
-        return None
+    Gives the format, without shots where the template writes those otherwise.
 
+    Raises ConfigError when the template changes the texts that it is given.
+    """
+    text, description = "Two lines:\n  a & b <c>, 1.5 or 'd'?", "Say it.\n\nIn short: No."
+    shots = [("First\nquestion", "yes"), ("Second?", "no & 2")]
+    earlier = [turn for shown, answer in shots for turn in (user(shown), assistant(answer))]
+    told = [system(description)] if in_system else []
 
-def _frame(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], *, told: bool
-) -> Frame | None:
-    """Render the turns and cut at the marks; None unless each mark is there once, in order."""
-    prompt = _render(tokenizer, turns, add_generation_prompt=True)
-    whole = _render(tokenizer, [*turns, {"role": "assistant", "content": ANSWER_MARK}])
-    marks = [*([DESCRIPTION_MARK] if told else []), INPUT_MARK, ANSWER_MARK]
-    pieces = re.split("|".join(marks), whole)
-    if re.findall("|".join(marks), whole) != marks:
-        return None
-    *front, before_answer, end = pieces
-    header = prompt.rpartition(INPUT_MARK)[2]
-    if not before_answer.startswith(header):
-        header = before_answer
-    return Frame(
-        head=front[0] if told else "",
-        middle=front[-1],
-        header=header,
-        lead=before_answer.removeprefix(header),
-        end=end.rstrip() or _eos(tokenizer),
-    )
+    def is_own(turns: list[dict[str, str]], *parts: Any) -> bool:
+        try:
+            return form.prompt(*parts) == template.render(turns, add_generation_prompt=True)
+        except ConfigError:
+            return False
 
+    def with_description(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+        if in_system:
+            return [*told, *turns]
+        return [user(f"{description}\n\n{turns[0]['content']}"), *turns[1:]]
 
-def _shot(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str] | None:
-    """What stands around the answer of an earlier turn; None unless the template takes one."""
-    from jinja2 import TemplateError
-
-    turns = [
-        {"role": "user", "content": INPUT_MARK},
-        {"role": "assistant", "content": ANSWER_MARK},
-        {"role": "user", "content": NEXT_INPUT_MARK},
-    ]
-    try:
-        whole = _render(tokenizer, turns, add_generation_prompt=True)
-    except TemplateError:
-        return None
-    marks = [INPUT_MARK, ANSWER_MARK, NEXT_INPUT_MARK]
-    if re.findall("|".join(marks), whole) != marks:
-        return None
-    _, before_answer, after_answer, _ = re.split("|".join(marks), whole)
-    return before_answer, after_answer
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    turns: list[dict[str, str]],
-    *,
-    add_generation_prompt: bool = False,
-) -> str:
-    return str(
-        tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt, **TEMPLATE_OPTIONS
+    last = [user(text)]
+    if not is_own(last, text) or not is_own(with_description(last), text, description):
+        raise ConfigError(
+            "the tokenizer's chat template changes the texts that it is given; "
+            "set another chat_template"
         )
-    )
+    if form.shot is None or not is_own([*earlier, *last], text, None, shots):
+        return replace(form, shot=None)
+    shots_told = is_own(with_description([*earlier, *last]), text, description, shots)
+    return replace(form, shots_told=shots_told)
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokenise text that holds its special tokens already."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
-    if tokenizer.eos_token is None:
-        raise ConfigError(
-            "nothing tells how an answer ends: the tokenizer has no EOS token and no chat template "
-            "that writes one; set eos_token"
-        )
-    return str(tokenizer.eos_token)
