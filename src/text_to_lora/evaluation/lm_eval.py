@@ -23,7 +23,8 @@ from text_to_lora.errors import BackendError, ConfigError, list_some
 from text_to_lora.evaluation.scoring import Answer
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.prompts import TEMPLATE_OPTIONS, PromptFormat
+from text_to_lora.tasks.chat_template import TEMPLATE_OPTIONS
+from text_to_lora.tasks.prompts import PromptFormat
 from text_to_lora.tasks.task import Example, Metric, Row, Task
 
 if TYPE_CHECKING:
