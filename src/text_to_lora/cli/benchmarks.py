@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import Base, Device, Model, note
-from text_to_lora.cli.evaluate import Dtype, Output, load_model_and_base
+from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, note
+from text_to_lora.cli.evaluate import Dtype, Output
 from text_to_lora.errors import ConfigError
 
 

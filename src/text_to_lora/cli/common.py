@@ -16,6 +16,8 @@ from text_to_lora.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from text_to_lora.serving.generator import TextToLora
+
 Model = Annotated[
     str,
     typer.Option("--model", "-m", help="Hypernetwork: 'embedded', a folder, or OWNER/NAME."),
@@ -156,6 +158,37 @@ def load_base_quietly(
     quiet.disable_progress_bar()
     quiet.set_verbosity_error()
     return load_base(name, **options)
+
+
+def load_generator(model: str, device: str = "cpu") -> TextToLora:
+    """Load a hypernetwork, and quietly the base model where the hypernetwork reads with it.
+
+    Raises ConfigError when either cannot be had.
+    """
+    from text_to_lora.serving.generator import TextToLora
+
+    t2l = TextToLora.from_pretrained(model, device=check_device(device))
+    if t2l.reads_with_base:
+        t2l.attach_base(*load_base_quietly(spec=t2l.spec, device=device))
+    return t2l
+
+
+def load_model_and_base(
+    model: str, base: str | None = None, device: str = "cpu", dtype: str | None = None
+) -> tuple[TextToLora, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a hypernetwork with the base model that it is for.
+
+    Raises ConfigError when either cannot be had.
+    """
+    import torch
+
+    from text_to_lora.serving.generator import TextToLora
+
+    t2l = TextToLora.from_pretrained(model, device=check_device(device))
+    chosen = None if dtype is None else getattr(torch, dtype)
+    language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen)
+    t2l.attach_base(language_model, tokenizer)
+    return t2l, language_model, tokenizer
 
 
 def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import AsJson, Base, Model, echo_json, load_base_quietly, note
+from text_to_lora.cli.common import AsJson, Base, Model, echo_json, load_model_and_base, note
 
 
 def demo(
@@ -30,16 +30,14 @@ def demo(
     from dataclasses import asdict
 
     from text_to_lora.demo.show import demo_tasks, show
-    from text_to_lora.serving.generator import TextToLora
 
     tasks = demo_tasks()
-    note("loading the hypernetwork and its text encoder")
-    t2l = TextToLora.from_pretrained(model)
+    note("loading the hypernetwork and the base model")
+    t2l, language_model, tokenizer = load_model_and_base(model, base)
     started = time.perf_counter()
     adapters = t2l.generate([task.description for task in tasks])
     note(f"{len(tasks)} adapters in {time.perf_counter() - started:.2f} s, text encoder included")
-    note("loading the base model and answering with and without the adapters")
-    language_model, tokenizer = load_base_quietly(base, spec=t2l.spec)
+    note("answering with and without the adapters")
     shown = show(tasks, adapters, language_model, tokenizer, rows_per_task=rows, seed=seed)
     if as_json:
         echo_json({"seed": seed, "rows": [asdict(row) for row in shown]})
@@ -55,3 +53,9 @@ def demo(
     base_right = sum(row.base_right for row in shown)
     adapted_right = sum(row.adapted_right for row in shown)
     typer.echo(f"right: base {base_right} of {len(shown)}, adapted {adapted_right} of {len(shown)}")
+    typer.echo(
+        "\nTry a sentence of your own:\n"
+        '  t2l run "Answer with the last word" --input "the cat sat on the mat"\n'
+        '  t2l generate "Answer with the last word" -o last-word   # a PEFT folder\n'
+        "  t2l --help"
+    )

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from text_to_lora.cli.common import Base, Device, Model, check_device, load_base_quietly, note
+from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, note
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from text_to_lora.serving.generator import TextToLora
     from text_to_lora.tasks.task import Task
 
 app = typer.Typer(help="Judge a hypernetwork.", no_args_is_help=True, rich_markup_mode=None)
@@ -182,24 +179,6 @@ def obedience(
         progress=note,
     )
     typer.echo((output / "obedience.md").read_text(encoding="utf-8"))
-
-
-def load_model_and_base(
-    model: str, base: str | None, device: str, dtype: str | None
-) -> tuple[TextToLora, PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a hypernetwork with the base model that it is for.
-
-    Raises ConfigError when either cannot be had.
-    """
-    import torch
-
-    from text_to_lora.serving.generator import TextToLora
-
-    t2l = TextToLora.from_pretrained(model, device=check_device(device))
-    chosen = None if dtype is None else getattr(torch, dtype)
-    language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen)
-    t2l.attach_base(language_model, tokenizer)
-    return t2l, language_model, tokenizer
 
 
 def _load_tasks(folder: Path, split: str | None) -> list[Task]:

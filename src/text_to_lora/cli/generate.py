@@ -14,10 +14,10 @@ from text_to_lora.cli.common import (
     Model,
     Overwrite,
     Strength,
-    check_device,
     check_strength,
     echo_json,
     gather,
+    load_generator,
     progress,
     shorten,
 )
@@ -59,7 +59,8 @@ def generate(
     """Generate LoRA adapters from task descriptions.
 
     One description gives one PEFT folder; several give numbered folders below OUTPUT. The base
-    model's weights are never loaded. Each line names the nearest description that the hypernetwork
+    model is loaded only where the hypernetwork reads descriptions with it, as the embedded one
+    does. Each line names the nearest description that the hypernetwork
     was trained on and the cosine of both embeddings: the lower it is, the less the adapter is to be
     relied on.
 
@@ -79,9 +80,7 @@ def generate(
         raise ConfigError(f"min-similarity is {min_similarity}; a cosine from -1 to 1 is needed")
     shares = _shares(blend, len(texts))
     with progress("loading the hypernetwork") as show:
-        from text_to_lora.serving.generator import TextToLora
-
-        t2l = TextToLora.from_pretrained(model, device=check_device(device))
+        t2l = load_generator(model, device)
         show("loading the text encoder and generating")
         adapters = t2l.generate(texts, strength=strength)
         if min_similarity is not None:

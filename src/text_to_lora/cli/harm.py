@@ -11,9 +11,8 @@ from text_to_lora.cli.common import (
     Base,
     Device,
     Model,
-    check_device,
     gather,
-    load_base_quietly,
+    load_model_and_base,
     note,
 )
 from text_to_lora.errors import ConfigError
@@ -69,7 +68,6 @@ def harm(
     from text_to_lora.cli.common import read_lines
     from text_to_lora.files import file_hash
     from text_to_lora.lora.peft_format import WEIGHTS_FILE, load_adapter
-    from text_to_lora.serving.generator import TextToLora
     from text_to_lora.tasks.folder import load_data_dir
     from text_to_lora.tasks.task import Task
 
@@ -81,8 +79,7 @@ def harm(
         seed=seed,
         examples=Task.validation if split == "train" else Task.scored,
     )
-    t2l = TextToLora.from_pretrained(model, device=check_device(device))
-    language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device)
+    t2l, language_model, tokenizer = load_model_and_base(model, base, device)
     judged = [Judged(entry, {"description": entry, "hypernet": t2l.fingerprint}) for entry in given]
     weights = t2l.generate(given).weights.unbind() if given else []
     for folder in adapters or ():

@@ -15,11 +15,10 @@ from text_to_lora.cli.common import (
     Device,
     Model,
     Strength,
-    check_device,
     check_strength,
     echo_json,
     gather,
-    load_base_quietly,
+    load_model_and_base,
     progress,
 )
 from text_to_lora.errors import ConfigError, T2LWarning
@@ -53,16 +52,13 @@ def run(
     texts = gather(inputs, input_file, "input", "--input-file")
     gather([description], None, "description", "")
     check_strength(strength)
-    with progress("loading the hypernetwork") as show:
+    with progress("loading the hypernetwork and the base model") as show:
         from text_to_lora.serving.answers import SMALL_EFFECT, answer, count_dropped, effect
-        from text_to_lora.serving.generator import TextToLora
 
-        t2l = TextToLora.from_pretrained(model, device=check_device(device))
+        t2l, language_model, tokenizer = load_model_and_base(model, base, device)
         show("loading the text encoder and generating the adapter")
         adapters = t2l.generate([description], strength=strength)
         weights = adapters.weights
-        show("loading the base model")
-        language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device)
         loaded = (language_model, tokenizer, texts)
         limit = max_new_tokens
         dropped = count_dropped(*loaded, max_new_tokens=limit)

@@ -212,6 +212,11 @@ class TextToLora:
             return self._given_encoder
         return load_encoder(self._loaded.encoder, device=self.device, cache_dir=self._cache_dir)
 
+    @property
+    def reads_with_base(self) -> bool:
+        """Whether the base model is needed to read a description."""
+        return self._loaded.hypernet.config.tokens is not None
+
     def attach_base(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Read descriptions with a base that is loaded already, where the hypernetwork does so."""
         self._given_base = model, tokenizer
