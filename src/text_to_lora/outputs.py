@@ -87,6 +87,23 @@ def check_output(path: Path | str, *, overwrite: bool, sources: Iterable[Path | 
         )
 
 
+def check_results(folder: Path, *, marker: str, names: Iterable[str]) -> None:
+    """Refuse a folder where results would replace files that no earlier run has written.
+
+    marker: what an earlier run leaves in the folder; names: of the files that will be written
+
+    Raises ConfigError naming the first such file.
+    """
+    if (folder / marker).exists():
+        return
+    for name in names:
+        if (folder / name).exists():
+            raise ConfigError(
+                f"output folder {str(folder)!r} holds {name!r}, but no {marker!r} of an earlier run; "
+                "choose another folder, or move the file away"
+            )
+
+
 @contextmanager
 def lock(file: Path, *, wait_seconds: float, refusal: str) -> Iterator[None]:
     """Let one job at a time do something, by a lock on a file that is there for this alone.

@@ -39,6 +39,14 @@ from text_to_lora.files import check_format, content_hash, read_json, write_file
 
 FORMAT, VERSION = "text-to-lora report", 2
 
+REPORT_FILES = (
+    "report.json",
+    "report.md",
+    "conditions.png",
+    "differences.png",
+    "tasks.png",
+    "slopes.png",
+)
 CONTROLS = (
     "shuffled",
     "junk",
