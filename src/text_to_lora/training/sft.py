@@ -274,17 +274,26 @@ def _make_hypernet(
     if config.hypernet.kind == "static":
         return StaticAdapter(spec, generator)
     if config.hypernet.start_from is not None:
-        return _continue(config.hypernet.start_from, spec, encoder, config.hypernet.dropout)
+        start_from, dropout = config.hypernet.start_from, config.hypernet.dropout
+        return _continue(start_from, spec, base_config, encoder, dropout)
     sizes = config.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
     return Hypernetwork.from_config(
         HypernetConfig(embedding_dim=encoder.embedding_dim, **sizes), spec, generator
     )
 
 
-def _continue(folder: Path, spec: LoraSpec, encoder: EncoderConfig, dropout: float) -> Hypernetwork:
+def _continue(
+    folder: Path,
+    spec: LoraSpec,
+    base_config: PreTrainedConfig,
+    encoder: EncoderConfig,
+    dropout: float,
+) -> Hypernetwork:
     """The hypernetwork of a folder, to train on; for the adapters and the encoder of this run."""
     loaded = load_hypernet(folder)
     own, wanted = _parts(loaded.hypernet.spec), _parts(spec)
+    if loaded.hypernet.spec.is_for(base_config):  # perhaps under the hash of an earlier release
+        own |= {key: wanted[key] for key in ("base.config_hash", "base.model_type")}
     changed = [f"{key} {own[key]!r}, not {wanted[key]!r}" for key in own if own[key] != wanted[key]]
     known = loaded.encoder.fingerprint or encoder.fingerprint  # "" is not checked
     if (loaded.encoder.embedding_dim, known) != (encoder.embedding_dim, encoder.fingerprint):
