@@ -223,3 +223,15 @@ def test_results_replace_only_those_of_an_earlier_run(tmp_path: Path) -> None:
         check_results(tmp_path, marker="run.json", names=names)
     (tmp_path / "run.json").touch()
     check_results(tmp_path, marker="run.json", names=names)
+
+
+def test_a_current_folder_that_was_deleted_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="cannot write 'out': No such file or directory"):
+        check_output("out", overwrite=True)
+    monkeypatch.chdir(tmp_path)
