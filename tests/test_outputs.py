@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output, lock, one_job_a_folder
+from text_to_lora.outputs import check_output, check_results, lock, one_job_a_folder
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.txt")
@@ -210,3 +210,28 @@ def test_other_processes_of_a_distributed_job_need_no_lock(
     monkeypatch.setenv("RANK", "1")
     with lock(tmp_path / ".lock", wait_seconds=0, refusal=""):
         assert work(output_dir=tmp_path) == 7
+
+
+def test_results_replace_only_those_of_an_earlier_run(tmp_path: Path) -> None:
+    names = ("report.json", "report.md")
+    check_results(tmp_path, marker="run.json", names=names)
+    (tmp_path / "report.md").write_text("of the annual meeting")
+    with pytest.raises(
+        ConfigError,
+        match=r"holds 'report\.md', but no 'run\.json' of an earlier run; choose another",
+    ):
+        check_results(tmp_path, marker="run.json", names=names)
+    (tmp_path / "run.json").touch()
+    check_results(tmp_path, marker="run.json", names=names)
+
+
+def test_a_current_folder_that_was_deleted_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="cannot write 'out': No such file or directory"):
+        check_output("out", overwrite=True)
+    monkeypatch.chdir(tmp_path)

@@ -54,12 +54,15 @@ def check_output(path: Path | str, *, overwrite: bool, sources: Iterable[Path | 
     folder that holds anything else (the message names the first such file), a source, the current
     folder, one above it or a mount point.
     """
-    target = Path(os.path.realpath(path))
+    try:
+        target, current = Path(os.path.realpath(path)), Path.cwd()
+    except OSError as error:  # the current folder was deleted
+        raise write_error(path, error) from error
     if not os.path.lexists(target):
         return
     if not target.is_dir():
         raise ConfigError(f"output file {str(path)!r} exists already; choose another path")
-    if os.path.ismount(target) or Path.cwd().is_relative_to(target):
+    if os.path.ismount(target) or current.is_relative_to(target):
         raise ConfigError(
             f"output folder {str(path)!r} is the current folder, one above it or a mount point, "
             "which cannot be replaced; name a new folder"
@@ -85,6 +88,23 @@ def check_output(path: Path | str, *, overwrite: bool, sources: Iterable[Path | 
             "program did not write, so that --overwrite does not replace it; choose another folder, "
             "or move the file away"
         )
+
+
+def check_results(folder: Path, *, marker: str, names: Iterable[str]) -> None:
+    """Refuse a folder where results would replace files that no earlier run has written.
+
+    marker: what an earlier run leaves in the folder; names: of the files that will be written
+
+    Raises ConfigError naming the first such file.
+    """
+    if (folder / marker).exists():
+        return
+    for name in names:
+        if (folder / name).exists():
+            raise ConfigError(
+                f"output folder {str(folder)!r} holds {name!r}, but no {marker!r} of an earlier run; "
+                "choose another folder, or move the file away"
+            )
 
 
 @contextmanager

@@ -348,6 +348,17 @@ def test_a_condition_of_ones_own_is_scored(
     assert report["conditions"]["mine"]["tasks"] == 5
 
 
+def test_a_report_of_somebody_else_is_kept(
+    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.md").write_text("of the annual meeting")
+    with pytest.raises(ConfigError, match=r"holds 'report\.md', but no 'run\.json' of an earlier"):
+        evaluate(("base",))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.md"]
+    assert (tmp_path / "out" / "report.md").read_text() == "of the annual meeting"
+
+
 def test_prompts_without_room_are_named_before_anything_is_scored(
     evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
 ) -> None:

@@ -63,6 +63,17 @@ def test_strength_multiplies_the_change_and_is_recorded(
     assert [entry["strength"] for entry in strong.scale(2.0).provenance] == [5.0] * 3
 
 
+def test_what_the_encoder_takes_in_is_recorded(t2l: TextToLora) -> None:
+    with pytest.warns(T2LWarning, match="read 512 of 601 tokens"):
+        adapters = t2l.generate(["Say yes", "word " * 600])
+    names = ("tokens", "tokens_read", "tokens_unknown")
+    assert [[entry[name] for name in names] for entry in adapters.provenance] == [
+        [3, 3, 0],
+        [601, 512, 0],
+    ]
+    assert not set(names) & set(adapters.blend().provenance[0])
+
+
 def test_blend_is_the_weighted_sum_of_changes(adapters: Adapters) -> None:
     blended = adapters.blend([0.5, 0.3, -1.0])
     for key in blended.weights.a:

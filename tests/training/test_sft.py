@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -399,6 +400,28 @@ def test_a_start_that_does_not_fit_the_run_is_refused(
     payload[section] |= fields
     with pytest.raises(ConfigError, match=message):
         train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "run")
+
+
+def test_a_start_that_names_its_base_as_an_earlier_release_did_is_taken(
+    reconstructed: dict[str, tuple[Path, RunConfig]],
+    tmp_path: Path,
+    no_plot: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, settings = reconstructed["zscore"]
+    shutil.copytree(folder, tmp_path / "start")
+    file = tmp_path / "start" / "config.json"
+    stored = json.loads(file.read_text())
+    earlier, now = "0" * 64, stored["spec"]["base"]["config_hash"]
+    stored["spec"]["base"] |= {"config_hash": earlier, "model_type": "whole"}
+    file.write_text(json.dumps(stored))
+    payload = settings.to_dict()
+    payload["hypernet"]["start_from"] = str(tmp_path / "start")
+    with pytest.raises(ConfigError, match=f"base.config_hash '{earlier}', not '{now}'"):
+        train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "run")
+    monkeypatch.setattr("text_to_lora.lora.spec._earlier_hashes", lambda _: [earlier])
+    result = train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "other")
+    assert load_hypernet(result).hypernet.spec.base.config_hash == now
 
 
 def test_a_start_of_another_encoder_is_refused(

@@ -21,7 +21,7 @@ from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.files import content_hash, read_json, write_json, write_text
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import one_job_a_folder
+from text_to_lora.outputs import check_results, one_job_a_folder
 from text_to_lora.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def run_harm(
     told: list[str | None] = [row.task.definition for row in rows]
     windows = [_window(tokenizer, text) for text in texts]
     folder = Path(output_dir)
+    check_results(folder, marker="adapters", names=("harm.json", "harm.md", "harm.png"))
     setting = content_hash(
         {
             "rows": [[r.task.name, r.example.idx, r.example.input, told[i]] for i, r in enumerate(rows)],

@@ -52,8 +52,10 @@ def draw_map(
     from text_to_lora.analysis.maps import METHODS, make_map, points_of
     from text_to_lora.analysis.maps_plots import plot_map
     from text_to_lora.files import write_json
+    from text_to_lora.outputs import check_results
     from text_to_lora.tasks.folder import load_data_dir
 
+    check_results(output, marker="map.json", names=("map.png",))
     points = points_of(load_data_dir(data, split=split), descriptions=descriptions)
     t2l = _load(model, device, cache)
     with progress(f"embedding {len(points)} descriptions and generating their adapters"):

@@ -19,7 +19,10 @@ from text_to_lora.files import content_hash
 
 
 class TextEncoder(Protocol):
-    """Turns task descriptions into task embeddings."""
+    """Turns task descriptions into task embeddings.
+
+    One that does not know every token may also have `count_known`, as BatchedEncoder has it.
+    """
 
     @property
     def config(self) -> EncoderConfig:
@@ -272,8 +275,8 @@ class FileTokenizer:
 
     def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
         """Tokens that are in the vocabulary, and all tokens, of each text, special ones left out."""
-        name = str(getattr(self._tokenizer.model, "unk_token", None))
-        place = self._tokenizer.token_to_id(name)
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        place = self._tokenizer.token_to_id(name) if name else None
         unknown = -1 if place is None else place
         rows = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(len(row.ids) - row.ids.count(unknown), len(row.ids)) for row in rows]

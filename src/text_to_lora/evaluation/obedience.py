@@ -24,7 +24,7 @@ from text_to_lora.files import (
     write_text,
 )
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import one_job_a_folder
+from text_to_lora.outputs import check_results, one_job_a_folder
 from text_to_lora.tasks.task import Example, Metric, Task
 
 if TYPE_CHECKING:
@@ -293,6 +293,10 @@ def _open_run(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings, or check that those in the folder are the same."""
     path = _run_path(folder)
     if not path.exists():
+        marker = str(path.relative_to(folder))
+        check_results(
+            folder, marker=marker, names=("obedience.json", "obedience.md", "obedience.png")
+        )
         _write_ours(path, {"settings": dict(settings)})
         return
     earlier = _read_ours(path)["settings"]

@@ -41,6 +41,14 @@ from text_to_lora.files import (
 
 FORMAT, VERSION = "text-to-lora report", 2
 
+REPORT_FILES = (
+    "report.json",
+    "report.md",
+    "conditions.png",
+    "differences.png",
+    "tasks.png",
+    "slopes.png",
+)
 CONTROLS = tuple(
     condition.kind
     for condition in sorted(CONDITIONS, key=lambda condition: not condition.primary)

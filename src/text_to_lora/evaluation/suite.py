@@ -18,7 +18,7 @@ from text_to_lora.errors import ConfigError, T2LWarning, list_some
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.conditions.condition import Condition, Setup
 from text_to_lora.evaluation.identity import base_identity, check_signature, signature_of
-from text_to_lora.evaluation.report import build_report
+from text_to_lora.evaluation.report import REPORT_FILES, build_report
 from text_to_lora.evaluation.samples import (
     FORMAT,
     VERSION,
@@ -31,7 +31,7 @@ from text_to_lora.evaluation.samples import (
 from text_to_lora.evaluation.scoring import Answer, Row, Scorer, choose_rows, held_out
 from text_to_lora.files import content_hash, write_json
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import one_job_a_folder
+from text_to_lora.outputs import check_results, one_job_a_folder
 from text_to_lora.tasks.task import Example, Task
 
 if TYPE_CHECKING:
@@ -323,6 +323,7 @@ def _open_run(
 ) -> None:
     """Write run.json, or check that the folder's own is of the same evaluation and add to it."""
     path = output_dir / "run.json"
+    check_results(output_dir, marker=path.name, names=REPORT_FILES)
     known: dict[str, Any] = {}
     if path.exists():
         earlier = read_run(output_dir)

@@ -221,9 +221,14 @@ def _spec_of_folder(
     chosen = [slot for name, slot in slots.items() if name in selected]
     found = {match["module"] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))}
     if foreign := sorted(found - set(slots)):
+        remedy = (
+            "adapters of other modules are not read, so train it again without these"
+            if set(foreign) <= set(outline.names)
+            else "load it with the base that it was made for"
+        )
         raise AdapterFormatError(
             f"{str(folder)!r} adapts {list_some(foreign)}, no linear module of the decoder layers of "
-            f"this {base_config.model_type} base; load it with the base that it was made for"
+            f"this {base_config.model_type} base; {remedy}"
         )
     if not chosen:
         raise AdapterFormatError(

@@ -211,13 +211,17 @@ class LoraSpec:
         """Prefix of a slot's tensors in a PEFT file."""
         return f"base_model.model.{self.module_name(layer, module)}"
 
+    def is_for(self, config: PreTrainedConfig) -> bool:
+        """Whether a base model is of the kind that this spec was built for."""
+        return self.base.config_hash in (config_hash(config), *_earlier_hashes(config))
+
     def check_base(self, config: PreTrainedConfig) -> None:
         """Check that a base model is of the kind that this spec was built for.
 
         Raises SpecError when its configuration hash differs, also from those of earlier releases.
         """
-        found = config_hash(config)
-        if self.base.config_hash not in (found, *_earlier_hashes(config)):
+        if not self.is_for(config):
+            found = config_hash(config)
             raise SpecError(
                 f"adapter is for base {self.base.name or 'unnamed'!r} ({self.base.model_type}, "
                 f"config {self.base.config_hash[:12]}); this base is "

@@ -299,9 +299,8 @@ def _make_hypernet(
         return StaticAdapter(spec, generator)
     if config.hypernet.start_from is not None:
         tokens = _token_config(config.tokens, base_config)
-        return _continue(
-            config.hypernet.start_from, spec, encoder, config.hypernet.dropout, tokens, generator
-        )
+        start_from, dropout = config.hypernet.start_from, config.hypernet.dropout
+        return _continue(start_from, spec, base_config, encoder, dropout, tokens, generator)
     sizes = config.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
     tokens = _token_config(config.tokens, base_config)
     return Hypernetwork.from_config(
@@ -320,6 +319,7 @@ def _token_config(section: TokensSection, base_config: PreTrainedConfig) -> Toke
 def _continue(
     folder: Path,
     spec: LoraSpec,
+    base_config: PreTrainedConfig,
     encoder: EncoderConfig,
     dropout: float,
     tokens: TokenConfig | None,
@@ -331,6 +331,8 @@ def _continue(
     """
     loaded = load_hypernet(folder)
     own, wanted = _parts(loaded.hypernet.spec), _parts(spec)
+    if loaded.hypernet.spec.is_for(base_config):  # perhaps under the hash of an earlier release
+        own |= {key: wanted[key] for key in ("base.config_hash", "base.model_type")}
     changed = [f"{key} {own[key]!r}, not {wanted[key]!r}" for key in own if own[key] != wanted[key]]
     known = loaded.encoder.fingerprint or encoder.fingerprint  # "" is not checked
     if (loaded.encoder.embedding_dim, known) != (encoder.embedding_dim, encoder.fingerprint):
