@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.files import write_file
+from text_to_lora.files import JsonError, parse_json, write_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -55,4 +55,7 @@ def read_rows(
             f"{str(path)!r} has columns {', '.join(table.column_names)}; "
             f"it is not a file of {what}; delete it and evaluate again"
         )
-    return table.to_pylist(), json.loads(metadata)
+    try:
+        return table.to_pylist(), parse_json(metadata)
+    except JsonError as error:
+        raise ConfigError(f"{str(path)!r} holds metadata that {error}; evaluate again") from None

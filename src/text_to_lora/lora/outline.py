@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from text_to_lora.errors import SpecError
-from text_to_lora.lora.refusals import refusal, rewritten_names
+from text_to_lora.lora.refusals import REWRITTEN, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -65,6 +65,7 @@ class ModelOutline:
         names = tuple(name for name, _ in model.named_modules() if name)
         layers_path, layers = _find_layers(model, config)
         owners = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+        rewritten = rewritten_names(str(model.config.model_type))
         refused: dict[tuple[int, str], str] = {}
         slots: list[Slot] = []
         transposed: set[str] = set()
@@ -83,7 +84,7 @@ class ModelOutline:
                     experts.add(re.sub(r"\.\d+\.", ".*.", path))
                     continue
                 slots.append(Slot(index, path, *shape))
-                if reason := refusal(model.config, index, path):
+                if reason := refusal(model.config, index, path, rewritten=rewritten):
                     refused[index, path] = reason
                 elif owners[id(module.get_parameter("weight"))] > 1:
                     refused[index, path] = "it shares its weight with another module"
@@ -100,7 +101,7 @@ class ModelOutline:
             experts=tuple(sorted(experts)),
             names=names,
             refused=refused,
-            rewritten=rewritten_names(str(model.config.model_type)),
+            rewritten=rewritten,
         )
 
 
@@ -112,6 +113,15 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
         rows, columns = module.get_parameter("weight").shape
         return rows, columns
     return None
+
+
+def rewritten_names(model_type: str) -> frozenset[str]:
+    """Last names of modules that PEFT takes for routed experts in models of this type."""
+    from transformers import conversion_mapping
+
+    alike: Mapping[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
+    kind = "mixtral" if model_type == "mixtral" else alike.get(model_type, "")
+    return REWRITTEN.get(kind, frozenset())
 
 
 def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 # Where transformers 5 fuses the routed experts, PEFT takes these names for theirs, wherever they
 # stand: it drops them from the modules to adapt, and warns of missing keys at most.
+# The keys are those of transformers' own table of model types that are converted alike.
 # Source: peft 0.21, utils.transformers_weight_conversion._MOE_TARGET_MODULE_MAPPING.
-_REWRITTEN: Final[Mapping[str, frozenset[str]]] = {
+REWRITTEN: Final[Mapping[str, frozenset[str]]] = {
     "mixtral": frozenset({"gate", "w1", "w2", "w3"}),
     "qwen2_moe": frozenset({"gate", "gate_proj", "up_proj", "down_proj"}),
 }
@@ -39,24 +40,17 @@ _GROUPED: Final[Mapping[str, frozenset[str]]] = {"deepseek_v4": frozenset({"self
 _CROSS_ATTENTION: Final = frozenset({"encoder_attn", "cross_attn", "crossattention"})
 
 
-def rewritten_names(model_type: str) -> frozenset[str]:
-    """Last names of modules that PEFT takes for routed experts in models of this type."""
-    from transformers import conversion_mapping
-
-    patterns: Mapping[str, str] = getattr(
-        conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {}
-    ) | {"mixtral": "mixtral"}
-    return _REWRITTEN.get(patterns.get(model_type, ""), frozenset())
-
-
-def refusal(config: PreTrainedConfig, layer: int, path: str) -> str | None:
+def refusal(
+    config: PreTrainedConfig, layer: int, path: str, *, rewritten: frozenset[str]
+) -> str | None:
     """Why a linear module of a decoder layer cannot carry an adapter; None when it can.
 
     config: of the loaded causal language model; path: of the module below the layer
+    rewritten: last names of modules that PEFT takes for routed experts
     """
     kind = str(config.model_type)
     parts = path.split(".")
-    if parts[-1] in rewritten_names(kind):
+    if parts[-1] in rewritten:
         return f"PEFT takes that name for the fused experts of {kind}, and drops the adapter"
     if _RENAMED.get(kind) in parts:
         return f"PEFT renames its tensors in {kind}, and drops the adapter"
