@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from text_to_lora.errors import SpecError
+from text_to_lora.lora.refusals import REWRITTEN, refusal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -39,6 +41,8 @@ class ModelOutline:
     slots: every linear module of the decoder layers that can carry an adapter, layer-major
     routers: paths of routers; experts: paths of fused or routed experts, which are refused
     names: full path of every module of the whole model
+    refused: (layer, path) of the slots that an adapter cannot be on -> why
+    rewritten: last names of modules that PEFT takes for routed experts, wherever they stand
     """
 
     layers_path: str
@@ -48,6 +52,8 @@ class ModelOutline:
     routers: frozenset[str]
     experts: tuple[str, ...]
     names: tuple[str, ...]
+    refused: Mapping[tuple[int, str], str]
+    rewritten: frozenset[str]
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> Self:
@@ -58,6 +64,9 @@ class ModelOutline:
         model = build_meta_model(config)
         names = tuple(name for name, _ in model.named_modules() if name)
         layers_path, layers = _find_layers(model, config)
+        owners = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+        rewritten = rewritten_names(str(model.config.model_type))
+        refused: dict[tuple[int, str], str] = {}
         slots: list[Slot] = []
         transposed: set[str] = set()
         routers: set[str] = set()
@@ -75,6 +84,10 @@ class ModelOutline:
                     experts.add(re.sub(r"\.\d+\.", ".*.", path))
                     continue
                 slots.append(Slot(index, path, *shape))
+                if reason := refusal(model.config, index, path, rewritten=rewritten):
+                    refused[index, path] = reason
+                elif owners[id(module.get_parameter("weight"))] > 1:
+                    refused[index, path] = "it shares its weight with another module"
                 if not isinstance(module, nn.Linear):
                     transposed.add(path)
                 if _ROUTERS.intersection(parts):
@@ -87,6 +100,8 @@ class ModelOutline:
             routers=frozenset(routers),
             experts=tuple(sorted(experts)),
             names=names,
+            refused=refused,
+            rewritten=rewritten,
         )
 
 
@@ -121,6 +136,15 @@ def is_decoder_half(config: PreTrainedConfig) -> bool:
     return hasattr(config, "decoder_layers") or hasattr(config, "num_decoder_layers")
 
 
+def rewritten_names(model_type: str) -> frozenset[str]:
+    """Last names of modules that PEFT takes for routed experts in models of this type."""
+    from transformers import conversion_mapping
+
+    alike: Mapping[str, str] = getattr(conversion_mapping, "_MODEL_TO_CONVERSION_PATTERN", {})
+    kind = "mixtral" if model_type == "mixtral" else alike.get(model_type, "")
+    return REWRITTEN.get(kind, frozenset())
+
+
 def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
     """The causal language model of a configuration on the meta device, without numbers.
 
@@ -138,8 +162,8 @@ def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
                 model = build(whole(text_config=config.to_dict()), **options)
             else:
                 model = build(config, **options)
-    except (ValueError, KeyError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # the code of a model says in many ways what it cannot do
+        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
         raise SpecError(
             f"no causal language model for configuration {config.model_type!r}: {reason}"
         ) from error
@@ -160,7 +184,7 @@ def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str,
     ]
     if not found:
         raise SpecError(
-            f"{type(model).__name__} shows no list of {depth} decoder layers; "
+            f"{type(model).__name__} shows no list of {depth or 'a known number of'} decoder layers; "
             "this model family is not supported"
         )
     _, path, layers = max(found, key=lambda item: item[0])

@@ -230,6 +230,16 @@ def _spec_of_folder(
             f"{str(folder)!r} adapts {list_some(foreign)}, no linear module of the decoder layers of "
             f"this {base_config.model_type} base; {remedy}"
         )
+    if reasons := [
+        (slot.module, reason)
+        for slot in chosen
+        if (reason := outline.refused.get((slot.layer, slot.module)))
+    ]:
+        module, reason = reasons[0]
+        raise AdapterFormatError(
+            f"{str(folder)!r} adapts {module!r}, which cannot carry an adapter here: {reason}; "
+            "make it again without"
+        )
     if not chosen:
         raise AdapterFormatError(
             f"{str(folder)!r} has target_modules={shorten(config['target_modules'])}, which selects "

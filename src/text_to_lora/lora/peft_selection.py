@@ -152,17 +152,21 @@ def selecting_fields(spec: LoraSpec, names: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
-def exact_names(spec: LoraSpec, names: Sequence[str]) -> tuple[str, ...]:
+def exact_names(spec: LoraSpec, names: Sequence[str], *, by_path: bool = False) -> tuple[str, ...]:
     """The shortest names (leaf, then path) by which PEFT finds a spec's slots and nothing else.
 
     names: full path of every module of the base
+    by_path: give full paths before none at all, since PEFT turns a regular expression into last
+        names where it rewrites those of experts
 
     Empty when there are none.
     """
     wanted = {spec.module_name(slot.layer, slot.module) for slot in spec.slots}
     paths = sorted({group.module for group in spec.groups})
     leaves = sorted({path.rpartition(".")[2] for path in paths})
-    for candidate in (leaves, paths):
+    for candidate in (leaves, paths, sorted(wanted) if by_path else []):
+        if not candidate:
+            break
         if PeftSelection(selecting_fields(spec, candidate)).select(names) == wanted:
             return tuple(candidate)
     return ()

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from text_to_lora.errors import SpecError, T2LWarning
+from text_to_lora.errors import SpecError, T2LWarning, list_some
 from text_to_lora.files import content_hash
 from text_to_lora.lora.outline import ModelOutline, Slot, is_decoder_half, language_part
 from text_to_lora.lora.peft_selection import ALL_LINEAR, exact_names
@@ -109,19 +109,27 @@ class LoraSpec:
         """Build the spec from a base model's configuration alone; no weights are read.
 
         targets: leaf names ("q_proj"), paths below a layer ("self_attn.q_proj"), or "all-linear":
-            every linear module of the decoder layers except routers and routed experts (a mixture
-            of experts keeps attention and shared expert). Embeddings, the output head and vision
-            or audio towers lie outside the decoder layers and are never targets.
+            every linear module of the decoder layers except routers, routed experts and those that
+            PEFT cannot load an adapter on or the model does not call (see `refusals`). Embeddings,
+            the output head and vision or audio towers lie outside the decoder layers and are never
+            targets.
         layers: layers to adapt, counted from 0; None for all
         name, revision: of the base model; None reads them from `config`
 
         Raises SpecError for a model type without causal language model, an unknown target (with
-        the nearest that exists), a layer out of range, and fused or routed experts.
+        the nearest that exists), a layer out of range, fused or routed experts, and a target that
+        cannot carry an adapter, with the reason.
         """
         outline = ModelOutline.from_config(config)
         chosen = _check_layers(layers, outline.num_layers)
         modules = _resolve_targets(outline, targets, chosen)
-        slots = [slot for slot in outline.slots if slot.module in modules and slot.layer in chosen]
+        slots = [
+            slot
+            for slot in outline.slots
+            if slot.module in modules
+            and slot.layer in chosen
+            and (slot.layer, slot.module) not in outline.refused
+        ]
         return cls.from_outline(
             outline,
             slots,
@@ -154,7 +162,9 @@ class LoraSpec:
             groups=tuple(make_groups(slots)),
             transposed=tuple(sorted(used & outline.transposed)),
         )
-        return replace(spec, peft_targets=exact_names(spec, outline.names))
+        return replace(
+            spec, peft_targets=exact_names(spec, outline.names, by_path=bool(outline.rewritten))
+        )
 
     @property
     def scaling(self) -> float:
@@ -349,12 +359,14 @@ def _resolve_targets(
     """Module paths meant by the targets, each checked to exist in the chosen layers."""
     names = [targets] if isinstance(targets, str) else list(targets)
     available = {slot.module for slot in outline.slots if slot.layer in layers}
+    refused = _refused_paths(outline, layers)
     resolved: set[str] = set()
     for target in names:
         if target == ALL_LINEAR:
-            resolved |= available - outline.routers
+            resolved |= available - outline.routers - refused.keys()
             continue
         found = {path for path in available if _ends_with(path, target)}
+        found = _without_refused(target, found, refused, available)
         experts = [
             path
             for path in outline.experts
@@ -376,6 +388,37 @@ def _resolve_targets(
             raise SpecError(_unknown_target(target, available, outline))
         resolved |= found
     return frozenset(resolved)
+
+
+def _refused_paths(outline: ModelOutline, layers: frozenset[int]) -> dict[str, str]:
+    """Paths that cannot carry an adapter in any of the chosen layers, and why."""
+    chosen = [slot for slot in outline.slots if slot.layer in layers]
+    free = {slot.module for slot in chosen if (slot.layer, slot.module) not in outline.refused}
+    return {
+        slot.module: outline.refused[slot.layer, slot.module]
+        for slot in chosen
+        if slot.module not in free
+    }
+
+
+def _without_refused(
+    target: str, found: set[str], refused: Mapping[str, str], available: set[str]
+) -> set[str]:
+    """The paths of a target that can carry an adapter; those that cannot are told."""
+    cannot = sorted(found & refused.keys())
+    if cannot and found <= refused.keys():
+        raise SpecError(
+            f"target {target!r} means {list_some(cannot)}, which cannot carry an adapter: "
+            f"{refused[cannot[0]]}; choose from {_listing(available - refused.keys())}"
+        )
+    if cannot:
+        warnings.warn(
+            f"target {target!r} adapts {_listing(found - refused.keys())} but not "
+            f"{list_some(cannot)}: {refused[cannot[0]]}",
+            T2LWarning,
+            stacklevel=5,
+        )
+    return found - refused.keys()
 
 
 def _unknown_target(target: str, available: set[str], outline: ModelOutline) -> str:
