@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,9 @@ def measure_time(device: str, rounds: int) -> dict[str, Any]:
     for number in range(rounds + 1):  # the first warms up
         for name, hypernet in hypernets.items():
             left, right, out = squares[name]
-            product = seconds(lambda a=left, b=right, c=out: torch.mm(a, b, out=c), device, 3)
+            product = seconds(partial(torch.mm, left, right, out=out), device, 3)
             case_times = {
-                count: seconds(lambda h=hypernet, n=count: h(embeddings[:n]), device, PASSES[count])
+                count: seconds(partial(hypernet, embeddings[:count]), device, PASSES[count])
                 for count in COUNTS
             }
             if number:
@@ -206,7 +207,8 @@ def measure_logits() -> dict[str, Any]:
 
     config = MistralConfig(num_hidden_layers=2, vocab_size=LOGIT_VOCABULARY)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    make: Any = AutoModelForCausalLM.from_config
+    model = make(config).eval().requires_grad_(False)
     spec = LoraSpec.from_config(
         config, targets=["q_proj", "v_proj"], rank=8, alpha=16.0, rslora=True
     )
@@ -216,7 +218,8 @@ def measure_logits() -> dict[str, Any]:
 
     def logits(weights: LoraWeights) -> torch.Tensor:
         with adapted(model, weights.to(dtype=torch.float32).scale(STRENGTH), range(4)):
-            return model(input_ids).logits
+            values: torch.Tensor = model(input_ids).logits
+            return values
 
     base = model(input_ids).logits
     exact = logits(hypernet(embeddings))
@@ -248,7 +251,7 @@ def measure_writing(rounds: int) -> dict[str, Any]:
         (weights,) = make_hypernet(mistral_spec(), dtype)(torch.randn(1, EMBEDDING_DIM)).unbind()
         with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".writing-") as folder:
             times = [
-                seconds(lambda w=weights, n=n: save_adapter(w, Path(folder) / str(n)), "cpu")
+                seconds(partial(save_adapter, weights, Path(folder) / str(n)), "cpu")
                 for n in range(rounds)
             ]
         result[name] = {

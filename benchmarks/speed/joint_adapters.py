@@ -34,6 +34,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -451,18 +452,18 @@ def compare(
     joints, pefts, warms = [], [], []
     for number, block in enumerate(blocks):
         if number % 2 == 0:
-            joints.append(kept(work / f"joint-{number}.json", lambda n=number: joint(n)))
+            joints.append(kept(work / f"joint-{number}.json", partial(joint, number)))
         pefts.append(
             kept(
                 work / f"peft-{number}.json",
-                lambda b=block: run_peft(config, work / "peft", b, environment),
+                partial(run_peft, config, work / "peft", block, environment),
             )
         )
         places = [str(place) for place in block]
         warms.append(
             kept(
                 work / f"warm-{number}.json",
-                lambda p=places: child("warm", str(work / "warm"), *p),
+                partial(child, "warm", str(work / "warm"), *places),
             )
         )
     joints.append(kept(work / "joint-last.json", lambda: joint(len(blocks))))
@@ -500,7 +501,8 @@ def run_part_apart(options: argparse.Namespace, rows: int, *part: str) -> dict[s
     """The result of a part of this script in a fresh process."""
     call = again("speed.joint_adapters", "--data", options.data, "--recipe", options.recipe)
     call += ["--work", str(options.work), "--tasks", str(options.tasks)]
-    return run_json([*call, "--part", str(rows), *part], settle(options))
+    result: dict[str, Any] = run_json([*call, "--part", str(rows), *part], settle(options))
+    return result
 
 
 def run_part(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def make_step(
         module = reconstruction.ReconstructionModule(hypernet.to(device), target)
     embeddings = torch.randn(tasks, EMBEDDING_DIM, device=device)
     batch = reconstruction.TaskBatch(embeddings, wanted.a, wanted.b, names=list, share=1.0, seed=0)
-    parameters = list(hypernet.parameters())
+    parameters: list[Tensor] = list(hypernet.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
 
     def run() -> Tensor:
@@ -148,7 +148,8 @@ MAKERS = {"loss": make_loss, "step": make_step}
 def measure_memory(part: str, name: str, tasks: int, layers: int, device: str) -> dict[str, Any]:
     """MiB that one pass takes beyond what is there before and the gradients."""
     small = torch.ones(64, 64, device=device, requires_grad=True)
-    (small @ small).abs().mean().backward()  # what libraries allocate once
+    product: Any = (small @ small).abs().mean()
+    product.backward()  # what libraries allocate once
     run, inputs = MAKERS[part](name, tasks, layers, device)
     if part == "step":
         run()  # makes the moments

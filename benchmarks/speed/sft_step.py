@@ -55,7 +55,8 @@ def embedded_like() -> PreTrainedModel:
         attention_probs_dropout_prob=0.0,
         is_decoder=True,
     )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    make: Any = AutoModelForCausalLM.from_config
+    model: PreTrainedModel = make(config)
     return model
 
 
@@ -126,7 +127,7 @@ def adapted_step(
 def static_step(model: PreTrainedModel, spec: LoraSpec, batch: Batch) -> Callable[[], None]:
     """The same step with one LoRA of PEFT for all rows, in the base's dtype."""
     names = [spec.module_name(slot.layer, slot.module) for slot in spec.slots]
-    config = peft.LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=names)
+    config = peft.LoraConfig(r=spec.rank, lora_alpha=int(spec.alpha), target_modules=names)
     wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     factors = [p for p in wrapped.parameters() if p.requires_grad]
     assert len(factors) == 2 * len(names)
@@ -181,9 +182,11 @@ def compare(
     def make_base() -> PreTrainedModel:
         torch.manual_seed(0)
         load: Any = AutoModelForCausalLM.from_pretrained
-        model = embedded_like() if base is None else load(base, trust_remote_code=False)
+        model: Any = embedded_like() if base is None else load(base, trust_remote_code=False)
         model.set_attn_implementation("eager")
-        return model.to(device, dtype).eval().requires_grad_(False)
+        model = model.to(device, dtype).eval().requires_grad_(False)
+        assert isinstance(model, PreTrainedModel)
+        return model
 
     model = make_base()
     spec = LoraSpec.from_config(model.config, targets=targets, rank=options.rank)

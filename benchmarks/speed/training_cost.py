@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, PreTrainedConfig
@@ -50,7 +51,8 @@ def cost(name: str, tokens: int, rate: float) -> list[str]:
     """
     recipe, config = load_recipe(name), BASES[name]
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(config).num_parameters()
+        make: Any = AutoModelForCausalLM.from_config
+        base: int = make(config).num_parameters()
     targets = list(recipe.adapter.targets)
     spec = LoraSpec.from_config(config, targets=targets, rank=recipe.adapter.rank)
     sizes = HypernetConfig(

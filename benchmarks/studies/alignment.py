@@ -37,7 +37,7 @@ def sources(
     definitions = {task.name: task.definition for task in tasks}
     draw = Random(f"alignment/{seed}")
     (donors,) = derangements(tasks, seed=seed, count=1)
-    found: dict[str, dict[str, Sequence[str]]] = {
+    found: dict[str, Mapping[str, Sequence[str]]] = {
         "definition": {name: [text] for name, text in definitions.items()},
         "other tasks' definitions": {name: [definitions[donors[name]]] for name in definitions},
         "junk": dict.fromkeys(definitions, JUNK),

@@ -278,6 +278,41 @@ def test_a_task_without_description_is_named(include_path: Path) -> None:
         LmEvalTasks(["pick"], {"write": ("Write.",)}, include_path=include_path)
 
 
+def test_a_task_without_answers_is_refused(include_path: Path, tmp_path: Path) -> None:
+    definition = yaml.safe_load((include_path / "write.yaml").read_text())
+    del definition["generation_kwargs"]
+    definition |= {
+        "doc_to_text": "",
+        "task": "read",
+        "output_type": "loglikelihood_rolling",
+        "metric_list": [{"metric": "word_perplexity"}],
+    }
+    (tmp_path / "read.yaml").write_text(yaml.safe_dump(definition))
+    with pytest.raises(
+        ConfigError, match="'read' asks for 'loglikelihood_rolling'; tasks with mul"
+    ):
+        LmEvalTasks(["read"], {"read": ("Read.",)}, include_path=tmp_path)
+
+
+def test_a_perplexity_is_no_score(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, include_path: Path, tmp_path: Path
+) -> None:
+    definition = yaml.safe_load((include_path / "write.yaml").read_text())
+    del definition["generation_kwargs"]
+    definition |= {
+        "task": "last",
+        "output_type": "loglikelihood",
+        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
+    }
+    (tmp_path / "last.yaml").write_text(yaml.safe_dump(definition))
+    tasks = LmEvalTasks(["last"], {"last": ("Name it.",)}, include_path=tmp_path)
+    (row,) = rows_of(tasks, "last", 2)
+    (answer,) = LmEvalScorer(base, tokenizer, tasks).score([row])
+    assert answer.score == 0.0  # of the accuracy; the log likelihood is below zero
+    nll = option_nll(base, tokenizer, row.example.input, row.example.outputs[0])
+    assert answer.nll * answer.tokens == pytest.approx(nll, rel=0.2)  # with a space before it
+
+
 def test_descriptions_of_the_package_are_read() -> None:
     descriptions = load_descriptions()
     assert len(descriptions["arc_easy"]) == 3

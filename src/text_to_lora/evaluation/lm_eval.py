@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LM_EVAL_VERSION: Final = version("lm_eval")
 FEWSHOT_SEED: Final = 1234  # lm-eval's own default
+OUTPUT_TYPES: Final = ("multiple_choice", "loglikelihood", "generate_until")
 
 
 class LmEvalTasks:
@@ -92,6 +93,11 @@ class LmEvalTasks:
                 "--descriptions"
             )
         for task_name, task in loaded.items():
+            if (kind := task.get_config("output_type")) not in OUTPUT_TYPES:
+                raise ConfigError(
+                    f"{task_name!r} asks for {kind!r}; tasks with {', '.join(OUTPUT_TYPES)} can be "
+                    "scored under conditions, leave it out"
+                )
             first, *others = texts[task_name] or ()
             rows = [_texts(task, doc) for doc in task.eval_docs]
             examples = tuple(Example(text, (target,), i) for i, (text, target) in enumerate(rows))
@@ -108,7 +114,7 @@ class LmEvalScorer:
 
     tasks: those that the rows are of
     metric: lm-eval's name of the figure that becomes a sample's score, for tasks that have it;
-        else the first of the task. Of several filters the first counts.
+        else the first of the task that lies between 0 and 1. Of several filters the first counts.
     max_new_tokens: most tokens of an answer; None for each task's own number, and at most half of
         what the model reads, so that the prompt keeps the other half
     allow_code_execution: let tasks such as HumanEval run what the model wrote
@@ -207,7 +213,7 @@ class LmEvalScorer:
         return logged
 
     def _answer(self, task: Any, sample: Mapping[str, Any]) -> Answer:
-        names = [name for name in sample["metrics"] if isinstance(sample[name], int | float)]
+        names = [name for name in sample["metrics"] if _is_share(sample[name])]
         wanted = self._metric if self._metric in names else next(iter(names), None)
         options = [response[0] for response in sample["resps"]]
         text, nll, tokens = _first_text(sample["filtered_resps"]), 0.0, 0
@@ -336,6 +342,11 @@ def _option(arguments: Sequence[Sequence[str]], place: int) -> str:
     context, continuation = arguments[place]
     several = len({context for context, _ in arguments}) > 1
     return (context + continuation if several else continuation).strip()
+
+
+def _is_share(value: Any) -> bool:
+    """Whether a figure of lm-eval can be a score; perplexities and counts cannot."""
+    return isinstance(value, int | float) and 0 <= value <= 1
 
 
 def _first_text(responses: Any) -> str:
