@@ -10,7 +10,7 @@ import torch
 from text_to_lora_embedded import BASE, HYPERNET, MULTITASK, ROOT
 
 from text_to_lora import TextToLora, load_adapter, load_base
-from text_to_lora.serving.answers import SMALL_EFFECT, effect
+from text_to_lora.inference.answers import SMALL_EFFECT, effect
 
 pytestmark = pytest.mark.skipif(
     not HYPERNET.is_dir(), reason="the embedded weights are not in this checkout"

@@ -55,7 +55,7 @@ def run(
     gather([description], None, "description", "")
     check_strength(strength)
     with progress("loading the hypernetwork") as show:
-        from text_to_lora.serving.answers import SMALL_EFFECT, answer, effect
+        from text_to_lora.inference.answers import SMALL_EFFECT, answer, effect
         from text_to_lora.serving.generator import TextToLora
 
         t2l = TextToLora.from_pretrained(model, device=check_device(device))
