@@ -129,13 +129,20 @@ def _cold_generate(result: Mapping[str, Any]) -> list[Row]:
 
 
 def _sft_step(result: Mapping[str, Any]) -> list[Row]:
+    pace, ratios, limits = (result[key] for key in ("tokens_per_second", "ratios", "to_reach"))
+    named = {
+        "adapted_to_floor": ("adapted", "× the frozen base alone"),
+        "adapted_to_static_peft": ("adapted", "× one LoRA of PEFT on padded rows"),
+        "whole_to_floor": ("whole", "× the frozen base alone"),
+        "whole_to_before": ("whole", "× the step before rows were packed"),
+    }
     return [
         (
-            f"SFT step, {name}",
-            f"{entry['ratio']:.2f} × one static PEFT LoRA ({entry['median_s']['adapted']:.2f} s)",
-            f"{result['target_ratio']} ×",
+            f"supervised step on real rows, {variant}",
+            f"{ratios[key]:.2f} {words} ({pace[variant]:.0f} tokens a second)",
+            f"{limits[key]} ×",
         )
-        for name, entry in result["results"].items()
+        for key, (variant, words) in named.items()
     ]
 
 

@@ -563,4 +563,12 @@ def test_lengths_that_do_not_fit_are_named(
         adapted(llama, weights, lengths=[3, 4, 2]),
     ):
         llama(torch.tensor([[3, 4, 5, 6]]))
+    linear = llama.model.layers[0].mlp.up_proj
+    with (
+        pytest.raises(
+            SpecError, match=r"up_proj got an input of shape \(1, 4, 32\) in a sequence of 9"
+        ),
+        adapted(llama, weights, lengths=[3, 4, 2]),
+    ):
+        linear(torch.zeros(1, 4, linear.in_features))
     assert is_clean(llama)
