@@ -45,6 +45,7 @@ from transformers import AutoTokenizer, PreTrainedModel, get_scheduler
 
 from benchmarks.lib import RESULTS, again, command, machine, run_json
 from text_to_lora.files import read_json, write_folder, write_json
+from text_to_lora.inference.packing import takes_packed_rows
 from text_to_lora.inference.rows import answer_logits
 from text_to_lora.lora import load_adapter, save_adapter
 from text_to_lora.lora.library import load_library
@@ -123,6 +124,7 @@ class Clock:
 
     def watch(self, base: PreTrainedModel) -> None:
         """Time and count the passes of a base from now on."""
+        takes_packed_rows(base, 1)  # tries the base out, which is no pass of the loop
         base.register_forward_pre_hook(self._enter, with_kwargs=True)
         base.register_forward_hook(self._leave)
 
@@ -162,7 +164,8 @@ class Clock:
     def _enter(self, module: object, args: object, options: dict[str, Any]) -> None:
         self.passes += 1
         self.padded_tokens += options["input_ids"].numel()
-        self.tokens += int(options["attention_mask"].sum())
+        mask = options.get("attention_mask")
+        self.tokens += options["input_ids"].numel() if mask is None else int(mask.sum())
         self._start = time.perf_counter()
 
     def _leave(self, *_: object) -> None:

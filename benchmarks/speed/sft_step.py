@@ -1,13 +1,21 @@
-"""Time an SFT step under adapted(), every row its own adapter, against one static PEFT LoRA.
+"""Time a supervised step on real rows: its floor, PEFT, ours, ours with the hypernetwork, and before.
 
-    python -m benchmarks.speed.sft_step [--base DIR] [--device cuda] [--rounds 15]
+    python benchmarks/sft_step.py --base DIR --data DIR [--threads 1] [--rounds 5] [--cpu-time]
 
-Both steps are the forward and backward pass of the same frozen base over the same rows, with
-logits of the answer positions only, down to the gradients of A and B, in the same dtype and on
-the same targets. The hypernetwork, which one of the two needs, is timed apart: the pass that
-makes the adapters, and the way of their gradients into its weights. Steps alternate in one
-process, and medians are of the ratios of neighbours, so that other load weighs on both alike.
-To reach: the adapted step takes at most 1.25 times the static one.
+All are one forward and one backward pass of the same frozen base in bfloat16 over the same rows,
+drawn from training tasks, with logits of the answers only:
+
+floor: the base alone, rows packed without padding, its gradient taken down to the embeddings
+static_peft: one LoRA of PEFT for all rows, padded to the longest as a Trainer does, the head's input
+    contiguous
+adapted: an adapter of its own for every two rows, given; gradients of A and B
+whole: the same with the hypernetwork that makes the adapters, down to its weights
+before: the whole step as it was until 2026-11-30 (commit f28a688), padded, with batched hooks, the
+    head on a slice and the hypernetwork in float32
+
+They alternate in one process on equal threads; figures are medians over the rounds, in tokens
+without padding a second. To reach: adapted at least 0.7 of the floor and as fast as PEFT, whole at
+least 0.55 of the floor and 2.5 times as fast as before.
 """
 
 from __future__ import annotations
@@ -15,7 +23,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,245 +36,282 @@ import peft
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BertConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from benchmarks.lib import RESULTS, command, machine
-from text_to_lora.errors import ConfigError
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
+from text_to_lora.inference.rows import Rows, answer_logits, logits_at
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
-from text_to_lora.models.find import EMBEDDED, find_base
+from text_to_lora.tasks.folder import load_data_dir
+from text_to_lora.tasks.sampling import TaskSampler
+from text_to_lora.training.config import ObjectiveSection
+from text_to_lora.training.data import Batch, Part, RowEncoder
+from text_to_lora.training.losses import answer_losses
+from text_to_lora.training.module import SftModule
 
-TARGET = 1.25
-TARGETS: dict[str, str | list[str]] = {
-    "all-linear": "all-linear",
-    "query-value": ["query", "value"],
-}
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ROWS_PER_ADAPTER = 2
+EMBEDDING_DIM = 384
+# Loss of one variant against the others': bfloat16 sums in another order.
+AGREE = 0.02
+
+Step = Callable[[], float]
+"""One forward and backward pass; gives the loss in nats a token."""
 
 
-def embedded_like() -> PreTrainedModel:
-    """A random base of the embedded one's size."""
-    config = BertConfig(
-        vocab_size=12_000,
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        max_position_embeddings=512,
-        type_vocab_size=1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        is_decoder=True,
+def draw_rows(data: Path, base: str, count: int, seed: int) -> Rows:
+    """Rows of training tasks, two of each, cut as in training by default."""
+    tasks = load_data_dir(data, split="train")
+    sampler = TaskSampler(
+        tasks,
+        tasks_per_batch=count // ROWS_PER_ADAPTER,
+        examples_per_task=ROWS_PER_ADAPTER,
+        family_share=None,
+        seed=seed,
     )
-    make: Any = AutoModelForCausalLM.from_config
-    model: PreTrainedModel = make(config)
-    return model
+    encoder = RowEncoder(
+        AutoTokenizer.from_pretrained(base),
+        max_prompt_tokens=256,
+        max_description_tokens=128,
+        max_answer_tokens=64,
+    )
+    return encoder.join((row.input, row.output, None) for row in sampler.batch(0))
 
 
-def installed_base() -> str | None:
-    """Folder of the embedded base, or None where it is not installed."""
-    try:
-        return str(find_base(EMBEDDED))
-    except ConfigError:
-        return None
+def load_frozen(base: str) -> PreTrainedModel:
+    """The base in bfloat16, without gradients."""
+    load: Any = AutoModelForCausalLM.from_pretrained
+    model: PreTrainedModel = load(base, dtype=torch.bfloat16, trust_remote_code=False)
+    return model.eval().requires_grad_(False)
 
 
-def describe(asked: str | None, found: str | None) -> str:
-    """What was timed, in words."""
-    if asked:
-        return asked
-    size = "BERT decoder, 6 layers, 384 wide, vocabulary 12,000"
-    return f"random {size}" if found is None else f"the embedded base, a {size}"
+def padded(rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
+    """Input padded on the left, and the places that predict the answers."""
+    longest = max(rows.lengths)
+    parts = [F.pad(row, (longest - len(row), 0)) for row in rows.unbind()]
+    columns = torch.arange(longest)
+    mask = torch.stack([(columns >= longest - length).long() for length in rows.lengths])
+    places = [
+        torch.arange((row + 1) * longest - answer - 1, (row + 1) * longest - 1)
+        for row, answer in enumerate(rows.answer_lengths)
+    ]
+    inputs = {
+        "input_ids": torch.stack(parts),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
+    }
+    return inputs, torch.cat(places)
 
 
-class Batch:
-    """Rows of random tokens whose last `answer` positions carry the loss."""
+def floor_step(base: PreTrainedModel, rows: Rows) -> Step:
+    """The frozen base alone."""
 
-    def __init__(
-        self, rows: int, tokens: int, answer: int, vocab: int, device: torch.device
-    ) -> None:
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(6, vocab, (rows, tokens), generator=generator)
-        self.ids = ids.to(device)
-        self.mask = torch.ones_like(self.ids)
-        self.answer = answer
+    def step() -> float:
+        handle = base.get_input_embeddings().register_forward_hook(
+            lambda module, args, output: output.requires_grad_()
+        )
+        with answer_logits(base, rows) as logits:
+            loss = answer_losses(logits, rows).mean()
+            loss.backward()
+        handle.remove()
+        return float(loss.detach())
 
-    def loss(self, model: torch.nn.Module) -> Tensor:
-        """Mean cross-entropy of the answers."""
-        logits = model(
-            input_ids=self.ids,
-            attention_mask=self.mask,
-            logits_to_keep=self.answer + 1,
-            use_cache=False,
-        ).logits[:, :-1]
-        return F.cross_entropy(logits.float().flatten(0, 1), self.ids[:, -self.answer :].flatten())
+    return step
+
+
+def static_step(model: PreTrainedModel, spec: LoraSpec, rows: Rows) -> Step:
+    """One LoRA of PEFT for all rows, in the base's dtype."""
+    config = peft.LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=TARGETS)
+    wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    inputs, places = padded(rows)
+
+    def step() -> float:
+        logits = logits_at(wrapped.get_base_model(), places, **inputs, use_cache=False)
+        loss = answer_losses(logits, rows).mean()
+        loss.backward()
+        wrapped.zero_grad()
+        return float(loss.detach())
+
+    return step
 
 
 def adapted_step(
-    model: PreTrainedModel, spec: LoraSpec, batch: Batch, device: torch.device
-) -> Callable[[], None]:
-    """A step with one adapter of random float32 factors for each row."""
-    generator = torch.Generator().manual_seed(1)
-    rows = len(batch.ids)
-    a, b = {}, {}
-    for group in spec.groups:
-        slots = (rows, len(group.layers))
-        shapes = (*slots, spec.rank, group.in_features), (*slots, group.out_features, spec.rank)
-        a[group.key], b[group.key] = (
-            (0.02 * torch.randn(*shape, generator=generator)).to(device).requires_grad_()
-            for shape in shapes
-        )
-    weights = LoraWeights(spec, a, b)
-    factors = [*a.values(), *b.values()]
+    base: PreTrainedModel, weights: LoraWeights, adapters: list[int], rows: Rows
+) -> Step:
+    """Given adapters, in bfloat16 as the hypernetwork makes them."""
+    given = weights.detach().to(dtype=torch.bfloat16)
+    factors = [factor.requires_grad_() for factor in (*given.a.values(), *given.b.values())]
 
-    def step() -> None:
-        with adapted(model, weights):
-            gradients = torch.autograd.grad(batch.loss(model), factors)
-        assert all(gradient is not None for gradient in gradients)
+    def step() -> float:
+        with answer_logits(base, rows, given, adapters) as logits:
+            loss = answer_losses(logits, rows).mean()
+            torch.autograd.grad(loss, factors)
+        return float(loss.detach())
 
     return step
 
 
-def static_step(model: PreTrainedModel, spec: LoraSpec, batch: Batch) -> Callable[[], None]:
-    """The same step with one LoRA of PEFT for all rows, in the base's dtype."""
-    names = [spec.module_name(slot.layer, slot.module) for slot in spec.slots]
-    config = peft.LoraConfig(r=spec.rank, lora_alpha=int(spec.alpha), target_modules=names)
-    wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
-    factors = [p for p in wrapped.parameters() if p.requires_grad]
-    assert len(factors) == 2 * len(names)
-    with torch.no_grad():
-        for factor in factors:
-            factor.normal_(std=0.02)
+def whole_step(module: SftModule, batch: Batch) -> Step:
+    """The step as training takes it, without the optimiser."""
 
-    def step() -> None:
-        torch.autograd.grad(batch.loss(wrapped), factors)
+    def step() -> float:
+        loss = module(batch)
+        loss.backward()
+        module.zero_grad()
+        return float(loss.detach())
 
     return step
 
 
-def hypernet_step(spec: LoraSpec, rows: int, device: torch.device) -> Callable[[], None]:
-    """Make one adapter for each row, and carry a gradient of every factor back."""
-    config = HypernetConfig(head="joint", embedding_dim=384)
-    hypernet = Hypernetwork.from_config(config, spec, torch.Generator().manual_seed(2)).to(device)
-    embeddings = torch.randn(rows, 384, generator=torch.Generator().manual_seed(3)).to(device)
-    parameters = [p for p in hypernet.parameters() if p.requires_grad]
-    gradients: list[Tensor] = []
+def step_before(
+    base: PreTrainedModel, hypernet: Hypernetwork, batch: Batch, adapters: list[int]
+) -> Step:
+    """The step of commit f28a688, rebuilt: SftModule.forward, its part and Aligned in one."""
+    (part,) = batch.parts
+    rows = part.student
+    inputs, places = padded(rows)
+    columns = max(rows.answer_lengths)
+    seq = inputs["input_ids"].shape[1]
+    kept = torch.zeros(len(rows), seq, dtype=torch.bool)
+    kept.view(-1)[places] = True
+    kept = kept[:, -columns - 1 : -1]
 
-    def step() -> None:
-        weights = hypernet(embeddings)
-        factors = [*weights.a.values(), *weights.b.values()]
-        if not gradients:
-            gradients.extend(torch.ones_like(factor) for factor in factors)
-        torch.autograd.grad(factors, parameters, gradients)
+    def step() -> float:
+        weights = hypernet(batch.embeddings)
+        made = [*weights.a.values(), *weights.b.values()]
+        used = list(dict.fromkeys(adapters))
+        own = weights.detach().select(used)
+        leaves = [factor.requires_grad_() for factor in (*own.a.values(), *own.b.values())]
+        with adapted(base, own, [used.index(adapter) for adapter in adapters]):
+            logits = base(**inputs, use_cache=False, logits_to_keep=columns + 1).logits
+            loss = answer_losses(logits[:, -columns - 1 : -1][kept], rows).mean()
+            loss.backward()
+        gradients = [torch.zeros_like(factor) for factor in made]
+        for gradient, leaf in zip(gradients, leaves, strict=True):
+            gradient.index_add_(0, torch.tensor(used), leaf.grad)
+        torch.autograd.backward(made, [gradient * loss.new_ones(()) for gradient in gradients])
+        hypernet.zero_grad()
+        return float(loss.detach())
 
     return step
 
 
-def timed(step: Callable[[], None], device: torch.device) -> float:
-    """Wall seconds of one step."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
+    """Every variant over the same rows."""
+    rows = draw_rows(options.data, options.base, options.rows, options.seed)
+    adapters = [row // ROWS_PER_ADAPTER for row in range(len(rows))]
+    base = load_frozen(options.base)
+    spec = LoraSpec.from_config(base.config, targets=TARGETS, rank=options.rank, alpha=16)
+    config = HypernetConfig(
+        head="joint",
+        embedding_dim=EMBEDDING_DIM,
+        latent_size=options.width,
+        head_in_size=options.width,
+        dropout=0.0,
+    )
 
+    def make_hypernet() -> Hypernetwork:
+        return Hypernetwork.from_config(config, spec, torch.Generator().manual_seed(1))
 
-def compare(
-    base: str | None,
-    targets: str | list[str],
-    dtype: torch.dtype,
-    device: torch.device,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Medians of the steps in seconds, and of the ratio of neighbouring steps."""
-
-    def make_base() -> PreTrainedModel:
-        torch.manual_seed(0)
-        load: Any = AutoModelForCausalLM.from_pretrained
-        model: Any = embedded_like() if base is None else load(base, trust_remote_code=False)
-        model.set_attn_implementation("eager")
-        model = model.to(device, dtype).eval().requires_grad_(False)
-        assert isinstance(model, PreTrainedModel)
-        return model
-
-    model = make_base()
-    spec = LoraSpec.from_config(model.config, targets=targets, rank=options.rank)
-    batch = Batch(options.rows, options.tokens, options.answer, model.config.vocab_size, device)
+    embeddings = torch.randn(
+        max(adapters) + 1, EMBEDDING_DIM, generator=torch.Generator().manual_seed(2)
+    )
+    names = tuple(map(str, adapters))
+    part = Part(rows, None, (), (False,) * len(rows), tuple(adapters), names, ())
+    batch = Batch((part,), embeddings, len(rows), seed=0)
+    objective = ObjectiveSection(label_smoothing=0.0, neftune_alpha=0.0, weight_penalty=0.0)
+    hypernet = make_hypernet()
     steps = {
-        "adapted": adapted_step(model, spec, batch, device),
-        "static_peft": static_step(make_base(), spec, batch),
-        "hypernetwork": hypernet_step(spec, options.rows, device),
+        "floor": floor_step(base, rows),
+        "static_peft": static_step(load_frozen(options.base), spec, rows),
+        "adapted": adapted_step(base, hypernet(embeddings), adapters, rows),
+        "whole": whole_step(SftModule(hypernet, base, objective), batch),
+        "before": step_before(load_frozen(options.base), make_hypernet(), batch, adapters),
     }
+    return steps, rows
+
+
+def measure(
+    steps: dict[str, Step], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of every variant in every round, after one that is not timed."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_number in range(options.rounds + 2):
+    for number in range(rounds + 1):
+        losses = {}
         for name, step in steps.items():
-            elapsed = timed(step, device)
-            if round_number >= 2:  # after two untimed rounds
-                times[name].append(elapsed)
-    ratios = [a / b for a, b in zip(times["adapted"], times["static_peft"], strict=True)]
-    return {
-        "median_s": {name: round(statistics.median(values), 4) for name, values in times.items()},
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_quartiles": [round(value, 3) for value in statistics.quantiles(ratios)[::2]],
-        "slots": len(spec.slots),
-    }
+            start = clock()
+            losses[name] = step()
+            if number:
+                times[name].append(clock() - start)
+        print(f"round {number}: losses {losses}", flush=True)
+        # The adapters start as PEFT's do, with B = 0, so that all variants have the base's loss.
+        assert max(losses.values()) - min(losses.values()) < AGREE * min(losses.values())
+    return times
 
 
 def main() -> None:
     """Run the comparison, print it and write it down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--base", help="folder of a base model; default: the embedded one")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
-    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default 15)")
-    parser.add_argument("--rows", type=int, default=32, help="rows, all distinct adapters")
-    parser.add_argument("--tokens", type=int, default=96, help="tokens of each row")
-    parser.add_argument("--answer", type=int, default=16, help="of them answer, with logits")
+    parser.add_argument("--base", required=True, help="folder of a Llama-type base")
+    parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
+    parser.add_argument("--rows", type=int, default=32, help="rows, two for each adapter")
     parser.add_argument("--rank", type=int, default=8, help="rank of the adapters")
+    parser.add_argument("--width", type=int, default=256, help="latent and head width (joint head)")
+    parser.add_argument("--seed", type=int, default=0, help="of the rows")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count CPU seconds of the process instead of wall seconds, for a shared machine",
+    )
     parser.add_argument(
         "--out",
         type=Path,
-        default=RESULTS / "sft_step.json",
+        default=Path(__file__).parent / "results" / "sft_step.json",
         help="where the result goes",
     )
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    base = options.base or installed_base()
-    before = machine() | {
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }
-    started = time.perf_counter()
-    results: dict[str, Any] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        for name, targets in TARGETS.items():
-            key = f"{str(dtype).removeprefix('torch.')}/{name}"
-            results[key] = compare(base, targets, dtype, device, options)
-            seconds = results[key]["median_s"]
-            print(
-                f"{key}: adapted {seconds['adapted']:.3f} s, static PEFT "
-                f"{seconds['static_peft']:.3f} s, ratio {results[key]['ratio']:.2f} (to reach "
-                f"{TARGET}); hypernetwork apart {seconds['hypernetwork']:.3f} s",
-                flush=True,
-            )
+    if options.cpu_time and options.threads > 1:
+        parser.error("--cpu-time adds up threads; give --threads 1")
+    torch.set_num_threads(options.threads)
+    from cold_generate import machine  # beside this script
+
+    before = machine() | {"threads": options.threads}
+    steps, rows = make_steps(options)
+    times = measure(
+        steps, options.rounds, time.process_time if options.cpu_time else time.perf_counter
+    )
+    tokens = len(rows.tokens)
+    pace = {name: tokens / statistics.median(values) for name, values in times.items()}
     result = {
-        "command": command(),
+        "command": shlex.join(["python", "benchmarks/sft_step.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
         "peft": peft.__version__,
-        "seconds": round(time.perf_counter() - started, 1),
-        "rows": options.rows,
-        "tokens": options.tokens,
-        "answer_tokens": options.answer,
-        "rank": options.rank,
-        "rounds": options.rounds,
-        "base": describe(options.base, base),
-        "target_ratio": TARGET,
-        "results": results,
+        "clock": "CPU seconds of the process" if options.cpu_time else "wall seconds",
+        "rows": {
+            "count": len(rows),
+            "tokens": tokens,
+            "answer_tokens": sum(rows.answer_lengths),
+            "longest": max(rows.lengths),
+            "tokens_padded": len(rows) * max(rows.lengths),
+        },
+        "seconds": {name: [round(v, 3) for v in values] for name, values in times.items()},
+        "tokens_per_second": {name: round(value, 1) for name, value in pace.items()},
+        "ratios": {
+            "adapted_to_floor": round(pace["adapted"] / pace["floor"], 3),
+            "adapted_to_static_peft": round(pace["adapted"] / pace["static_peft"], 3),
+            "whole_to_floor": round(pace["whole"] / pace["floor"], 3),
+            "whole_to_before": round(pace["whole"] / pace["before"], 3),
+        },
+        "to_reach": {
+            "adapted_to_floor": 0.7,
+            "adapted_to_static_peft": 1.0,
+            "whole_to_floor": 0.55,
+            "whole_to_before": 2.5,
+        },
     }
+    print(json.dumps(result["tokens_per_second"]), json.dumps(result["ratios"]))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from text_to_lora.inference.answers import SMALL_EFFECT, answer
 from text_to_lora.models.base import load_base
-from text_to_lora.serving.answers import SMALL_EFFECT, answer
 from text_to_lora.serving.generator import TextToLora
 
 
@@ -70,7 +70,7 @@ def test_a_strength_that_leaves_the_range_of_numbers_is_refused(
     import torch
 
     nothing = torch.full((1,), torch.nan)
-    monkeypatch.setattr("text_to_lora.serving.answers.effect", lambda *_: nothing)
+    monkeypatch.setattr("text_to_lora.inference.answers.effect", lambda *_: nothing)
     done = t2l("run", "Say yes", "-i", "a", "-m", hypernet_folder, "--strength", 900)
     assert done.code == 2
     assert done.err.startswith("error: the adapter's effect is nan: strength 900.0")

@@ -12,9 +12,9 @@ import torch
 from text_to_lora_embedded import HYPERNET, MULTITASK, ROOT
 
 from text_to_lora import TextToLora, load_adapter, load_base
+from text_to_lora.inference.answers import SMALL_EFFECT, answer, effect
 from text_to_lora.models.cache import cached_base
 from text_to_lora.models.find import EMBEDDED_BASE
-from text_to_lora.serving.answers import SMALL_EFFECT, answer, effect
 
 CHECKOUT = Path(__file__).parents[2]
 LARGEST = 48_000_000  # bytes of the hypernetwork

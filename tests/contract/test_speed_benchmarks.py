@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from transformers import LlamaConfig
 
 from text_to_lora.hypernet import HypernetConfig
+from text_to_lora.inference.rows import Rows
 from text_to_lora.lora import BaseModelRef, LoraSpec, LoraWeights, Slot
 from text_to_lora.lora.spec import make_groups
 from text_to_lora.tasks.folder import load_folder
@@ -89,7 +92,22 @@ def test_time_and_padding_of_a_joint_run_add_up(recipe: str, folder: Path, tmp_p
     encoder = script.make_encoder(config, script.load(config)[1])
     rows = [(*row, None) for job in script.make_jobs(config) for row in job.rows]
     assert found["tokens"] == sum(encoder.length(row) for row in rows)
-    assert 0 < found["padding_share"] < 1
+    assert found["padding_share"] == 0  # packed
+
+
+def test_the_variants_of_an_sft_step_take_the_same_rows_to_the_same_loss(
+    base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sft_step as script
+
+    prompts = [[20, 21, 22, 23], [24], [25, 26], [27, 28, 29, 30, 31]]
+    rows = Rows.join(prompts, [[40, 41], [42], [43, 44, 45], [46]])
+    monkeypatch.setattr(script, "draw_rows", lambda *_: rows)
+    options = Namespace(data=None, base=str(base_folder), rows=4, seed=0, rank=2, width=8)
+    steps, _ = script.make_steps(options)
+    assert list(steps) == ["floor", "static_peft", "adapted", "whole", "before"]
+    times = script.measure(steps, 2, time.perf_counter)
+    assert all(len(values) == 2 for values in times.values())
 
 
 def test_task_folders_hold_the_training_rows_alone(folder: Path, tmp_path: Path) -> None:

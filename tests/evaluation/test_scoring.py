@@ -58,7 +58,7 @@ def test_scores_equal_one_row_at_a_time_on_merged_weights(
     told: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scoring, "ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", 120)
     rows = choose_rows(tasks, rows_per_task=3, seed=0)
     weights = adapters(any_base, 3)
     chosen = [place % 3 for place in range(len(rows))]

@@ -125,6 +125,11 @@ def test_rows_longer_than_a_sliding_window_are_padded(family: str) -> None:
     assert takes_packed_rows(base, 6) and not takes_packed_rows(base, 7)
 
 
+def test_very_long_rows_are_padded() -> None:
+    base = make_base(PACKED["llama"]())
+    assert takes_packed_rows(base, 512) and not takes_packed_rows(base, 513)
+
+
 def test_a_base_that_leaks_between_rows_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     base: Any = make_base(PACKED["llama"]())
     norm = base.model.norm

@@ -17,7 +17,14 @@ from transformers import (
     PreTrainedModel,
 )
 
-from text_to_lora.inference.rows import Rows, answer_logits, contiguous_head, logits_at
+from text_to_lora.inference.rows import (
+    Rows,
+    answer_logits,
+    contiguous_head,
+    logits_at,
+    split_by_tokens,
+    split_in_order,
+)
 from tiny_models import make_config
 
 SIZES: dict[str, Any] = {
@@ -109,3 +116,22 @@ def test_generating_hands_the_head_contiguous_states(base: PreTrainedModel) -> N
     handle.remove()
     outside = generate(IDS, attention_mask=MASK, max_new_tokens=3, do_sample=False)
     assert torch.equal(inside, outside)
+
+
+def test_rows_of_like_length_fill_passes_with_their_padding() -> None:
+    lengths = [9, 30, 31, 70, 8, 7]
+    parts = list(split_by_tokens(lengths, 64))
+    assert parts == [[3], [2, 1], [0, 4, 5]]  # a longer row is alone
+
+
+def test_neighbours_fill_passes_without_padding() -> None:
+    assert list(split_in_order([9, 30, 31, 70, 8, 7], 64)) == [[0, 1], [2], [3], [4, 5]]
+    assert list(split_in_order([9, 30, 25], 64)) == [[0, 1, 2]]
+
+
+def test_rows_know_their_targets_and_the_row_of_each() -> None:
+    assert ROWS.targets.tolist() == [8, 12, 13, 14, 18, 19]
+    assert ROWS.of_row.tolist() == [0, 1, 1, 1, 2, 2]
+    assert [row.tolist() for row in ROWS.unbind()] == [
+        [*prompt, *answer] for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)
+    ]

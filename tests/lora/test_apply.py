@@ -531,3 +531,44 @@ def test_merge_refuses_quantised_weights(llama: PreTrainedModel, weights: LoraWe
     with pytest.raises(SpecError, match=r"quantised weights \(torch.int8\)"):
         merge(llama, weights.select([0]))
     assert torch.equal(llama.model.layers[0].self_attn.q_proj.weight, before)
+
+
+def test_rows_in_one_sequence_have_their_own_adapters(
+    llama: PreTrainedModel, weights: LoraWeights
+) -> None:
+    linear = llama.model.layers[0].mlp.up_proj
+    x = torch.randn(1, 9, linear.in_features)
+    lengths, rows = [2, 3, 1, 3], [2, 2, 0, 1]
+    for chosen in (weights, weights.to(dtype=torch.float64)):
+        with adapted(llama, chosen, rows, lengths=lengths):
+            together = linear(x)
+        start = 0
+        for length, row in zip(lengths, rows, strict=True):
+            with adapted(llama, weights.select([row])):
+                alone = linear(x[:, start : start + length])
+            torch.testing.assert_close(together[:, start : start + length], alone, **CLOSE)
+            start += length
+
+
+def test_lengths_that_do_not_fit_are_named(
+    kit: Any, llama: PreTrainedModel, weights: LoraWeights
+) -> None:
+    with (
+        pytest.raises(SpecError, match="2 lengths for 3 rows; give one for each row"),
+        adapted(llama, weights, lengths=[3, 4]),
+    ):
+        pass
+    with (
+        pytest.raises(SpecError, match="the 3 rows of adapted\\(\\) have 9 tokens in one sequence"),
+        adapted(llama, weights, lengths=[3, 4, 2]),
+    ):
+        llama(torch.tensor([[3, 4, 5, 6]]))
+    linear = llama.model.layers[0].mlp.up_proj
+    with (
+        pytest.raises(
+            SpecError, match=r"up_proj got an input of shape \(1, 4, 32\) in a sequence of 9"
+        ),
+        adapted(llama, weights, lengths=[3, 4, 2]),
+    ):
+        linear(torch.zeros(1, 4, linear.in_features))
+    assert is_clean(llama)

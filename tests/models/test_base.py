@@ -35,6 +35,20 @@ def test_the_dtype_can_be_chosen(base_folder: Path) -> None:
     assert model.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_checkpoints_dtype_is_kept_where_the_device_multiplies_it_fast(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    load_base(base_folder, dtype=torch.bfloat16)[0].save_pretrained(tmp_path)
+    load_base(base_folder)[1].save_pretrained(tmp_path)
+    monkeypatch.setattr(
+        "text_to_lora.models.base.has_fast_product",
+        lambda dtype, device: fast or dtype.itemsize == 4,
+    )
+    assert load_base(tmp_path)[0].dtype == (torch.bfloat16 if fast else torch.float32)
+    assert load_base(base_folder)[0].dtype == torch.float32  # never narrower than the file
+
+
 def test_another_base_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
     folder = save_base(tmp_path / "wide", hidden_size=64)
     (folder / "model.safetensors").write_bytes(b"not read")

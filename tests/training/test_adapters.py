@@ -27,7 +27,6 @@ from text_to_lora.training.adapters import (
     make_trainer,
     multitask_job,
     pick_tasks,
-    split_by_tokens,
     train_adapters,
 )
 from text_to_lora.training.config import load_recipe, recipes
@@ -208,15 +207,6 @@ def test_the_size_of_a_pass_does_not_change_the_result(config: Make, base_folder
     for other in ends[1:]:
         for key in ends[0].a:
             torch.testing.assert_close(other.delta(key), ends[0].delta(key), atol=1e-4, rtol=1e-3)
-
-
-def test_rows_of_like_length_run_together_within_the_limit() -> None:
-    lengths = [5, 30, 7, 6, 31, 200, 8]
-    parts = list(split_by_tokens(lengths, 64))
-    assert sorted(place for part in parts for place in part) == list(range(7))
-    assert parts[0] == [5]  # longer than the limit
-    assert all(len(p) == 1 or len(p) * max(lengths[i] for i in p) <= 64 for p in parts)
-    assert set(parts[1]) == {1, 4}
 
 
 def test_a_library_holds_every_task_with_its_losses(

@@ -18,7 +18,10 @@ app = typer.Typer(help="Judge a hypernetwork.", no_args_is_help=True, rich_marku
 
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Of the base; default: float32 on the CPU, else the checkpoint's own."),
+    typer.Option(
+        help="Of the base; default: the checkpoint's own, or float32 where the device multiplies "
+        "that more slowly."
+    ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
 

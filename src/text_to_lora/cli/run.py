@@ -53,7 +53,7 @@ def run(
     gather([description], None, "description", "")
     check_strength(strength)
     with progress("loading the hypernetwork and the base model") as show:
-        from text_to_lora.serving.answers import SMALL_EFFECT, answer, count_dropped, effect
+        from text_to_lora.inference.answers import SMALL_EFFECT, answer, count_dropped, effect
 
         t2l, language_model, tokenizer = load_model_and_base(model, base, device)
         show("loading the text encoder and generating the adapter")

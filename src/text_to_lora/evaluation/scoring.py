@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.functional import cross_entropy
 
 from text_to_lora.errors import ConfigError, TaskDataError, list_some
 from text_to_lora.evaluation.metrics import in_labels, normalise, score_answer
-from text_to_lora.inference.rows import contiguous_head, logits_at
+from text_to_lora.inference.generate import cache_name, crop, find_stop_tokens, generate, pad_left
+from text_to_lora.inference.rows import Rows, answer_logits, logits_at
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
@@ -27,14 +27,13 @@ __all__ = ["Answer", "Row", "Scorer", "choose_rows", "held_out"]
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
-ROWS_PER_BATCH = 64
-PROMPT_TOKENS_PER_BATCH = 8192  # rows x longest prompt
+TOKENS_PER_BATCH = 8192  # rows x longest prompt and answer
 LOGITS_PER_BATCH = 2**26  # rows x longest answer x vocabulary; 256 MiB in float32
-TOKENS_PER_PASS = 30  # cost of a pass beside its tokens; 8 ms at 0.25 ms a token of a 15 M base
 SPARE_TOKENS = 4  # beyond the longest right answer, so that a cut answer is never a right one
 UNLIMITED = 2**31  # tokens
-IGNORED = -100
 
+_Nll = Callable[[Sequence[Sequence[int]]], Tensor]
+"""An answer of each row of a batch -> its negative log likelihood, nats, [batch]."""
 _Shots = tuple[tuple[str, str], ...]
 """Input and answer of each solved example."""
 _PromptKey = tuple[str, str | None, int, _Shots]
@@ -121,9 +120,8 @@ class Scorer:
     max_length: most tokens of prompt and answer together; prompts are cut to leave room
     label_likelihood: find each classification row's likeliest label too (sum over its tokens)
 
-    Prompts are padded on the left and answers on the right, so that logits are computed for answer
-    positions only; the answer's likelihood continues from the cache that generation leaves, where
-    the model's cache can be cropped.
+    The answer's likelihood continues from the cache that generation leaves, where there is one that
+    can be cropped; else prompt and answer run as in training.
     """
 
     def __init__(
@@ -148,12 +146,7 @@ class Scorer:
                 f"{self._max_length} tokens together, give at most half of them"
             )
         self._label_likelihood = label_likelihood
-        parameters = inspect.signature(base.forward).parameters
-        # transformers renamed the argument in 5.24
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
-        pad = tokenizer.pad_token_id
-        self._pad = int(tokenizer.eos_token_id if pad is None else pad)
-        self._stops = _stops(base, tokenizer, self._format)
+        self._stops = find_stop_tokens(base, tokenizer, self._format)
         # Tokens of the texts that come again under every condition.
         self._prompts: dict[_PromptKey, Encoded] = {}
         self._answers: dict[str, list[int]] = {}
@@ -187,12 +180,8 @@ class Scorer:
         answers: dict[int, Answer] = {}
         with _evaluating(self._base):
             for places in self._batches(encoded):
-                block: AbstractContextManager[None] = nullcontext()
-                if weights is not None:
-                    chosen = [adapters[place] if adapters else 0 for place in places]
-                    block = adapted(self._base, weights, chosen)
-                with block:
-                    results = self._score_batch([encoded[place] for place in places])
+                chosen = [adapters[place] if adapters else 0 for place in places]
+                results = self._score_batch([encoded[place] for place in places], weights, chosen)
                 for place, result in zip(places, results, strict=True):
                     answers[place] = self._finish(rows[place], encoded[place], result)
         return [answers[place] for place in range(len(rows))]
@@ -283,128 +272,110 @@ class Scorer:
         return self._answers[answer]
 
     def _batches(self, encoded: Sequence[_Encoded]) -> list[list[int]]:
-        """Places of rows of like limit and length, within the memory limits, at the least cost.
-
-        In order of limit, answer and prompt, neighbours are joined so that padding and passes
-        together cost least; found by dynamic programming over the ends of batches.
-        """
+        """Places of rows of like length that run together, within the memory limits."""
         vocabulary = self._base.config.get_text_config().vocab_size
-        # Rows by (limit, longest answer or label, prompt), in tokens.
-        sizes = [
-            (row.limit, max(len(row.answer), *map(len, row.labels), 0), len(row.prompt))
-            for row in encoded
-        ]
-
-        def key(place: int) -> tuple[int, int, int, int]:
-            limit, answer, prompt = sizes[place]
-            return min(limit.bit_length(), self._max_new_tokens), answer.bit_length(), prompt, place
-
-        order = sorted(range(len(encoded)), key=key)
-        costs, starts = [0], [0]  # of the cheapest split of the first rows, and its last batch
-        for end in range(1, len(order) + 1):
-            limit = answer = prompt = 0
-            cheapest = start_of_cheapest = -1
-            for start in range(end - 1, -1, -1):
-                row_limit, row_answer, row_prompt = sizes[order[start]]
-                limit, answer = max(limit, row_limit), max(answer, row_answer)
-                prompt, count = max(prompt, row_prompt), end - start
-                if count > 1 and (
-                    count > ROWS_PER_BATCH
-                    or count * prompt > PROMPT_TOKENS_PER_BATCH
-                    or count * answer * vocabulary > LOGITS_PER_BATCH
-                ):
-                    break
-                cost = costs[start] + TOKENS_PER_PASS * (limit + 2) + count * (prompt + answer)
-                if cheapest < 0 or cost < cheapest:
-                    cheapest, start_of_cheapest = cost, start
-            costs.append(cheapest)
-            starts.append(start_of_cheapest)
-        batches = []
-        end = len(order)
-        while end:
-            batches.append(order[starts[end] : end])
-            end = starts[end]
-        return batches[::-1]
+        answers = [
+            max(row.limit, len(row.answer), *map(len, row.labels), 0) for row in encoded
+        ]  # tokens
+        lengths = [len(row.prompt) + answer for row, answer in zip(encoded, answers, strict=True)]
+        batches: list[list[int]] = []
+        longest = 0
+        for place in sorted(range(len(encoded)), key=lengths.__getitem__):
+            batch = [*batches[-1], place] if batches else [place]
+            longest = max(longest, answers[place])
+            fits = (
+                len(batch) * lengths[place] <= TOKENS_PER_BATCH
+                and len(batch) * longest * vocabulary <= LOGITS_PER_BATCH
+            )
+            if batches and fits:
+                batches[-1] = batch
+            else:
+                batches.append([place])
+                longest = answers[place]
+        return batches
 
     @torch.no_grad()
-    def _score_batch(self, batch: Sequence[_Encoded]) -> list[_Result]:
-        device = self._base.device
-        prompts, mask = self._pad_left([row.prompt for row in batch])
-        prompts, mask = prompts.to(device), mask.to(device)
+    def _score_batch(
+        self, batch: Sequence[_Encoded], weights: LoraWeights | None, adapters: Sequence[int]
+    ) -> list[_Result]:
         texts = [""] * len(batch)
-        cache: Cache | None = None
         limit = max(row.limit for row in batch)
+        nll: _Nll | None = None
+        block = nullcontext() if weights is None else adapted(self._base, weights, adapters)
         if limit:
-            texts, cache = self._generate(prompts, mask, limit)
-        nlls = self._nll(prompts, mask, [row.answer for row in batch], cache).tolist()
-        labels = self._likeliest_labels(batch, prompts, mask, cache)
+            prompts, mask = pad_left([row.prompt for row in batch], self._base.device)
+            with block:
+                output = generate(
+                    self._base, prompts, mask, max_new_tokens=limit, stop_tokens=self._stops
+                )
+                texts = [self._text(ids) for ids in output.answer_ids]
+                if output.cache is not None:
+                    nll = partial(
+                        self._cached_nll, mask, [r.prompt[-1] for r in batch], output.cache
+                    )
+                    return self._results(batch, texts, nll)
+        prompts_of_rows = [row.prompt for row in batch]
+        return self._results(batch, texts, partial(self._nll, prompts_of_rows, weights, adapters))
+
+    def _results(self, batch: Sequence[_Encoded], texts: Sequence[str], nll: _Nll) -> list[_Result]:
+        nlls = nll([row.answer for row in batch]).tolist()
+        labels = self._likeliest_labels(batch, nll)
         return [
             _Result(text, nll, len(row.answer), label)
             for text, nll, row, label in zip(texts, nlls, batch, labels, strict=True)
         ]
-
-    def _generate(
-        self, prompts: Tensor, mask: Tensor, limit: int
-    ) -> tuple[list[str], Cache | None]:
-        """Greedy answers, and the cache of the prompts without their last token, if it crops."""
-        from transformers import GenerationConfig
-
-        make_config = cast("Callable[..., GenerationConfig]", GenerationConfig)
-        config = make_config(
-            max_new_tokens=limit,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            eos_token_id=self._stops,
-            pad_token_id=self._pad,
-            return_dict_in_generate=True,
-            use_cache=True,
-        )
-        generate = cast("Callable[..., Any]", self._base.generate)
-        with contiguous_head(self._base):
-            output = generate(prompts, attention_mask=mask, generation_config=config)
-        new = output.sequences[:, prompts.shape[1] :].tolist()
-        cache: Cache | None = output.get(self._cache_name)
-        if cache is not None and _crops(cache):
-            _crop(cache, prompts.shape[1] - 1)
-        else:
-            cache = None
-        return [self._text(ids) for ids in new], cache
 
     def _text(self, ids: list[int]) -> str:
         end = next((place for place, token in enumerate(ids) if token in self._stops), len(ids))
         return self._format.read_answer(self._tokenizer, ids[:end])
 
     def _nll(
-        self, prompts: Tensor, mask: Tensor, answers: Sequence[list[int]], cache: Cache | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        weights: LoraWeights | None,
+        adapters: Sequence[int],
+        answers: Sequence[Sequence[int]],
     ) -> Tensor:
         """Negative log likelihood of each answer, nats, summed over its tokens, [batch]."""
-        labels = pad_sequence(
-            [torch.tensor(answer) for answer in answers], batch_first=True, padding_value=IGNORED
-        ).to(prompts.device)
-        length = labels.shape[1]
-        known = labels[:, :-1] != IGNORED
-        ids = torch.cat([prompts, labels[:, :-1].masked_fill(~known, self._pad)], dim=1)
-        mask = torch.cat([mask, known.to(mask.dtype)], dim=1)
-        positions = (mask.cumsum(dim=1) - 1).clamp_min(0)
-        options: dict[str, Any] = {"use_cache": cache is not None}
-        if cache is not None:
-            options[self._cache_name] = cache
-            ids, positions = ids[:, -length:], positions[:, -length:]
-        counted = labels != IGNORED
-        places = pad(counted, (ids.shape[1] - length, 0)).flatten().nonzero()[:, 0]
-        logits = logits_at(
-            self._base, places, ids, attention_mask=mask, position_ids=positions, **options
-        )
-        if cache is not None:
-            _crop(cache, prompts.shape[1] - 1)
-        losses = cross_entropy(logits.float(), labels[counted], reduction="none")
-        rows = counted.nonzero()[:, 0]
-        return losses.new_zeros(len(labels)).index_add(0, rows, losses)
+        rows = Rows.join(prompts, answers).to(self._base.device)
+        with answer_logits(self._base, rows, weights, adapters) as logits:
+            losses = cross_entropy(logits.float(), rows.targets, reduction="none")
+        return losses.new_zeros(len(rows)).index_add(0, rows.of_row, losses)
 
-    def _likeliest_labels(
-        self, batch: Sequence[_Encoded], prompts: Tensor, mask: Tensor, cache: Cache | None
-    ) -> list[int | None]:
+    def _cached_nll(
+        self,
+        mask: Tensor,
+        last_tokens: Sequence[int],
+        cache: Cache,
+        answers: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """`_nll` from the cache of the prompts without their last tokens.
+
+        mask: where the prompts have tokens, [batch, seq]
+        """
+        device = mask.device
+        length = max(map(len, answers))
+        counted = torch.tensor([[place < len(a) for place in range(length)] for a in answers])
+        ids = torch.zeros(len(answers), length + 1, dtype=torch.long)
+        for row, (token, answer) in enumerate(zip(last_tokens, answers, strict=True)):
+            ids[row, : len(answer) + 1] = torch.tensor([token, *answer])
+        ids, counted = ids.to(device), counted.to(device)
+        whole_mask = torch.cat([mask, counted[:, 1:].to(mask.dtype)], dim=1)
+        positions = (whole_mask.cumsum(dim=1) - 1).clamp_min(0)[:, -length:]
+        logits = logits_at(
+            self._base,
+            counted.flatten().nonzero()[:, 0],
+            ids[:, :-1],
+            attention_mask=whole_mask,
+            position_ids=positions,
+            use_cache=True,
+            **{cache_name(self._base): cache},
+        )
+        crop(cache, mask.shape[1] - 1)
+        losses = cross_entropy(logits.float(), ids[:, 1:][counted], reduction="none")
+        return losses.new_zeros(len(ids)).index_add(0, counted.nonzero()[:, 0], losses)
+
+    def _likeliest_labels(self, batch: Sequence[_Encoded], nll: _Nll) -> list[int | None]:
         """Place of each row's likeliest label; None for rows without labels."""
         count = max(len(row.labels) for row in batch)
         if not count:
@@ -413,19 +384,9 @@ class Scorer:
         for place in range(count):
             has = [place < len(row.labels) for row in batch]
             answers = [r.labels[place] if h else r.answer for r, h in zip(batch, has, strict=True)]
-            nll = self._nll(prompts, mask, answers, cache).cpu()
-            nlls[:, place] = nll.where(torch.tensor(has), torch.inf)
+            nlls[:, place] = nll(answers).cpu().where(torch.tensor(has), torch.inf)
         best = nlls.argmin(dim=1).tolist()
         return [label if row.labels else None for row, label in zip(batch, best, strict=True)]
-
-    def _pad_left(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self._pad)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        return ids, mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,26 +405,3 @@ def _evaluating(base: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         base.train(training)
-
-
-def _stops(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, format: PromptFormat
-) -> list[int]:
-    """Tokens that end an answer: the model's own, and the first special one of the turn's end."""
-    config = base.generation_config
-    own = config.eos_token_id if config is not None else None
-    stops = [] if own is None else own if isinstance(own, list) else [own]
-    end = tokenizer(format.untold.end, add_special_tokens=False).input_ids
-    special = [token for token in end if token in tokenizer.all_special_ids]
-    return sorted({*stops, *special[:1], tokenizer.eos_token_id} - {None})
-
-
-def _crops(cache: Cache) -> bool:
-    """Tell whether every layer keeps all keys, so that the last ones can be taken back."""
-    from transformers.cache_utils import DynamicLayer
-
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
-def _crop(cache: Cache, length: int) -> None:
-    cache.crop(length - cache.get_seq_length())

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 _NAME: Final = "text_to_lora_rows"
+# Tokens of the longest row: attention keeps heads x tokens² numbers of it a layer for the backward
+# pass, as much as its activations at about this length.
+_LONGEST: Final = 512
 # What models hand to every attention function and this one need not read.
 _HARMLESS: Final = frozenset(
     ("position_ids", "position_embeddings", "use_cache", "is_causal", "output_attentions")
@@ -107,10 +110,10 @@ def takes_packed_rows(model: PreTrainedModel, longest: int) -> bool:
 
     Found out by running a few tokens once: every layer has to attend by the registered function,
     without anything that this does not know; the tokens of one row may not move those of another,
-    bit by bit; and positions have to count. On a GPU rows are padded in any case, since there a
-    loop over rows is slower than the padding.
+    bit by bit; and positions have to count. Rows of more than 512 tokens are padded, and so are all
+    on a GPU, since there a loop over rows is slower than the padding.
     """
-    if model.device.type != "cpu":
+    if model.device.type != "cpu" or longest > _LONGEST:
         return False
     if model not in _fits:
         _fits[model] = _try_out(model)

@@ -202,6 +202,37 @@ def _noisy(
         handle.remove()
 
 
+def split_by_tokens(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Split rows into lists of like length whose tokens, with padding, are within a limit.
+
+    lengths: of the rows, in tokens; limit: in tokens; a longer row is a list of its own
+    Gives the rows' places, the longest rows first.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    start = 0
+    while start < len(order):
+        count = max(1, limit // lengths[order[start]])
+        yield order[start : start + count]
+        start += count
+
+
+def split_in_order(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Split rows into lists of neighbours whose tokens are within a limit.
+
+    lengths, limit: as for `split_by_tokens`; gives the rows' places
+    """
+    places: list[int] = []
+    tokens = 0
+    for place, length in enumerate(lengths):
+        if places and tokens + length > limit:
+            yield places
+            places, tokens = [], 0
+        places.append(place)
+        tokens += length
+    if places:
+        yield places
+
+
 def logits_at(
     model: PreTrainedModel, positions: Tensor, input_ids: Tensor, **options: Any
 ) -> Tensor:

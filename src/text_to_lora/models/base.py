@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.models.find import base_to_load, find_base, first_line
 
@@ -29,7 +30,7 @@ def load_base(
     name_or_path: "embedded", a folder, or a repository of the hub; None for the base of `spec`
     spec: of the adapters that it will carry; checked against its configuration first
     revision: of a repository; None for the one that `spec` records of this name, or the newest
-    dtype: None for float32 on the CPU and the checkpoint's own on other devices
+    dtype: None for the checkpoint's own, or float32 where the device multiplies that more slowly
 
     Raises ConfigError when it cannot be loaded, when weights are missing, of another shape or not
     finite; SpecError when it is not the base of `spec`.
@@ -46,8 +47,9 @@ def load_base(
     config = load_base_config(folder)
     if spec is not None:
         spec.check_base(config)
-    on_cpu = torch.device(device).type == "cpu"
-    chosen: Any = dtype or (torch.float32 if on_cpu else "auto")
+    chosen: Any = dtype or config.dtype or torch.float32
+    if dtype is None and not has_fast_product(chosen, torch.device(device)):
+        chosen = torch.float32
     load: Any = AutoModelForCausalLM.from_pretrained
     model: Any
     try:

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from text_to_lora.errors import ConfigError, T2LError
 from text_to_lora.files import read_json, write_json
+from text_to_lora.inference.packing import takes_packed_rows
+from text_to_lora.inference.rows import split_by_tokens, split_in_order
 from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
@@ -114,7 +116,7 @@ class LibraryRun(Section):
     memory_gib: Positive = 4.0
     """weights, gradients, moments and best states of the tasks trained together, in GiB"""
     tokens_per_pass: Count = 2048
-    """tokens, with padding, that run through the base at once"""
+    """tokens that run through the base at once, with padding where rows are padded"""
     save_every: Count = 10
     """steps between states to resume from"""
     seed: int = 42
@@ -484,7 +486,7 @@ class JointTrainer:
         """
         lengths = [self._encoder.length((*row, None)) for _, _, row in drawn]
         parts = []
-        for places in split_by_tokens(lengths, self._tokens_per_pass):
+        for places in self._passes(lengths):
             # Neighbours of one job share its adapter's product where they can.
             chosen = [drawn[place] for place in sorted(places)]
             parts.append(
@@ -502,23 +504,19 @@ class JointTrainer:
         batch = Batch(tuple(parts), torch.empty(0, 0), total_rows=divisor, seed=0)
         return batch.to(device)
 
+    def _passes(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """The places of rows that run through the base together, from their lengths in tokens.
+
+        Packed rows need not be of like length; those of one job then stay together, so that few
+        adapters run in a pass.
+        """
+        if takes_packed_rows(self._module.base, max(lengths)):
+            return split_in_order(lengths, self._tokens_per_pass)
+        return split_by_tokens(lengths, self._tokens_per_pass)
+
     def _noise_seed(self, place: int, number: int) -> int:
         step = int(self.optimizer.steps[place])
         return Random(f"{self._seed}/noise/{self.jobs[place].name}/{step}/{number}").getrandbits(62)
-
-
-def split_by_tokens(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Split rows into lists of like length whose tokens, with padding, are within a limit.
-
-    lengths: of the rows, in tokens; limit: in tokens; a longer row is a list of its own
-    Gives the rows' places.
-    """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    start = 0
-    while start < len(order):
-        count = max(1, limit // lengths[order[start]])
-        yield order[start : start + count]
-        start += count
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from text_to_lora.errors import ConfigError, T2LWarning, list_some
-from text_to_lora.inference.rows import Rows, answer_logits, contiguous_head
+from text_to_lora.inference.generate import find_stop_tokens, generate, pad_left
+from text_to_lora.inference.rows import Rows, answer_logits, split_by_tokens
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.prompts import Encoded, PromptFormat
+from text_to_lora.tasks.prompts import PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 # no token's probability then moves by more than 5 points on average.
 SMALL_EFFECT: Final = 0.005
 
-_BATCH: Final = 32  # inputs that run together
+TOKENS_PER_PASS: Final = 4096
+"""Tokens that run together, with padding and with room for the answers."""
 
 _LONGEST: Final = 4096  # tokens of a prompt with its answer, where the model would read more
 
@@ -41,7 +43,7 @@ def answer(
     description: str | None = None,
     max_new_tokens: int = 32,
 ) -> list[str]:
-    """Greedy answers to inputs, 32 at a time.
+    """Greedy answers to inputs, those of like length together.
 
     weights: adapters to answer with; rows: adapter of each input, None for adapter 0
     description: put into the prompt; left out by default
@@ -67,21 +69,17 @@ def answer(
             stacklevel=2,
         )
     prompts = [row.prompt_ids for row in encoded]
-    generate = cast("Any", model).generate
-    answers: list[str] = []
-    for start in range(0, len(prompts), _BATCH):
-        part = slice(start, start + _BATCH)
-        ids, mask = _pad_left(prompts[part], tokenizer, model.device)
-        with _block(model, weights, rows, part, len(ids)), contiguous_head(model):
-            output: Tensor = generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                pad_token_id=tokenizer.pad_token_id,
+    stop_tokens = find_stop_tokens(model, tokenizer, frame)
+    answers = [""] * len(inputs)
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    for places in split_by_tokens(lengths, TOKENS_PER_PASS):
+        ids, mask = pad_left([prompts[place] for place in places], model.device)
+        with _block(model, weights, rows, places):
+            output = generate(
+                model, ids, mask, max_new_tokens=max_new_tokens, stop_tokens=stop_tokens
             )
-        answers += [frame.read_answer(tokenizer, row) for row in output[:, ids.shape[1] :].tolist()]
+        for place, answer_ids in zip(places, output.answer_ids, strict=True):
+            answers[place] = frame.read_answer(tokenizer, answer_ids)
     return answers
 
 
@@ -129,46 +127,41 @@ def effect(
         frame.encode(tokenizer, text, reply, max_length=_context(model))
         for text, reply in zip(inputs, answers, strict=True)
     ]
-    parts = [
-        _divergence(model, tokenizer, encoded[start : start + _BATCH], weights, rows, start)
-        for start in range(0, len(encoded), _BATCH)
-    ]
-    return torch.cat(parts)
+    result = torch.empty(len(encoded))
+    lengths = [len(row.prompt_ids) + len(row.answer_ids) for row in encoded]
+    for places in split_by_tokens(lengths, TOKENS_PER_PASS):
+        part = Rows.join(
+            [encoded[place].prompt_ids for place in places],
+            [encoded[place].answer_ids for place in places],
+        )
+        adapters = None if rows is None else [rows[place] for place in places]
+        result[places] = _divergence(model, part.to(model.device), weights, adapters).cpu()
+    return result
 
 
 def _divergence(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: Sequence[Encoded],
-    weights: LoraWeights,
-    rows: Sequence[int] | None,
-    start: int,
+    model: PreTrainedModel, rows: Rows, weights: LoraWeights, adapters: Sequence[int] | None
 ) -> Tensor:
-    """`effect` of one part of the inputs, which begins at input `start`, [inputs]."""
-    rows_of_part = Rows.join(
-        [row.prompt_ids for row in encoded], [row.answer_ids for row in encoded]
-    ).to(model.device)
-    chosen = None if rows is None else rows[start : start + len(encoded)]
-    with answer_logits(model, rows_of_part) as logits:
+    """`effect` of rows that run together, [rows]."""
+    with answer_logits(model, rows) as logits:
         plain = log_softmax(logits.float(), dim=-1)
-    with answer_logits(model, rows_of_part, weights, chosen) as logits:
+    with answer_logits(model, rows, weights, adapters) as logits:
         moved = log_softmax(logits.float(), dim=-1)
     divergence = (moved.exp() * (moved - plain)).sum(-1)  # [answer tokens]
-    sums = divergence.new_zeros(len(encoded)).index_add(0, rows_of_part.of_row, divergence)
-    return sums / sums.new_tensor(rows_of_part.answer_lengths)
+    sums = divergence.new_zeros(len(rows)).index_add(0, rows.of_row, divergence)
+    return sums / sums.new_tensor(rows.answer_lengths)
 
 
 def _block(
     model: PreTrainedModel,
     weights: LoraWeights | None,
     rows: Sequence[int] | None,
-    part: slice,
-    count: int,
+    places: Sequence[int],
 ) -> AbstractContextManager[None]:
-    """Adapters on the model for one part of the inputs, which holds `count` of them."""
+    """Adapters on the model for the inputs at some places."""
     if weights is None:
         return nullcontext()
-    return adapted(model, weights, list(rows[part]) if rows is not None else [0] * count)
+    return adapted(model, weights, [rows[place] if rows is not None else 0 for place in places])
 
 
 def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
@@ -189,14 +182,3 @@ def _context(model: PreTrainedModel) -> int:
     """Tokens that a prompt and its answer may have together."""
     text_config = model.config.get_text_config(decoder=True)
     return min(int(getattr(text_config, "max_position_embeddings", _LONGEST)), _LONGEST)
-
-
-def _pad_left(
-    rows: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and their mask, each [rows, seq]."""
-    width = max(map(len, rows))
-    pad = tokenizer.pad_token_id or 0
-    ids = [[pad] * (width - len(row)) + row for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.inference.answers import answer, count_dropped, effect
 from text_to_lora.lora import LoraWeights, adapted
 from text_to_lora.models.base import load_base
-from text_to_lora.serving.answers import answer, count_dropped, effect
 from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.prompts import PromptFormat
 
@@ -47,10 +47,10 @@ def test_parts_answer_and_move_as_the_whole_does(
         return texts, effect(*base, inputs, texts, weights, rows=rows)
 
     whole, moved = run()
-    monkeypatch.setattr("text_to_lora.serving.answers._BATCH", 2)
+    monkeypatch.setattr("text_to_lora.inference.answers.TOKENS_PER_PASS", 70)
     parts, moved_in_parts = run()
     assert parts == whole
-    # other padding rounds otherwise
+    # other batches round otherwise
     torch.testing.assert_close(moved_in_parts, moved, rtol=1e-3, atol=1e-5)
 
 
@@ -66,9 +66,9 @@ def test_the_description_stands_in_the_prompt_only_when_given(
     seen: list[str] = []
     original = model.generate
 
-    def spy(**options: Any) -> Any:
-        seen.append(tokenizer.decode(options["input_ids"][0]))
-        return original(**options)
+    def spy(prompts: torch.Tensor, **options: Any) -> Any:
+        seen.append(tokenizer.decode(prompts[0]))
+        return original(prompts, **options)
 
     monkeypatch.setattr(model, "generate", spy)
     answer(model, tokenizer, ["hello"], max_new_tokens=1)
