@@ -26,6 +26,18 @@ def answer_losses(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
     return _row_means(losses, kept)
 
 
+def are_answers_exact(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the likeliest token is right at every answer token of a row, [batch].
+
+    logits, labels: as for `answer_losses`
+    This is so exactly when greedy decoding gives the answer and ends after it.
+    """
+    kept = labels != IGNORED
+    wrong = (logits.argmax(-1) != labels[kept]).long()
+    rows = kept.nonzero()[:, 0]
+    return wrong.new_zeros(len(kept)).index_add(0, rows, wrong) == 0
+
+
 def distillation_kl(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
     """Mean KL(teacher ‖ student) over the answer tokens of every row, in nats a token, [batch].
 

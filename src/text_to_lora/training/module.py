@@ -20,8 +20,13 @@ from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.config import ObjectiveSection
 from text_to_lora.training.data import Aligned, Batch, Part
-from text_to_lora.training.joint import StackedAdapters
-from text_to_lora.training.losses import answer_losses, distillation_kl, weight_penalty
+from text_to_lora.training.joint import TaskAdapters
+from text_to_lora.training.losses import (
+    answer_losses,
+    are_answers_exact,
+    distillation_kl,
+    weight_penalty,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +47,7 @@ class SftModule(nn.Module):
 
     def __init__(
         self,
-        hypernet: Hypernetwork | StaticAdapter | StackedAdapters,
+        hypernet: Hypernetwork | StaticAdapter | TaskAdapters,
         base: PreTrainedModel,
         objective: ObjectiveSection,
         *,
@@ -99,16 +104,22 @@ class SftModule(nn.Module):
             loss = loss + self._objective.weight_penalty * penalty
         return loss
 
-    @torch.no_grad()
     def validate(self, batch: Batch) -> Tensor:
         """Cross-entropy of every row without smoothing, noise or dropout, in nats a token."""
+        return self.measure(batch)[0]
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What `validate` gives, and whether each row's answer is the greedy one, [rows] each."""
         hypernet = self.hypernet.eval()
         weights = hypernet(self._embeddings(batch), **self._states(batch))
-        losses = []
+        losses, exact = [], []
         for part in batch.parts:
             with adapted(self.base, weights, self._rows(part, weights)):
-                losses.append(answer_losses(self._logits(part.student), part.student.labels))
-        return torch.cat(losses)
+                logits = self._logits(part.student)
+            losses.append(answer_losses(logits, part.student.labels))
+            exact.append(are_answers_exact(logits, part.student.labels))
+        return torch.cat(losses), torch.cat(exact)
 
     def _generate(self, batch: Batch) -> LoraWeights:
         """The adapters of the whole step, with the step's own dropout."""
