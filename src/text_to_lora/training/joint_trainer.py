@@ -263,5 +263,3 @@ def split_by_tokens(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         count = max(1, limit // lengths[order[start]])
         yield order[start : start + count]
         start += count
-
-
