@@ -19,9 +19,9 @@ from text_to_lora.cli.common import (
     echo_json,
     gather,
     import_training,
-    load_base_quietly,
     note,
     progress,
+    silence_transformers,
 )
 from text_to_lora.errors import ConfigError
 from text_to_lora.outputs import check_output
@@ -97,10 +97,10 @@ def refine(
         from text_to_lora.serving.generator import TextToLora
 
         t2l = TextToLora.from_pretrained(model, device=check_device(device))
-        show("loading the base model")
+        silence_transformers()
         if base is not None:
-            t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device))
-        show("generating, then training")
+            t2l.attach_base(*t2l.load_base(base))
+        show("loading the base model, generating, then training")
         adapters = refine_with(
             t2l,
             descriptions,

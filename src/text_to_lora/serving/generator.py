@@ -219,14 +219,14 @@ class TextToLora:
     def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The base model and its tokenizer: those given, or loaded on first use."""
         if self._given_base is None:
-            dtype = torch.bfloat16 if has_fast_product(torch.bfloat16, self.device) else None
-            self._given_base = load_base(
-                base_to_load(self.spec.base.name, self.spec.base.revision),
-                spec=self.spec,
-                device=self.device,
-                dtype=dtype,
-            )
+            name = base_to_load(self.spec.base.name, self.spec.base.revision)
+            self._given_base = self.load_base(name)
         return self._given_base
+
+    def load_base(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load a copy of the base model, in bfloat16 where the device multiplies that fast."""
+        dtype = torch.bfloat16 if has_fast_product(torch.bfloat16, self.device) else None
+        return load_base(name, spec=self.spec, device=self.device, dtype=dtype)
 
     @cached_property
     def _reader(self) -> TokenReader | None:
