@@ -53,10 +53,11 @@ from text_to_lora.models.base import load_base_config
 from text_to_lora.models.find import find_base
 from text_to_lora.tasks.task import Task
 from text_to_lora.training import adapters
-from text_to_lora.training.adapters import Job, LibraryConfig, make_job, pick_tasks
+from text_to_lora.training.adapters import LibraryConfig, make_job, pick_tasks
 from text_to_lora.training.config import load_recipe
 from text_to_lora.training.data import RowEncoder
 from text_to_lora.training.joint import TaskwiseAdamW
+from text_to_lora.training.joint_trainer import Job
 from text_to_lora.training.losses import answer_losses
 from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype
 from text_to_lora.training.static import StaticAdapter

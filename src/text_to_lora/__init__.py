@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from text_to_lora.models.base import load_base as load_base
     from text_to_lora.serving.generator import Adapters as Adapters
     from text_to_lora.serving.generator import TextToLora as TextToLora
+    from text_to_lora.serving.refinement import refine as refine
 
 # Where each public name lives; imported on first use, so that `import text_to_lora` is light.
 _PUBLIC = {
@@ -37,6 +38,7 @@ _PUBLIC = {
     "load_encoder": "encoders",
     "load_hypernet": "hypernet.checkpoint",
     "merge": "lora.apply",
+    "refine": "serving.refinement",
     "save_adapter": "lora.peft_format",
     "save_hypernet": "hypernet.checkpoint",
 }

@@ -81,3 +81,17 @@ def test_the_core_alone_generates_and_names_the_extra_that_is_missing(
         assert code == 2, result
         assert error.splitlines()[-1].startswith("error: ")
         assert f"pip install 'text-to-lora[{extra}" in error.replace('"', "'")
+
+
+def test_the_core_alone_refines(hypernet_folder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("input,output\n" + "".join(f"input {i},yes\n" for i in range(9)))
+    arguments = ["refine", "Say yes", "--rows", str(rows), "-o", str(tmp_path / "yes")]
+    commands = [[*arguments, "-m", str(hypernet_folder), "--steps", "1"]]
+    command = [sys.executable, "-c", CODE, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ((code, out, error),) = json.loads(done.stdout)
+    assert code == 0, error
+    assert "judged on 2 of 9 rows" in out
+    assert (tmp_path / "yes" / "adapter_model.safetensors").is_file()

@@ -24,6 +24,7 @@ NAMES = [
     "load_encoder",
     "load_hypernet",
     "merge",
+    "refine",
     "save_adapter",
     "save_hypernet",
 ]

@@ -206,3 +206,17 @@ def test_sizes_that_cannot_work_are_refused(
 def test_unknown_fields_are_named(tokens: TokenConfig) -> None:
     with pytest.raises(ConfigError, match=r"unknown fields \['depth'\]"):
         TokenConfig.from_dict({**tokens.to_dict(), "depth": 1})
+
+
+def test_states_of_some_texts_are_those_of_each(
+    base: LlamaForCausalLM, tokens: TokenConfig
+) -> None:
+    states = read(base, tokens, ["one", "another text"])
+    turned = states.select([1, 0, 1])
+    for place, text in enumerate((1, 0, 1)):
+        assert torch.equal(turned.hidden[place], states.hidden[text])
+        assert torch.equal(turned.mask[place], states.mask[text])
+        assert torch.equal(turned.words[place], states.words[text])
+        assert torch.equal(turned.following[place], states.following[text])
+        for key, tensor in states.inputs.items():
+            assert torch.equal(turned.inputs[key][place], tensor[text])

@@ -20,8 +20,6 @@ from text_to_lora.lora.library import load_library
 from text_to_lora.models.base import load_base, load_base_config
 from text_to_lora.tasks.task import Example, Metric, Task
 from text_to_lora.training.adapters import (
-    Job,
-    JointTrainer,
     LibraryConfig,
     make_job,
     make_trainer,
@@ -32,6 +30,7 @@ from text_to_lora.training.adapters import (
 from text_to_lora.training.config import load_recipe, recipes
 from text_to_lora.training.data import RowEncoder
 from text_to_lora.training.joint import StackedAdapters
+from text_to_lora.training.joint_trainer import Job, JointTrainer
 
 Make = Callable[..., LibraryConfig]
 

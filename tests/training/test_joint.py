@@ -113,3 +113,26 @@ def test_all_adapters_start_alike_and_change_nothing() -> None:
         assert torch.equal(weights.a[key][0], weights.a[key][2])
         assert not weights.b[key].any()
         assert weights.a[key].std() > 0
+
+
+def test_decay_pulls_each_task_towards_its_own_anchor() -> None:
+    anchors = torch.tensor([[1.0, 2.0], [-3.0, 0.0]])
+    parameter = torch.zeros(2, 2, requires_grad=True)
+    settings = AdamWSection(lr=0.1, schedule="constant", warmup=0.0, weight_decay=0.5)
+    optimizer = TaskwiseAdamW([parameter], settings, [4, 4], [anchors])
+    for tasks in ([0, 1], [0], [0]):
+        optimizer.step(tasks)  # without gradients, the decay alone moves
+    distance = torch.tensor([0.95**3, 0.95])[:, None]
+    torch.testing.assert_close(parameter.detach(), anchors * (1 - distance))
+
+
+def test_adapters_start_from_given_ones() -> None:
+    spec = LoraSpec.from_config(make_config(), targets="all-linear", rank=2, alpha=4)
+    given = StackedAdapters(spec, 2, torch.Generator().manual_seed(1)).weights()
+    for place, factor in enumerate((*given.a.values(), *given.b.values())):
+        factor += place
+    weights = StackedAdapters.from_weights(given).weights()
+    for key in given.a:
+        assert torch.equal(weights.a[key], given.a[key])
+        assert torch.equal(weights.b[key], given.b[key])
+        assert weights.a[key].data_ptr() != given.a[key].data_ptr()

@@ -8,6 +8,7 @@ from text_to_lora.inference.rows import Rows
 from text_to_lora.lora import LoraSpec, LoraWeights
 from text_to_lora.training.losses import (
     answer_losses,
+    are_answers_exact,
     distillation_kl,
     weight_penalty,
 )
@@ -77,3 +78,10 @@ def test_weight_penalty_is_that_of_the_released_code(generator: torch.Generator)
     released = sum((t**2).mean() for side in (a, b) for t in side.values())
     assert penalties.shape == (4,)
     torch.testing.assert_close(penalties.mean(), released)
+
+
+def test_an_answer_is_exact_when_every_token_is_the_likeliest() -> None:
+    labels = torch.tensor([[-100, 1, 2], [0, 1, 2], [-100, -100, 2]])
+    tokens = torch.tensor([1, 2, 0, 2, 2, 2])  # row by row
+    logits = torch.nn.functional.one_hot(tokens, 3).float()
+    assert are_answers_exact(logits, labels).tolist() == [True, False, True]

@@ -22,6 +22,7 @@ from text_to_lora.cli import (
     maps,
     merge,
     models,
+    refine,
     run,
     train,
 )
@@ -59,6 +60,7 @@ def _root(
 
 
 app.command("generate")(generate.generate)
+app.command("refine")(refine.refine)
 app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("convert")(convert.convert)

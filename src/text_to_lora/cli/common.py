@@ -150,14 +150,19 @@ def load_base_quietly(
     name: str | None = None, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load_base` without the bars and notes that transformers writes to stderr."""
-    from transformers.utils import logging
-
     from text_to_lora.models.base import load_base
+
+    silence_transformers()
+    return load_base(name, **options)
+
+
+def silence_transformers() -> None:
+    """Keep transformers from writing bars and notes to stderr."""
+    from transformers.utils import logging
 
     quiet: Any = logging  # without types
     quiet.disable_progress_bar()
     quiet.set_verbosity_error()
-    return load_base(name, **options)
 
 
 def load_generator(model: str, device: str = "cpu") -> TextToLora:

@@ -141,10 +141,19 @@ class Hypernetwork(nn.Module):
                 if states is None
                 else "this hypernetwork reads no token states; leave them out"
             )
+        return self.decode(self.codes(embeddings, states), states)
+
+    def codes(self, embeddings: Tensor, states: TokenStates | None = None) -> Tensor:
+        """The latent codes that the heads read, [tasks, slots, latent]; inputs as in `predict`."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            latent = self.backbone(embeddings.to(self._compute_dtype))
+            latent: Tensor = self.backbone(embeddings.to(self._compute_dtype))
             if states is not None and self.attention is not None:
                 latent = self.attention(latent, states)
+        return latent
+
+    def decode(self, latent: Tensor, states: TokenStates | None = None) -> tuple[Factors, Factors]:
+        """What the heads predict from latent codes [tasks, slots, latent]; result as of `predict`."""
+        with torch.autocast(latent.device.type, enabled=False):
             factors: tuple[Factors, Factors] = self.head(latent, self.backbone)
             if states is not None and self.memory is not None:
                 self.memory(factors, latent, states)

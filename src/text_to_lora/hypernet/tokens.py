@@ -111,6 +111,17 @@ class TokenStates:
     following: Tensor
     inputs: dict[str, Tensor]
 
+    def select(self, texts: Sequence[int]) -> TokenStates:
+        """The states of these texts in this order; a text may repeat."""
+        index = torch.tensor(texts, device=self.mask.device)
+        return TokenStates(
+            hidden=self.hidden.index_select(0, index),
+            mask=self.mask.index_select(0, index),
+            words=self.words.index_select(0, index),
+            following=self.following.index_select(0, index),
+            inputs={key: tensor.index_select(0, index) for key, tensor in self.inputs.items()},
+        )
+
     @classmethod
     def join(cls, parts: Sequence[TokenStates], places: Sequence[int]) -> TokenStates:
         """States of several batches as one, padded to the longest.

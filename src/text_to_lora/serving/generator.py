@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,8 @@ from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
-from text_to_lora.models.find import base_to_load, find_hypernet, first_line
+from text_to_lora.models.find import base_to_load, find_hypernet
+from text_to_lora.serving.upload import upload_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -132,7 +133,7 @@ class Adapters:
 
         Raises ConfigError when the hub refuses.
         """
-        return _upload(self.save, repo_id, "adapter", private=private, token=token)
+        return upload_folder(self.save, repo_id, "adapter", private=private, token=token)
 
 
 class TextToLora:
@@ -174,8 +175,8 @@ class TextToLora:
 
         dtype: of the hypernetwork and what it generates
         encoder: the one that the hypernetwork names, loaded already
-        base: the base model and its tokenizer, loaded already; only a hypernetwork that reads the
-            base's token states of a description needs them, and loads them itself otherwise
+        base: the base model and its tokenizer, loaded already; `refine` needs them, and `generate`
+            where the hypernetwork reads the base's token states; loaded on first use otherwise
         cache_dir: folder that keeps embeddings; not with `encoder`, which may keep its own
 
         Raises ConfigError when there is no such thing, CheckpointError when it is broken.
@@ -218,8 +219,21 @@ class TextToLora:
         return self._loaded.hypernet.config.tokens is not None
 
     def attach_base(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Read descriptions with a base that is loaded already, where the hypernetwork does so."""
+        """Read descriptions and refine with a base that is loaded already."""
         self._given_base = model, tokenizer
+
+    @property
+    def base(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The base model and its tokenizer: those given, or loaded on first use."""
+        if self._given_base is None:
+            name = base_to_load(self.spec.base.name, self.spec.base.revision)
+            self._given_base = self.load_base(name)
+        return self._given_base
+
+    def load_base(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load a copy of the base model, in bfloat16 where the device multiplies that fast."""
+        dtype = torch.bfloat16 if has_fast_product(torch.bfloat16, self.device) else None
+        return load_base(name, spec=self.spec, device=self.device, dtype=dtype)
 
     @cached_property
     def _reader(self) -> TokenReader | None:
@@ -227,16 +241,7 @@ class TextToLora:
         tokens = self._loaded.hypernet.config.tokens
         if tokens is None:
             return None
-        if self._given_base is not None:
-            model, tokenizer = self._given_base
-        else:
-            dtype = torch.bfloat16 if has_fast_product(torch.bfloat16, self.device) else None
-            model, tokenizer = load_base(
-                base_to_load(self.spec.base.name, self.spec.base.revision),
-                spec=self.spec,
-                device=self.device,
-                dtype=dtype,
-            )
+        model, tokenizer = self.base
         return TokenReader(model, tokenizer, self.spec, tokens)
 
     @property
@@ -281,6 +286,27 @@ class TextToLora:
         adapters = Adapters(weights, texts, provenance, nearest)
         return adapters if strength == 1.0 else adapters.scale(strength)
 
+    def refine(
+        self,
+        descriptions: Sequence[str],
+        examples: Sequence[Sequence[tuple[str, str]]],
+        **options: Any,
+    ) -> Adapters:
+        """Generate one adapter a description and train it on the user's own rows, all at once.
+
+        examples: the rows (input, answer) of each description, two or more; rows that are kept out
+            of training choose after how many steps an adapter is best, which may be none
+        options: seconds=60.0, steps=None and more, as for `serving.refinement.refine_with`
+
+        What was measured stands in `provenance` under "refinement". The base is loaded, if it is not
+        yet, and frozen.
+
+        Raises ConfigError when rows, limits or options cannot work.
+        """
+        from text_to_lora.serving.refinement import refine_with
+
+        return refine_with(self, descriptions, examples, **options)
+
     def nearest(self, descriptions: Sequence[str]) -> tuple[NearestDescription | None, ...]:
         """Find the training description nearest to each description.
 
@@ -318,7 +344,7 @@ class TextToLora:
 
         Raises ConfigError when the hub refuses.
         """
-        return _upload(self.save, repo_id, "hypernetwork", private=private, token=token)
+        return upload_folder(self.save, repo_id, "hypernetwork", private=private, token=token)
 
 
 def _recorded(neighbour: NearestDescription | None) -> dict[str, Any]:
@@ -332,28 +358,3 @@ def _slug(text: str) -> str:
     """A folder name from the first words of a description."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-").split("-")
     return "-".join(words[:6])[:40] or "adapter"
-
-
-def _upload(
-    write: Callable[[Path], object], repo_id: str, what: str, *, private: bool, token: str | None
-) -> str:
-    """Write a folder and upload it as one commit of a repository."""
-    from tempfile import TemporaryDirectory
-
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "folder"
-        write(folder)
-        try:
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, commit_message=f"Upload {what}"
-            )
-        except Exception as error:  # the hub's own, and those of whichever HTTP client it uses
-            raise ConfigError(
-                f"cannot upload to {repo_id!r}: {first_line(error)}; check the name, the token and "
-                "the network"
-            ) from error
-    return str(commit)

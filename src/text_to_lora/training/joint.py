@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,26 @@ from text_to_lora.training.config import AdamWSection
 from text_to_lora.training.static import StaticAdapter
 
 
+class TaskAdapters(nn.Module, ABC):
+    """Adapters of many tasks, from parameters whose first dimension is the task.
+
+    spec: of the adapters
+    """
+
+    spec: LoraSpec
+
+    @abstractmethod
+    def forward(self, embeddings: Tensor) -> LoraWeights:
+        """Every adapter, differentiable; `embeddings` are not read."""
+
+    def weights(self) -> LoraWeights:
+        """Every adapter, without gradient; may be views."""
+        weights: LoraWeights = self(torch.empty(0, 0))
+        return weights.detach()
+
+
 @final
-class StackedAdapters(nn.Module):
+class StackedAdapters(TaskAdapters):
     """One trainable LoRA for each of many tasks, all from the same start.
 
     Starts as PEFT does (see StaticAdapter). One start for all, since a hypernetwork that is to
@@ -34,19 +53,24 @@ class StackedAdapters(nn.Module):
         self.a = nn.ParameterList(p.data.repeat(num_tasks, 1, 1, 1) for p in start.a)
         self.b = nn.ParameterList(p.data.repeat(num_tasks, 1, 1, 1) for p in start.b)
 
+    @classmethod
+    def from_weights(cls, weights: LoraWeights) -> Self:
+        """One trainable LoRA for each of these adapters, starting as a copy of it, in float32."""
+        adapters = cls(weights.spec, weights.num_adapters, torch.Generator())
+        with torch.no_grad():
+            for parameters, factors in ((adapters.a, weights.a), (adapters.b, weights.b)):
+                for parameter, factor in zip(parameters, factors.values(), strict=True):
+                    parameter.copy_(factor)
+        return adapters.to(weights.device)
+
     def forward(self, embeddings: Tensor) -> LoraWeights:
-        """Every adapter, differentiable; `embeddings` are not read."""
+        """See TaskAdapters.forward."""
         keys = [group.key for group in self.spec.groups]
         return LoraWeights(
             self.spec,
             dict(zip(keys, self.a, strict=True)),
             dict(zip(keys, self.b, strict=True)),
         )
-
-    def weights(self) -> LoraWeights:
-        """Every adapter, without gradient; views."""
-        weights: LoraWeights = self(torch.empty(0, 0))
-        return weights.detach()
 
 
 @final
@@ -56,6 +80,7 @@ class TaskwiseAdamW:
     tensors: parameters whose gradients are read, [tasks, ...] each
     settings: learning rate, schedule, weight decay, moments and clipping, the same for all tasks
     total_steps: length of each task's schedule, in steps
+    anchors: values that weight decay pulls the tensors towards; None for zero
 
     What it does to a task is what torch.optim.AdamW does to a model of that task alone, with
     clip_grad_norm_ before and the schedule of transformers after; a task that is not stepped keeps
@@ -63,9 +88,14 @@ class TaskwiseAdamW:
     """
 
     def __init__(
-        self, tensors: Sequence[Tensor], settings: AdamWSection, total_steps: Sequence[int]
+        self,
+        tensors: Sequence[Tensor],
+        settings: AdamWSection,
+        total_steps: Sequence[int],
+        anchors: Sequence[Tensor] | None = None,
     ) -> None:
         self._tensors = list(tensors)
+        self._anchors: Sequence[Tensor | None] = anchors or [None] * len(tensors)
         self._settings = settings
         self._total = torch.tensor(total_steps)
         self.steps = torch.zeros(len(total_steps), dtype=torch.long)
@@ -94,10 +124,12 @@ class TaskwiseAdamW:
         beta1, beta2 = settings.betas
         correction1 = 1 - torch.tensor(beta1, dtype=torch.float64) ** count
         correction2 = (1 - torch.tensor(beta2, dtype=torch.float64) ** count).sqrt()
-        for tensor, gradient, first, second in zip(
-            self._tensors, gradients, self._first, self._second, strict=True
+        for tensor, anchor, gradient, first, second in zip(
+            self._tensors, self._anchors, gradients, self._first, self._second, strict=True
         ):
             weight = tensor[index] * _column(1 - rate * settings.weight_decay, gradient)
+            if anchor is not None:
+                weight += anchor[index] * _column(rate * settings.weight_decay, gradient)
             mean = first[index].lerp_(gradient, 1 - beta1)
             square = second[index].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             root = (square.sqrt() / _column(correction2, gradient)).add_(settings.eps)

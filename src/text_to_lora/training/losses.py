@@ -24,6 +24,16 @@ def answer_losses(logits: Tensor, rows: Rows, *, label_smoothing: float = 0.0) -
     return _row_means(losses, rows)
 
 
+def are_answers_exact(logits: Tensor, rows: Rows) -> Tensor:
+    """Whether the likeliest token is right at every answer token of a row, [rows].
+
+    logits, rows: as for `answer_losses`
+    This is so exactly when greedy decoding gives the answer and ends after it.
+    """
+    wrong = (logits.argmax(-1) != rows.targets).long()
+    return wrong.new_zeros(len(rows)).index_add(0, rows.of_row, wrong) == 0
+
+
 def distillation_kl(logits: Tensor, teacher_logits: Tensor, rows: Rows) -> Tensor:
     """Mean KL(teacher ‖ student) over the answer tokens of every row, in nats a token, [rows].
 

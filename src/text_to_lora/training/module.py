@@ -18,8 +18,13 @@ from text_to_lora.inference.rows import Noise, answer_logits
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.config import ObjectiveSection
 from text_to_lora.training.data import Batch, Part
-from text_to_lora.training.joint import StackedAdapters
-from text_to_lora.training.losses import answer_losses, distillation_kl, weight_penalty
+from text_to_lora.training.joint import TaskAdapters
+from text_to_lora.training.losses import (
+    answer_losses,
+    are_answers_exact,
+    distillation_kl,
+    weight_penalty,
+)
 from text_to_lora.training.static import StaticAdapter
 
 if TYPE_CHECKING:
@@ -42,7 +47,7 @@ class SftModule(nn.Module):
 
     def __init__(
         self,
-        hypernet: Hypernetwork | StaticAdapter | StackedAdapters,
+        hypernet: Hypernetwork | StaticAdapter | TaskAdapters,
         base: PreTrainedModel,
         objective: ObjectiveSection,
         *,
@@ -107,18 +112,23 @@ class SftModule(nn.Module):
             loss = loss + self._objective.weight_penalty * penalty
         return loss
 
-    @torch.no_grad()
     def validate(self, batch: Batch) -> Tensor:
         """Cross-entropy of every row without smoothing, noise or dropout, in nats a token."""
+        return self.measure(batch)[0]
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What `validate` gives, and whether each row's answer is the greedy one, [rows] each."""
         hypernet = self.hypernet.eval()
         weights = hypernet(self._embeddings(batch), **self._states(batch))
-        losses = []
+        losses, exact = [], []
         for part in batch.parts:
             with answer_logits(
                 self.base, part.student, weights, self._rows(part, weights)
             ) as logits:
                 losses.append(answer_losses(logits, part.student))
-        return torch.cat(losses)
+                exact.append(are_answers_exact(logits, part.student))
+        return torch.cat(losses), torch.cat(exact)
 
     def _generate(self, batch: Batch) -> LoraWeights:
         """The adapters of the whole step, with the step's own dropout."""

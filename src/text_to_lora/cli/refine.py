@@ -1,0 +1,190 @@
+"""t2l refine: descriptions and a few rows in, refined PEFT folders out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from text_to_lora.cli.common import (
+    AsJson,
+    Base,
+    Device,
+    Model,
+    Overwrite,
+    check_device,
+    echo_json,
+    gather,
+    import_training,
+    note,
+    progress,
+    silence_transformers,
+)
+from text_to_lora.errors import ConfigError
+from text_to_lora.outputs import check_output
+
+if TYPE_CHECKING:
+    from text_to_lora.serving.generator import Adapters
+
+Inputs = tuple[list[str], list[Sequence[tuple[str, str]]], list[str]]
+"""Descriptions, rows and names of tasks."""
+
+
+def refine(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    description: Annotated[str | None, typer.Argument(help="What the task is.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option("--rows", help="Rows as .csv, .tsv, .jsonl or .parquet.")
+    ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option("--tasks", help="Task folder, instead of DESCRIPTION and --rows."),
+    ] = None,
+    input_column: Annotated[str, typer.Option(help="Column of the inputs.")] = "input",
+    output_column: Annotated[str, typer.Option(help="Column of the answers.")] = "output",
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Time limit of the training, without loading models; default 60, or none with "
+            "--steps.",
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Most steps of a task.")] = None,
+    keep_out: Annotated[
+        float, typer.Option(help="Share of the rows that choose the step and are not trained on.")
+    ] = 0.25,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
+    pull: Annotated[
+        float, typer.Option(help="Decay towards the generated adapter, per unit of the rate.")
+    ] = 1.0,
+    max_answer_tokens: Annotated[int, typer.Option(help="Most tokens of a row's answer.")] = 64,
+    seed: Annotated[int, typer.Option(help="Draws the rows that are kept out.")] = 0,
+    model: Model = "embedded",
+    base: Base = None,
+    device: Device = "cpu",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete unfinished work instead of going on with it.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate an adapter from a description and train it on a few rows of your own.
+
+    Some rows are kept out of the training. They choose after how many steps the adapter is best,
+    which may be none, and the figures that are printed are of them. Under eight rows each is left
+    out in turn. Several tasks of a task folder are trained together, each with an adapter of its own.
+
+    Unfinished work stands in OUTPUT.unfinished until the adapter is written: after Ctrl-C or a kill
+    the same command goes on from there, with another --seconds or --steps if you like.
+
+    \b
+    Examples:
+      t2l refine "Decide whether a mail is about a refund; say yes or no" --rows mails.csv -o refund
+      t2l refine "Name the product" --rows mails.jsonl -o product --seconds 120 --keep-out 0.3
+      t2l refine "Sort the request" --rows log.tsv -o sorted --input-column text --output-column tag
+      t2l refine --tasks my-tasks -o my-adapters --steps 24
+    """
+    check_output(output, overwrite=overwrite, sources=[model, *filter(None, [rows, tasks])])
+    descriptions, examples, names = _read(description, rows, tasks, input_column, output_column)
+    if seconds is None and steps is None:
+        seconds = 60.0
+    state = output.with_name(f"{output.name}.unfinished")
+    with progress("loading the hypernetwork") as show, _saying_where_work_is(state):
+        refine_with = import_training("text_to_lora.serving.refinement").refine_with
+        from text_to_lora.serving.generator import TextToLora
+
+        t2l = TextToLora.from_pretrained(model, device=check_device(device))
+        silence_transformers()
+        if base is not None:
+            t2l.attach_base(*t2l.load_base(base))
+        show("loading the base model, generating, then training")
+        adapters = refine_with(
+            t2l,
+            descriptions,
+            examples,
+            seconds=seconds,
+            steps=steps,
+            names=names,
+            state_dir=state,
+            resume=not fresh,
+            report=show,
+            keep_out=keep_out,
+            lr=rate,
+            pull=pull,
+            max_answer_tokens=max_answer_tokens,
+            seed=seed,
+        )
+        show("writing")
+        folders = adapters.save(output, overwrite=overwrite)
+        import_training("text_to_lora.training.checkpoints").RunFolder(state).delete()
+    if as_json:
+        records = zip(folders, adapters.provenance, strict=True)
+        echo_json([{"path": str(folder), **entry} for folder, entry in records])
+        return
+    _show(adapters, folders)
+
+
+def _read(
+    description: str | None,
+    rows: Path | None,
+    tasks: Path | None,
+    input_column: str,
+    output_column: str,
+) -> Inputs:
+    if tasks is not None:
+        if description is not None or rows is not None:
+            raise ConfigError(
+                "--tasks has descriptions and rows of its own; leave out DESCRIPTION and --rows"
+            )
+        from text_to_lora.tasks.folder import load_folder
+
+        found = load_folder(tasks)
+        examples = [[(e.input, e.outputs[0]) for e in task.examples] for task in found]
+        return [task.definition for task in found], list(examples), [task.name for task in found]
+    if description is None or rows is None:
+        missing = "description" if description is None else "rows"
+        raise ConfigError(f"no {missing}; give DESCRIPTION and --rows FILE, or --tasks FOLDER")
+    from text_to_lora.tasks.user_rows import read_rows
+
+    texts = gather([description], None, "description", "")
+    table = read_rows(rows, input_column=input_column, output_column=output_column)
+    return texts, [table], [repr(str(rows))]
+
+
+@contextmanager
+def _saying_where_work_is(state: Path) -> Iterator[None]:
+    """Say after Ctrl-C where the work goes on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if state.exists():
+            note(f"the best state so far is in {str(state)!r}; the same command goes on from it")
+        raise
+
+
+def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
+    for folder, entry in zip(folders, adapters.provenance, strict=True):
+        record: dict[str, Any] = entry["refinement"]
+        figures = record["kept_out"]
+        typer.echo(
+            f"{folder}  {record['steps']} of {record['steps_tried']} steps, "
+            f"{record['seconds']:.0f} s  {entry['description']}"
+        )
+        typer.echo(
+            f"  judged on {record['kept_out_rows']} of {record['rows']} rows, by keeping out "
+            f"{record['kept_out_by']}"
+        )
+        for name, label in (
+            ("base", "base alone"),
+            ("sentence", "sentence alone"),
+            ("refined", "refined"),
+        ):
+            figure = figures[name]
+            typer.echo(
+                f"  {label:14}  loss {figure['loss']:.3f} nats a token, "
+                f"exact answers {figure['score']:.0%}"
+            )
+        typer.echo(f"  {record['outlook']}")

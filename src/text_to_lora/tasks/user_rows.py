@@ -1,0 +1,215 @@
+"""Rows of a user's own: read from CSV, TSV, JSON lines or Parquet, and checked before training."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from text_to_lora.errors import ConfigError, T2LWarning, TaskDataError, list_some, shorten
+from text_to_lora.files import JsonError, read_bytes, read_json_lines
+
+FORMS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
+_LABEL_WORDS: Final = 4  # longer answers are texts, which no description names
+
+Rows = tuple[tuple[str, str], ...]
+"""(input, answer) of every row."""
+
+
+def read_rows(
+    path: Path | str, *, input_column: str = "input", output_column: str = "output"
+) -> Rows:
+    """Read the rows of a file, in its order.
+
+    path: a file with a header in the form that its name says: .csv, .tsv, .jsonl or .parquet
+    input_column, output_column: names of the two columns that are read
+
+    Raises ConfigError when the name tells no form, TaskDataError with file and line when the file
+    cannot be read, lacks a column, has no rows, or a cell is no text or an empty answer.
+    """
+    file = Path(path)
+    form = file.suffix.lower()
+    if form not in FORMS:
+        raise ConfigError(
+            f"{str(path)!r} has the unknown form {form!r}; rows are read from {', '.join(FORMS)}"
+        )
+    columns = (input_column, output_column)
+    reader = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(form, _separated_rows)
+    rows = []
+    for line, *cells in reader(file, columns):
+        text, answer = (
+            _text(value, file, line, column) for value, column in zip(cells, columns, strict=True)
+        )
+        if not answer.strip():
+            raise TaskDataError(
+                f"column {output_column!r} is empty; write the answer, or leave the row out",
+                path=file,
+                line=line,
+            )
+        rows.append((text, answer))
+    if not rows:
+        raise TaskDataError(
+            f"no rows; write a header with {input_column!r} and {output_column!r}, and two rows or more",
+            path=file,
+        )
+    return tuple(rows)
+
+
+def check_rows(
+    rows: Sequence[tuple[str, str]], description: str, *, task: str = "the task"
+) -> Rows:
+    """Give the distinct rows, and warn of what speaks against rows and description.
+
+    task: its name, for messages
+
+    Raises ConfigError when fewer than two distinct rows are there.
+    Warns when a row is there twice, when one input has several answers, and when the answers are
+    labels that the description does not name.
+    """
+    distinct = tuple(dict.fromkeys((text.strip(), answer.strip()) for text, answer in rows))
+    if not distinct:
+        raise ConfigError(f"{task} has no rows; give two or more, or use `t2l generate`")
+    if len(distinct) == 1:
+        raise ConfigError(
+            f"{task} has 1 row ({shorten(distinct[0][0])}); two different ones are needed, so that "
+            "one can be kept out; add a row, or use `t2l generate`"
+        )
+    if len(distinct) < len(rows):
+        _warn(f"{task} has {len(rows) - len(distinct)} rows twice; each counts once")
+    answers_of: dict[str, list[str]] = {}
+    for text, answer in distinct:
+        answers_of.setdefault(text, []).append(answer)
+    contradictions = [text for text, answers in answers_of.items() if len(answers) > 1]
+    if contradictions:
+        first = contradictions[0]
+        _warn(
+            f"{task} has {len(contradictions)} inputs with several answers, such as "
+            f"{shorten(first)} with {list_some(map(repr, answers_of[first]))}; correct the rows, or "
+            "the adapter learns both"
+        )
+    unnamed = unnamed_labels(distinct, description)
+    if unnamed:
+        _warn(
+            f"the description of {task} does not name {len(unnamed)} labels of its rows: "
+            f"{list_some(map(repr, unnamed))}; name every label in the description, from which the "
+            "adapter starts"
+        )
+    return distinct
+
+
+def unnamed_labels(rows: Sequence[tuple[str, str]], description: str) -> list[str]:
+    """Labels among the answers that are no words of the description.
+
+    Answers are taken for labels where each is short and every one occurs twice or more on average.
+    """
+    counts = Counter(answer for _, answer in rows)
+    if 2 * len(counts) > len(rows) or max(len(answer.split()) for answer in counts) > _LABEL_WORDS:
+        return []
+    text = description.casefold()
+    return [
+        label
+        for label in counts
+        if not re.search(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", text)
+    ]
+
+
+def _separated_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
+    try:
+        content = read_bytes(file)
+    except JsonError as error:
+        raise error.in_task_file(file) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TaskDataError(
+            f"not UTF-8 (byte {error.start}); save it as UTF-8", path=file, line=line
+        ) from None
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        places = [_place(header, column, file) for column in columns]
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise TaskDataError(
+                    f"{len(cells)} cells, but the header has {len(header)}; put texts that hold "
+                    f"{delimiter!r} in double quotes",
+                    path=file,
+                    line=reader.line_num,
+                )
+            yield reader.line_num, cells[places[0]], cells[places[1]]
+    except csv.Error as error:
+        raise TaskDataError(str(error), path=file, line=reader.line_num) from None
+
+
+def _json_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
+    for line, row in read_json_lines(file):
+        if not isinstance(row, dict):
+            raise TaskDataError(
+                f"a row is a {type(row).__name__}; expected an object", path=file, line=line
+            )
+        for column in columns:
+            _place(list(row), column, file, line)
+        yield line, row[columns[0]], row[columns[1]]
+
+
+def _parquet_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"reading {str(file)!r} needs the package pyarrow; pip install 'text-to-lora[train]', or "
+            "save the rows as CSV"
+        ) from None
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise TaskDataError(f"not a parquet file that can be read: {reason}", path=file) from error
+    for column in columns:
+        _place(table.column_names, column, file)
+    try:
+        values = [table[column].to_pylist() for column in columns]
+    except UnicodeDecodeError as error:
+        raise TaskDataError(f"a text is not UTF-8: {error.reason}", path=file) from error
+    yield from zip(range(1, len(table) + 1), *values, strict=True)
+
+
+def _place(header: Sequence[str], column: str, file: Path, line: int | None = None) -> int:
+    """The place of a column in a header, or in the keys of one row."""
+    if column not in header:
+        known = list_some(map(repr, header)) or "none"
+        raise TaskDataError(
+            f"no column {column!r}; there are {known}; name yours with --input-column and "
+            "--output-column",
+            path=file,
+            line=line,
+        )
+    if header.count(column) > 1:
+        raise TaskDataError(
+            f"column {column!r} is there {header.count(column)} times; rename all but one",
+            path=file,
+        )
+    return header.index(column)
+
+
+def _text(value: Any, file: Path, line: int, column: str) -> str:
+    """A cell as text; whole numbers are labels that a program wrote."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise TaskDataError(f"column {column!r} is {shorten(value)}; give a text", path=file, line=line)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, T2LWarning, stacklevel=3)

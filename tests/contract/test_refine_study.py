@@ -1,0 +1,90 @@
+"""The study of refining, run on a tiny base: every arm, cells that are made once, and its table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.studies import refine as study
+from text_to_lora.hypernet import load_hypernet
+from text_to_lora.serving.generator import TextToLora
+from tiny_models import base_folder, hypernet_folder
+
+__all__ = ["base_folder", "hypernet_folder"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two tasks of two groups."""
+    root = tmp_path / "data"
+    (root / "own").mkdir(parents=True)
+    names = ["up", "down"]
+    tasks = [{"id": n, "definition": f"Say {n}.", "metric": {"kind": "exact_match"}} for n in names]
+    rows = [
+        {"task_id": n, "idx": i, "input": f"input {i}", "outputs": [n]}
+        for n in names
+        for i in range(30)
+    ]
+    (root / "own" / "tasks.json").write_text(json.dumps(tasks))
+    (root / "own" / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "splits.json").write_text(json.dumps({"train": names}))
+    return root
+
+
+@pytest.fixture
+def run(
+    data: Path, hypernet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    def call(*more: object) -> None:
+        given = ["--model", hypernet_folder, "--data", data, "--out", tmp_path / "cells"]
+        small = ["--one-in", 1, "--together", 2, "--steps", 2, "--test-rows", 3]
+        arguments = ["refine.py", *map(str, [*given, *small, *more])]
+        monkeypatch.setattr(sys, "argv", arguments)
+        study.main()
+
+    return call
+
+
+def test_every_arm_gives_figures_by_step_and_a_cell_is_made_once(
+    run: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(study, "RATES", {arm: (0.01,) for arm in study.RATES})
+    monkeypatch.setattr(study, "PULLS", {arm: (1.0,) for arm in study.RATES})
+    run("--k", 2, 8)
+    files = sorted((tmp_path / "cells").glob("*.json"))
+    assert len(files) == 8  # four arms, two numbers of rows
+    starts = set()
+    for file in files:
+        cell = json.loads(file.read_text())
+        assert sorted(cell["tasks"]) == ["down", "up"]
+        for curve in cell["tasks"].values():
+            assert [mark[0] for mark in curve] == [0, 1, 2]
+            assert curve[1][3] != curve[0][3]
+        if cell["arm"] != "usual":
+            starts.add(round(cell["tasks"]["up"][0][3], 2))
+    assert len(starts) == 1  # arms that start from the sentence start alike
+    capsys.readouterr()
+    run("--k", 2, 8)
+    assert capsys.readouterr().out.count("finished before") == 8
+    run("--show")
+    assert "| 8 | both | 0.01 | 1 | 2 |" in capsys.readouterr().out
+
+
+def test_an_offset_of_zero_gives_the_generated_adapter(hypernet_folder: Path) -> None:
+    loaded = load_hypernet(hypernet_folder)
+    t2l = TextToLora(loaded, name="tiny")
+    generated = t2l.generate(["Say up.", "Say down."]).weights
+    with torch.no_grad():
+        latent = loaded.hypernet.codes(t2l.encode(["Say up.", "Say down."]))
+    adapters = study.CodeAdapters(loaded.hypernet, latent, None)
+    assert [tuple(p.shape) for p in adapters.parameters()] == [(2, 16)]
+    for key, factor in adapters.weights().a.items():
+        torch.testing.assert_close(factor, generated.a[key])
