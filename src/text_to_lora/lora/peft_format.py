@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 PROVENANCE_FILE: Final = "provenance.json"
 
+_START_BYTES: Final = 9  # of a file, which tell a pickle from safetensors
 _DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _TENSOR_NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -184,12 +185,14 @@ def read_tensors(folder: Path, file_name: str = WEIGHTS_FILE) -> dict[str, Tenso
         raise AdapterFormatError(f"{str(folder)!r} holds no {file_name}; copy it again")
     try:
         with file.open("rb") as stream:
-            start = stream.read(4)
+            start = stream.read(_START_BYTES)
     except OSError as error:
         raise AdapterFormatError(
             f"{str(file)!r} cannot be read ({error.strerror or error}); check its permissions"
         ) from error
-    if (start[:1] == b"\x80" and start[1:2] <= b"\x05") or start == b"PK\x03\x04":
+    is_pickle = start[:1] == b"\x80" and start[1:2] <= b"\x05"
+    # a safetensors file is the length of its header in 8 bytes, then the header, a JSON object
+    if not start.endswith(b"{") and (is_pickle or start.startswith(b"PK\x03\x04")):
         raise AdapterFormatError(
             f"{str(file)!r} is a pickle named safetensors, which can run code and is not read; "
             "save it again with safetensors"
