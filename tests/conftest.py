@@ -23,6 +23,7 @@ TRAINING_MODULES = (
 
 # Marks of tests that run only when asked for by name, as in `pytest -m network`.
 MARKS = {
+    "engines": "runs an export on llama.cpp or mlx-lm",
     "gpu": "needs a GPU",
     "network": "reaches the model hub",
     "slow": "takes more than half a minute",

@@ -20,6 +20,8 @@ from text_to_lora.errors import ConfigError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+MODELFILE: Final = "Modelfile"  # of Ollama
+MODELFILE_START: Final = "# Written by text-to-lora"  # the first words of one that is ours
 _TEMPLATES_FOLDER: Final = "additional_chat_templates"  # of transformers' tokenizers
 _TOKENIZER_NAMES: Final = (
     r"(added_tokens|special_tokens_map|tokenizer|tokenizer_config|vocab)\.json|vocab\.txt|merges\.txt"
@@ -30,6 +32,7 @@ _TOKENIZER_NAMES: Final = (
 # file for ours; "adapter" and "model" for what PEFT and transformers write by save_pretrained.
 _FILE_NAMES: Final = {
     "adapter": r"adapter_config\.json|adapter_model\.(safetensors|bin)|provenance\.json"
+    r"|adapters\.safetensors"  # of mlx-lm
     rf"|README\.md|{_TOKENIZER_NAMES}",
     "model": r"(generation_)?config\.json|(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)"
     rf"|(model\.safetensors|pytorch_model\.bin)\.index\.json|{_TOKENIZER_NAMES}",
@@ -38,6 +41,7 @@ _FILE_NAMES: Final = {
     "text-to-lora hypernetwork": r"config\.json|(model|confidence|descriptions)\.safetensors",
     "text-to-lora library": r"index\.json|library\.safetensors",
     "text-to-lora export": r"index\.json",
+    "ollama": r"Modelfile|adapter\.gguf",
 }
 # Kinds that also hold folders of adapters; None: several adapters, written at once.
 _WITH_ADAPTERS: Final = ("adapter", "text-to-lora export", None)
@@ -222,6 +226,9 @@ def _kind(folder: Path) -> str | None:
         return "adapter"
     if (folder / "COMPLETE").is_file():
         return "checkpoint"
+    with suppress(OSError, ValueError):
+        if (folder / MODELFILE).read_text(encoding="utf-8").startswith(MODELFILE_START):
+            return "ollama"
     for name in ("index.json", "config.json"):
         with suppress(OSError, ValueError, RecursionError):
             payload = json.loads((folder / name).read_text(encoding="utf-8"))

@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "analysis": {"lora", "hypernet", "encoders", "tasks", "evaluation"},
     "demo": {"inference", "serving"},
+    "export": {"lora"},
     "recipes": set(),
     "cli": {
         "lora",
@@ -61,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "analysis",
         "serving",
         "demo",
+        "export",
         "__init__",
     },
     "__init__": {"lora", "hypernet", "encoders", "models", "serving"},
@@ -124,7 +126,7 @@ def test_the_adapter_code_needs_torch_and_safetensors_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "engine", ["vllm", "lm_eval", "fastapi", "starlette", "uvicorn", "gradio", "datasets", "gguf"]
+    "engine", ["vllm", "lm_eval", "fastapi", "starlette", "uvicorn", "gradio", "datasets", "mlx"]
 )
 def test_an_engine_of_others_is_imported_in_one_file(engine: str) -> None:
     users = [
@@ -133,6 +135,15 @@ def test_an_engine_of_others_is_imported_in_one_file(engine: str) -> None:
         if engine in {name.partition(".")[0] for name in _imports(path, with_types=False)}
     ]
     assert len(users) <= 1, users
+
+
+def test_gguf_files_are_read_in_one_file_and_written_in_another() -> None:
+    users = {
+        f"{_part(path)}/{path.name}"
+        for path in FILES
+        if "gguf" in {name.partition(".")[0] for name in _imports(path, with_types=False)}
+    }
+    assert users == {"models/llama_gguf.py", "export/gguf.py"}
 
 
 def test_peft_is_not_needed() -> None:

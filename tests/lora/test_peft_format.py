@@ -396,3 +396,23 @@ def test_existing_folder_needs_overwrite(kit: Any, saved: Path, llama_spec: Lora
     assert torch.equal(
         load_adapter(saved, spec=llama_spec).a["self_attn.q_proj"], weights.a["self_attn.q_proj"]
     )
+
+
+def test_a_header_that_begins_as_a_pickle_does_is_read(
+    llama_spec: LoraSpec, kit: Any, folder: Path
+) -> None:
+    """Bytes 0x80 and 0x05 start a pickle, and a safetensors file with a header of 1408 bytes."""
+    weights = kit.weights(llama_spec)
+    file = save_adapter(weights, folder) / "adapter_model.safetensors"
+    tensors = load_file(file)
+    for length in range(256):
+        save_file(tensors, file, metadata={"note": "x" * length})
+        start = file.read_bytes()[:2]
+        if start[0] == 0x80 and start[1] <= 5:
+            break
+    else:
+        pytest.fail("no header begins as a pickle does")
+    torch.testing.assert_close(
+        load_adapter(folder, spec=llama_spec).delta("self_attn.q_proj"),
+        weights.delta("self_attn.q_proj"),
+    )

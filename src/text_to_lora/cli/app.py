@@ -15,6 +15,7 @@ from text_to_lora.cli import (
     cost,
     demo,
     evaluate,
+    export,
     generate,
     harm,
     inspect,
@@ -65,6 +66,7 @@ app.command("run")(run.run)
 app.command("inspect")(inspect.inspect)
 app.command("convert")(convert.convert)
 app.command("merge")(merge.merge)
+app.command("export")(export.export)
 app.command("compress")(compress.compress)
 app.command("cost")(cost.cost)
 app.command("map")(maps.draw_map)

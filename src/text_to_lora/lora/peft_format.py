@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 PROVENANCE_FILE: Final = "provenance.json"
 
+_START_BYTES: Final = 9  # of a file, which tell a pickle from safetensors
 _DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _TENSOR_NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -110,7 +111,7 @@ def load_adapter(
         raise AdapterFormatError(
             f"{str(folder)!r} has rank {config['r']}; rank {spec.rank} is expected"
         )
-    _check_tensors(folder, spec, tensors)
+    check_tensors(folder, _tensor_shapes(spec), tensors)
     ratio = _scaling(config) / spec.scaling
     a, b = {}, {}
     for group in spec.groups:
@@ -165,29 +166,33 @@ def _scaling(config: Mapping[str, Any]) -> float:
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read the tensors of a PEFT folder, of a dtype that adapters are computed in.
+def read_tensors(folder: Path, file_name: str = WEIGHTS_FILE) -> dict[str, Tensor]:
+    """Read the tensors of an adapter's folder, of a dtype that adapters are computed in.
+
+    file_name: of the file with the tensors; the default is PEFT's
 
     Raises AdapterFormatError when there are none, or they are a pickle, truncated, corrupt or of a
     dtype such as float8 or integers.
     """
-    file = folder / WEIGHTS_FILE
+    file = folder / file_name
     if not os.path.isfile(file):
         pickles = sorted(found.name for found in folder.glob("adapter_model*.bin"))
         if pickles:
             raise AdapterFormatError(
                 f"{str(folder)!r} holds {pickles[0]}, a pickle, which can run code and is not "
-                f"read; save it again as {WEIGHTS_FILE}"
+                f"read; save it again as {file_name}"
             )
-        raise AdapterFormatError(f"{str(folder)!r} holds no {WEIGHTS_FILE}; copy it again")
+        raise AdapterFormatError(f"{str(folder)!r} holds no {file_name}; copy it again")
     try:
         with file.open("rb") as stream:
-            start = stream.read(4)
+            start = stream.read(_START_BYTES)
     except OSError as error:
         raise AdapterFormatError(
             f"{str(file)!r} cannot be read ({error.strerror or error}); check its permissions"
         ) from error
-    if (start[:1] == b"\x80" and start[1:2] <= b"\x05") or start == b"PK\x03\x04":
+    is_pickle = start[:1] == b"\x80" and start[1:2] <= b"\x05"
+    # a safetensors file is the length of its header in 8 bytes, then the header, a JSON object
+    if not start.endswith(b"{") and (is_pickle or start.startswith(b"PK\x03\x04")):
         raise AdapterFormatError(
             f"{str(file)!r} is a pickle named safetensors, which can run code and is not read; "
             "save it again with safetensors"
@@ -267,13 +272,24 @@ def _check_selection(folder: Path, config: Mapping[str, Any], spec: LoraSpec) ->
         )
 
 
-def _check_tensors(folder: Path, spec: LoraSpec, tensors: Mapping[str, Tensor]) -> None:
-    """Check names, shapes, dtypes and values against the spec; list all that differs."""
+def _tensor_shapes(spec: LoraSpec) -> dict[str, tuple[int, int]]:
+    """Shape of every tensor in a PEFT file."""
     shapes = {}
     for slot in spec.slots:
         prefix = spec.peft_name(slot.layer, slot.module)
         shapes[f"{prefix}.lora_A.weight"] = (spec.rank, slot.in_features)
         shapes[f"{prefix}.lora_B.weight"] = (slot.out_features, spec.rank)
+    return shapes
+
+
+def check_tensors(
+    folder: Path, shapes: Mapping[str, tuple[int, int]], tensors: Mapping[str, Tensor]
+) -> None:
+    """Check the tensors of an adapter file against the names and shapes that are expected.
+
+    Raises AdapterFormatError that lists all that differs: names, shapes, several dtypes, and values
+    that are not finite.
+    """
     problems = []
     if missing := sorted(set(shapes) - set(tensors)):
         problems.append(f"missing {list_some(missing)}")

@@ -20,7 +20,6 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
 from text_to_lora.hypernet.descriptions import NearestDescription
-from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import save_adapter

@@ -1,0 +1,90 @@
+"""t2l export: an adapter becomes the file of another engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from text_to_lora.cli.common import AsJson, Overwrite, echo_json, progress
+from text_to_lora.errors import ConfigError
+from text_to_lora.export import FORMATS, find_format
+from text_to_lora.outputs import check_output
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from text_to_lora.lora.weights import LoraWeights
+
+
+def export(
+    adapter: Annotated[
+        str,
+        typer.Argument(help="Folder of the adapter, of PEFT or mlx-lm, or OWNER/NAME of the hub."),
+    ],
+    to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write for gguf, which is never replaced; folder for the others.",
+        ),
+    ],
+    base: Annotated[
+        str | None, typer.Option(help="Base model; by default the one the adapter names.")
+    ] = None,
+    engine_base: Annotated[
+        str | None,
+        typer.Option(help="What FROM says in Ollama's Modelfile; default: its library's name."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Export an adapter for llama.cpp, Ollama or mlx-lm.
+
+    Only the configuration of the base model is read, not its weights. What the engine cannot run is
+    said before anything is written.
+
+    \b
+    Examples:
+      t2l export review --to gguf -o review.gguf
+      t2l export review --to mlx -o review-mlx
+      t2l export review --to ollama -o review-ollama --engine-base smollm2:135m
+    """
+    write = find_format(to)
+    check_output(output, overwrite=overwrite, sources=[adapter])
+    with progress("reading the adapter") as show:
+        weights, config, base_name = _read_adapter(adapter, base)
+        show("writing")
+        write(weights, output, config, overwrite=overwrite, engine_base=engine_base)
+    if as_json:
+        echo_json({"path": str(output), "format": to, "base": base_name, "adapter": adapter})
+        return
+    typer.echo(f"{output}  {adapter} as {to} for {base_name}")
+
+
+def _read_adapter(adapter: str, base: str | None) -> tuple[LoraWeights, PreTrainedConfig, str]:
+    """The adapter of a folder, the configuration of its base, and the name of its base."""
+    from text_to_lora.export.mlx import is_mlx_folder, load_mlx_adapter, read_mlx_config
+    from text_to_lora.lora.peft_config import read_adapter_config
+    from text_to_lora.lora.peft_format import load_adapter
+    from text_to_lora.models.base import load_base_config
+    from text_to_lora.models.find import base_to_load, find_adapter
+
+    folder = find_adapter(adapter)
+    is_mlx = is_mlx_folder(folder)
+    if is_mlx:
+        recorded, revision = read_mlx_config(folder).get("model"), None
+    else:
+        config = read_adapter_config(folder)
+        recorded = config.get("base_model_name_or_path")
+        revision = config.get("revision") if base is None else None
+    name = base or base_to_load(str(recorded or ""), revision)
+    if not name:
+        raise ConfigError(f"{adapter!r} does not say what its base is; name it with --base")
+    base_config = load_base_config(name, revision=revision)
+    if is_mlx:
+        return load_mlx_adapter(folder, base_config), base_config, name
+    return load_adapter(folder, base_config=base_config), base_config, name
