@@ -230,9 +230,8 @@ class TextToLora:
         return self._given_base
 
     def load_base(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load a copy of the base model, in bfloat16 where the device multiplies that fast."""
-        dtype = torch.bfloat16 if has_fast_product(torch.bfloat16, self.device) else None
-        return load_base(name, spec=self.spec, device=self.device, dtype=dtype)
+        """Load a copy of the base model."""
+        return load_base(name, spec=self.spec, device=self.device)
 
     @cached_property
     def _reader(self) -> TokenReader | None:
