@@ -22,7 +22,7 @@ from text_to_lora.files import check_format
 DESCRIPTIONS_FILE: Final = "descriptions.safetensors"
 FORMAT: Final = "text-to-lora training descriptions"
 VERSION: Final = 1
-MOST_BYTES: Final = 2_000_000
+MOST_BYTES: Final = 1_000_000
 """Largest size of the texts and embeddings together; with more, evenly spaced ones are stored."""
 
 _KEY: Final = "text_to_lora"
