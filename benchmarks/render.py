@@ -29,6 +29,9 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     files = {
         "suite": "suite/report",
+        "validation": "validation/report",
+        "validation_facts": "validation/facts",
+        "words": "validation_words",
         "obedience": "obedience",
         "alignment": "alignment",
         "cost": "cost",

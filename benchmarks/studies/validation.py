@@ -1,0 +1,124 @@
+"""The default hypernetwork on tasks set aside for validation, and on words that training never had.
+
+    python -m benchmarks.studies.validation --data DIR [--model embedded] [--rows 8] --work WORK
+
+Choices are made on these tasks; the unseen tasks are for the final figures alone. Writes
+`validation/report.json` with `validation_words.json` into the folder of results; a repeated command
+goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.lib import RESULTS, command, machine
+from text_to_lora import TextToLora
+from text_to_lora.evaluation.conditions import Sources, plan_conditions
+from text_to_lora.evaluation.suite import evaluate_suite
+from text_to_lora.files import write_json
+from text_to_lora.inference.answers import answer
+from text_to_lora.tasks.families.probe import Probe, word_probe
+from text_to_lora.tasks.folder import load_data_dir
+from text_to_lora.training.data import split_by_group
+
+CONDITIONS = ("base", "in_prompt", "matched", "matched_in_prompt", "shuffled", "junk")
+PROBE_SEED = 0
+
+
+def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
+    """Share of probes whose answer is exactly right, by kind and condition.
+
+    count: probes, of which half are constants, a quarter labels
+    """
+    probes = word_probe(PROBE_SEED, count)
+    inputs = [probe.input for probe in probes]
+    base, tokenizer = t2l.base
+    weights = t2l.generate([probe.description for probe in probes]).weights
+    answers = {
+        "base": answer(base, tokenizer, inputs),
+        "in_prompt": [
+            text
+            for probe in probes
+            for text in answer(base, tokenizer, [probe.input], description=probe.description)
+        ],
+        "adapter": answer(base, tokenizer, inputs, weights=weights, rows=range(len(probes))),
+    }
+    return {
+        "probes": count,
+        "seed": PROBE_SEED,
+        "exact": {name: _shares(probes, texts) for name, texts in answers.items()},
+        "answers": [
+            {
+                "kind": probe.kind,
+                "description": probe.description,
+                "input": probe.input,
+                "right": probe.answer,
+                **{name: texts[place] for name, texts in answers.items()},
+            }
+            for place, probe in enumerate(probes)
+        ],
+    }
+
+
+def _shares(probes: Sequence[Probe], texts: Sequence[str]) -> dict[str, float]:
+    totals = Counter(probe.kind for probe in probes)
+    right = Counter(
+        probe.kind for probe, text in zip(probes, texts, strict=True) if text == probe.answer
+    )
+    shares = {kind: right[kind] / total for kind, total in totals.items()}
+    return shares | {"all": sum(right.values()) / len(probes)}
+
+
+def main() -> None:
+    """Score the tasks set aside and the probes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
+    parser.add_argument("--model", default="embedded", help="hypernetwork (default embedded)")
+    parser.add_argument("--rows", type=int, default=8, help="rows a task (default 8)")
+    parser.add_argument("--probes", type=int, default=128, help="probes of words (default 128)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--work", type=Path, required=True, help="folder of samples and plots")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    t2l = TextToLora.from_pretrained(options.model)
+    facts = {
+        "machine": machine(),
+        "command": command(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    words = score_words(t2l, options.probes)
+    write_json(options.out / "validation_words.json", {**facts, **words})
+    print(words["exact"], flush=True)
+    _, tasks = split_by_group(load_data_dir(options.data, split="train"))
+    base, tokenizer = t2l.base
+    sources = Sources(tasks=tasks, generate=lambda texts: t2l.generate(texts).weights)
+    evaluate_suite(
+        base=base,
+        tokenizer=tokenizer,
+        tasks=tasks,
+        conditions=plan_conditions(CONDITIONS, sources),
+        output_dir=options.work,
+        rows_per_task=options.rows,
+        label_likelihood=False,
+        max_length=768,
+        provenance={"hypernet": t2l.fingerprint},
+        progress=lambda line: print(line, flush=True),
+    )
+    folder = options.out / "validation"
+    folder.mkdir(exist_ok=True)
+    for name in ("report.json", "conditions.png", "differences.png"):
+        shutil.copy(options.work / name, folder / name)
+    write_json(folder / "facts.json", facts)
+
+
+if __name__ == "__main__":
+    main()
