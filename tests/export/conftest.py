@@ -143,9 +143,7 @@ class LlamaCpp:
         try:
             yield
         finally:
-            self._lib.llama_set_adapters_lora(
-                self._llama._ctx, self._ffi.NULL, 0, self._ffi.NULL
-            )
+            self._lib.llama_set_adapters_lora(self._llama._ctx, self._ffi.NULL, 0, self._ffi.NULL)
 
     def logits(self, ids: list[int], num_past: int = 0) -> torch.Tensor:
         """Logits after the last token [vocab], given that `num_past` tokens were seen before."""
@@ -154,11 +152,11 @@ class LlamaCpp:
         self._llama._eval_tokens(ids, num_past)
         values = self._lib.llama_get_logits_ith(self._llama._ctx, -1)
         size = self._llama.n_vocab * 4
-        return torch.frombuffer(
-            bytearray(self._ffi.buffer(values, size)), dtype=torch.float32
-        )
+        return torch.frombuffer(bytearray(self._ffi.buffer(values, size)), dtype=torch.float32)
 
-    def answer(self, prompt: list[int], num_tokens: int, stop: int) -> tuple[list[int], torch.Tensor]:
+    def answer(
+        self, prompt: list[int], num_tokens: int, stop: int
+    ) -> tuple[list[int], torch.Tensor]:
         """The greedy answer's token ids, and the logits after the prompt [vocab]."""
         logits = first = self.logits(prompt)
         answer: list[int] = []
@@ -168,9 +166,9 @@ class LlamaCpp:
         return answer, first
 
 
-@pytest.fixture
-def llama_cpp() -> Iterator[Callable[..., LlamaCpp]]:
-    """Load GGUF models into llama.cpp; skip where it is not installed."""
+@pytest.fixture(scope="session")
+def llama_cpp_library() -> None:
+    """Skip where llama.cpp is not installed or does not load."""
     bindings = pytest.importorskip(
         "llama_cpp_py_sync._cffi_bindings",
         reason="llama.cpp is not installed: pip install 'text-to-lora[engines]'",
@@ -179,6 +177,11 @@ def llama_cpp() -> Iterator[Callable[..., LlamaCpp]]:
         bindings.get_lib()
     except RuntimeError as error:  # its build of November 2026 needs glibc 2.38
         pytest.skip(f"llama.cpp does not load here: {error}")
+
+
+@pytest.fixture
+def llama_cpp(llama_cpp_library: None) -> Iterator[Callable[..., LlamaCpp]]:
+    """Load GGUF models into llama.cpp."""
     loaded: list[LlamaCpp] = []
 
     def load(file: Path, **options: Any) -> LlamaCpp:

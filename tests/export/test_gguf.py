@@ -188,9 +188,7 @@ def test_without_the_package_the_extra_is_named(
     )
 
 
-def test_a_file_is_never_replaced(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
-) -> None:
+def test_a_file_is_never_replaced(llama_config: PreTrainedConfig, kit: Any, tmp_path: Path) -> None:
     file = tmp_path / "base.gguf"
     file.write_text("precious")
     with pytest.raises(ConfigError, match="exists already; choose another path"):

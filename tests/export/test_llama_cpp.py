@@ -148,7 +148,9 @@ class DefaultBase:
 
 
 @pytest.fixture(scope="module")
-def default_base(tmp_path_factory: pytest.TempPathFactory, kit: Any) -> DefaultBase:
+def default_base(
+    tmp_path_factory: pytest.TempPathFactory, kit: Any, llama_cpp_library: None
+) -> DefaultBase:
     """The default base, from its wheel, and a random adapter that changes most answers."""
     from peft import PeftModel
 
@@ -224,7 +226,9 @@ def test_answers_on_the_default_base_are_those_of_peft(
     error = (answers.logits - default_base.adapted.logits).abs().max()
     effect = (default_base.adapted.logits - default_base.plain.logits).abs().max()
     changed = len(PROMPTS) - num_equal(default_base.plain, default_base.adapted)
-    print(f"float32: {equal} of {len(PROMPTS)} equal, {changed} changed, {error=:.2g} {effect=:.2g}")
+    print(
+        f"float32: {equal} of {len(PROMPTS)} equal, {changed} changed, {error=:.2g} {effect=:.2g}"
+    )
     assert equal >= 18
     assert changed >= 5
     assert error < 1e-2

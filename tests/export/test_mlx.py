@@ -203,7 +203,7 @@ def test_an_export_of_ours_may_be_overwritten_and_a_training_folder_may_not(
         mlx.export_adapter(weights, folder, llama_config)
     mlx.export_adapter(weights, folder, llama_config, overwrite=True)
     (folder / "0000100_adapters.safetensors").write_text("precious")
-    with pytest.raises(ConfigError, match="holds '0000100_adapters.safetensors', which this"):
+    with pytest.raises(ConfigError, match=r"holds '0000100_adapters\.safetensors', which this"):
         mlx.export_adapter(weights, folder, llama_config, overwrite=True)
 
 
