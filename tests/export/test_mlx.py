@@ -220,6 +220,25 @@ def save_base(model: PreTrainedModel, folder: Path) -> None:
 
 
 @pytest.mark.engines
+def test_a_file_that_mlx_saves_is_read_to_the_last_bit(
+    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
+) -> None:
+    mx = pytest.importorskip(
+        "mlx.core", reason="mlx is not installed: pip install 'text-to-lora[engines]'"
+    )
+    weights = kit.weights(llama_config).to(dtype=torch.bfloat16)
+    folder = mlx.export_adapter(weights, tmp_path / "mlx", llama_config)
+    file = str(folder / WEIGHTS_FILE)
+    tensors = mx.load(file)
+    assert tensors["model.layers.0.mlp.up_proj.lora_a"].dtype == mx.bfloat16
+    mx.save_safetensors(file, tensors, metadata={"format": "mlx"})
+    read = load_mlx_adapter(folder, llama_config)
+    for key in weights.a:
+        assert torch.equal(read.a[key], weights.a[key])
+        assert torch.equal(read.b[key], weights.b[key])
+
+
+@pytest.mark.engines
 @pytest.mark.parametrize("layers", [None, [0]])
 def test_logits_of_mlx_lm_are_those_of_peft(
     config: PreTrainedConfig, kit: Any, tmp_path: Path, layers: list[int] | None
