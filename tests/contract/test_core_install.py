@@ -62,6 +62,8 @@ def test_the_core_alone_generates_and_names_the_extra_that_is_missing(
     commands = [
         ["generate", "Say yes", "-o", str(tmp_path / "yes"), "-m", str(hypernet_folder)],
         ["run", "Say yes", "-i", "a", "-m", str(hypernet_folder), "--max-new-tokens", "2"],
+        ["export", str(tmp_path / "yes"), "--to", "mlx", "-o", str(tmp_path / "mlx")],
+        ["export", str(tmp_path / "yes"), "--to", "gguf", "-o", str(tmp_path / "no.gguf")],
         ["generate", "Say yes", "-o", str(tmp_path / "no")],
         ["train", "sft", "embedded", "-o", str(tmp_path / "run")],
         ["eval", "obedience", "-o", str(tmp_path / "result"), "-m", str(hypernet_folder)],
@@ -71,12 +73,19 @@ def test_the_core_alone_generates_and_names_the_extra_that_is_missing(
     environment = os.environ | {"T2L_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    generated, ran, embedded, trained, judged, fetched = json.loads(done.stdout)
+    generated, ran, exported, gguf, embedded, trained, judged, fetched = json.loads(done.stdout)
     assert generated[0] == 0, generated
     assert (tmp_path / "yes" / "adapter_model.safetensors").is_file()
     assert ran[0] == 0, ran
-    extras = ("embedded", "train", "eval", "embedded")
-    for result, extra in zip((embedded, trained, judged, fetched), extras, strict=True):
+    assert exported[0] == 0, exported
+    missing = [
+        ("export", gguf),
+        ("embedded", embedded),
+        ("train", trained),
+        ("eval", judged),
+        ("embedded", fetched),
+    ]
+    for extra, result in missing:
         code, _, error = result
         assert code == 2, result
         assert error.splitlines()[-1].startswith("error: ")

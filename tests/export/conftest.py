@@ -166,9 +166,9 @@ class LlamaCpp:
         return answer, first
 
 
-@pytest.fixture
-def llama_cpp() -> Iterator[Callable[..., LlamaCpp]]:
-    """Load GGUF models into llama.cpp; skip where it is not installed."""
+@pytest.fixture(scope="session")
+def llama_cpp_library() -> None:
+    """Skip where llama.cpp is not installed or does not load."""
     bindings = pytest.importorskip(
         "llama_cpp_py_sync._cffi_bindings",
         reason="llama.cpp is not installed: pip install 'text-to-lora[engines]'",
@@ -177,6 +177,11 @@ def llama_cpp() -> Iterator[Callable[..., LlamaCpp]]:
         bindings.get_lib()
     except RuntimeError as error:  # its build of November 2026 needs glibc 2.38
         pytest.skip(f"llama.cpp does not load here: {error}")
+
+
+@pytest.fixture
+def llama_cpp(llama_cpp_library: None) -> Iterator[Callable[..., LlamaCpp]]:
+    """Load GGUF models into llama.cpp."""
     loaded: list[LlamaCpp] = []
 
     def load(file: Path, **options: Any) -> LlamaCpp:

@@ -148,7 +148,9 @@ class DefaultBase:
 
 
 @pytest.fixture(scope="module")
-def default_base(tmp_path_factory: pytest.TempPathFactory, kit: Any) -> DefaultBase:
+def default_base(
+    tmp_path_factory: pytest.TempPathFactory, kit: Any, llama_cpp_library: None
+) -> DefaultBase:
     """The default base, from its wheel, and a random adapter that changes most answers."""
     from peft import PeftModel
 

@@ -203,7 +203,7 @@ def test_an_export_of_ours_may_be_overwritten_and_a_training_folder_may_not(
         mlx.export_adapter(weights, folder, llama_config)
     mlx.export_adapter(weights, folder, llama_config, overwrite=True)
     (folder / "0000100_adapters.safetensors").write_text("precious")
-    with pytest.raises(ConfigError, match=r"holds .0000100_adapters\.safetensors., which this"):
+    with pytest.raises(ConfigError, match=r"holds '0000100_adapters\.safetensors', which this"):
         mlx.export_adapter(weights, folder, llama_config, overwrite=True)
 
 
@@ -217,6 +217,25 @@ def save_base(model: PreTrainedModel, folder: Path) -> None:
         "vocab_size": config.vocab_size,
     }
     (folder / "config.json").write_text(json.dumps(content))
+
+
+@pytest.mark.engines
+def test_a_file_that_mlx_saves_is_read_to_the_last_bit(
+    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
+) -> None:
+    mx = pytest.importorskip(
+        "mlx.core", reason="mlx is not installed: pip install 'text-to-lora[engines]'"
+    )
+    weights = kit.weights(llama_config).to(dtype=torch.bfloat16)
+    folder = mlx.export_adapter(weights, tmp_path / "mlx", llama_config)
+    file = str(folder / WEIGHTS_FILE)
+    tensors = mx.load(file)
+    assert tensors["model.layers.0.mlp.up_proj.lora_a"].dtype == mx.bfloat16
+    mx.save_safetensors(file, tensors, metadata={"format": "mlx"})
+    read = load_mlx_adapter(folder, llama_config)
+    for key in weights.a:
+        assert torch.equal(read.a[key], weights.a[key])
+        assert torch.equal(read.b[key], weights.b[key])
 
 
 @pytest.mark.engines

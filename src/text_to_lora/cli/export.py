@@ -74,6 +74,8 @@ def _read_adapter(adapter: str, base: str | None) -> tuple[LoraWeights, PreTrain
     from text_to_lora.models.find import base_to_load, find_adapter
 
     folder = find_adapter(adapter)
+    if several := _nested_adapters(folder):
+        raise ConfigError(f"{adapter!r} holds {len(several)} adapters; name one, as {several[0]!r}")
     is_mlx = is_mlx_folder(folder)
     if is_mlx:
         recorded, revision = read_mlx_config(folder).get("model"), None
@@ -88,3 +90,12 @@ def _read_adapter(adapter: str, base: str | None) -> tuple[LoraWeights, PreTrain
     if is_mlx:
         return load_mlx_adapter(folder, base_config), base_config, name
     return load_adapter(folder, base_config=base_config), base_config, name
+
+
+def _nested_adapters(folder: Path) -> list[str]:
+    """Paths of the adapters below a folder that is none itself, such as `t2l generate` writes."""
+    from text_to_lora.lora.peft_config import CONFIG_FILE
+
+    if (folder / CONFIG_FILE).is_file():
+        return []
+    return [str(file.parent) for file in sorted(folder.glob(f"*/{CONFIG_FILE}"))]

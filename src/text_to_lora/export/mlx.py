@@ -141,15 +141,14 @@ def load_mlx_adapter(path: Path | str, base_config: PreTrainedConfig) -> LoraWei
         alpha=config["lora_parameters"]["scale"] * rank,
         rslora=False,
     )
+    # A [1, slots, rank, in] and B [1, slots, out, rank] by group
     sides: dict[str, dict[str, Tensor]] = {"a": {}, "b": {}}
     for group in spec.groups:
         for side, stacked in sides.items():
             parts = [
                 tensors[f"{names[layer, group.module]}.lora_{side}"].T for layer in group.layers
             ]
-            stacked[group.key] = torch.stack(parts)[
-                None
-            ]  # [1, slots, rank, in], [1, slots, out, rank]
+            stacked[group.key] = torch.stack(parts)[None]
     return LoraWeights(spec, sides["a"], sides["b"])
 
 
