@@ -238,7 +238,7 @@ CASES: dict[str, tuple[Spoiler, str]] = {
     ),
     "corrupt adapter": (
         _spoil_weights("adapter", _scramble, "inspect"),
-        "adapter_model.safetensors' is no safetensors file, or truncated",
+        "adapter_model.safetensors' is truncated or corrupt",
     ),
     "truncated base": (_spoil_weights("base", _truncate, "merge"), "cannot load base model"),
     "missing weights": (_no_weights, "holds no model.safetensors; copy it again"),

@@ -65,7 +65,9 @@ def test_a_reference_checkpoint_is_sent_to_convert(tmp_path: Path) -> None:
 def test_weights_that_are_no_safetensors_are_refused(adapter: Path, content: bytes | None) -> None:
     file = adapter / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-8] if content is None else content)
-    with pytest.raises(AdapterFormatError, match="no safetensors file, or truncated"):
+    with pytest.raises(
+        AdapterFormatError, match=r"truncated or corrupt|a pickle named safetensors"
+    ):
         describe(adapter)
 
 

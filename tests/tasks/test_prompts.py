@@ -268,7 +268,8 @@ QWEN_THINKING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 CHANNELS = (  # as gpt-oss
-    "<|im_start|>system\nToday: {{ strftime_now('%Y-%m-%d') }}<|im_end|>{% for m in messages %}"
+    "{%- macro today() -%}{{- 'Today: ' + strftime_now('%Y-%m-%d') }}{%- endmacro -%}"
+    "<|im_start|>system\n{{ today() }}<|im_end|>{% for m in messages %}"
     "<|im_start|>{{ m['role'] }}{% if m['role'] == 'assistant' %}<|eot_id|>final{% endif %}"
     "<|end_header_id|>{{ m['content'] }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"

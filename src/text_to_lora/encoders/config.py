@@ -122,6 +122,8 @@ class EncoderConfig:
 
         Raises ConfigError when a field is missing, unknown or of another type.
         """
+        if not isinstance(payload, Mapping):
+            raise ConfigError(f"encoder is {payload!r}; an object is needed")
         names = {field.name for field in fields(cls)}
         missing = sorted(names - {"tasks"} - set(payload))
         unknown = sorted(set(payload) - names)

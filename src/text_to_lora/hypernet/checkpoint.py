@@ -135,7 +135,12 @@ def load_hypernet(
     """
     folder = Path(path)
     config, hypernet_config, spec, encoder = _read_config(folder)
-    hypernet = Hypernetwork.empty(hypernet_config, spec)
+    try:
+        hypernet = Hypernetwork.empty(hypernet_config, spec)
+    except (RuntimeError, TypeError, OverflowError) as error:  # a size that torch cannot count
+        raise CheckpointError(
+            f"{str(folder / CONFIG_FILE)!r} has sizes that no network can have; copy it again"
+        ) from error
     tensors = _read_tensors(folder)
     _check_tensors(folder, hypernet.state_dict(), tensors, config["dtype"])
     hypernet.load_state_dict(tensors, assign=True)
@@ -178,7 +183,7 @@ def _read_config(
     if wrong := sorted(set(config) ^ set(_FIELDS)):
         state = [f"{'missing' if name in _FIELDS else 'unknown'} {name}" for name in wrong]
         raise CheckpointError(f"{str(file)!r} has wrong fields: {', '.join(state)}; copy it again")
-    if config["dtype"] not in _DTYPES:
+    if not isinstance(config["dtype"], str) or config["dtype"] not in _DTYPES:
         raise CheckpointError(
             f"{str(file)!r} has dtype {config['dtype']!r}; one of {', '.join(_DTYPES)}"
         )

@@ -163,7 +163,7 @@ def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
             else:
                 model = build(config, **options)
     except Exception as error:  # the code of a model says in many ways what it cannot do
-        reason = next(iter(str(error).split("\n")), "") or type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SpecError(
             f"no causal language model for configuration {config.model_type!r}: {reason}"
         ) from error
