@@ -536,7 +536,7 @@ def test_merge_refuses_quantised_weights(llama: PreTrainedModel, weights: LoraWe
 def test_rows_in_one_sequence_have_their_own_adapters(
     llama: PreTrainedModel, weights: LoraWeights
 ) -> None:
-    linear = llama.model.layers[0].mlp.up_proj
+    linear = llama.model.layers[0].self_attn.q_proj
     x = torch.randn(1, 9, linear.in_features)
     lengths, rows = [2, 3, 1, 3], [2, 2, 0, 1]
     for chosen in (weights, weights.to(dtype=torch.float64)):
@@ -548,6 +548,7 @@ def test_rows_in_one_sequence_have_their_own_adapters(
                 alone = linear(x[:, start : start + length])
             torch.testing.assert_close(together[:, start : start + length], alone, **CLOSE)
             start += length
+        assert (together - linear(x)).abs().amax(-1).min() > 0.01  # every token is adapted
 
 
 def test_lengths_that_do_not_fit_are_named(
@@ -563,10 +564,10 @@ def test_lengths_that_do_not_fit_are_named(
         adapted(llama, weights, lengths=[3, 4, 2]),
     ):
         llama(torch.tensor([[3, 4, 5, 6]]))
-    linear = llama.model.layers[0].mlp.up_proj
+    linear = llama.model.layers[0].self_attn.q_proj
     with (
         pytest.raises(
-            SpecError, match=r"up_proj got an input of shape \(1, 4, 32\) in a sequence of 9"
+            SpecError, match=r"q_proj got an input of shape \(1, 4, 32\) in a sequence of 9"
         ),
         adapted(llama, weights, lengths=[3, 4, 2]),
     ):

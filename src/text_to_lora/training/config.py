@@ -218,8 +218,9 @@ class OptimizerSection(AdamWSection):
     """AdamW, and how a process runs the rows of a step."""
 
     accumulation: Count = 1
-    """parts that a process runs its rows of a step in, those of like length together: less memory
-    and less padding; the result is the same"""
+    """parts that a process runs its rows of a step in, those of like length together: less memory,
+    and less padding where rows are padded (on a GPU, and for bases that take no packed rows); 1 is
+    fastest where they are packed; the result is the same"""
 
 
 class ObjectiveSection(Section):
