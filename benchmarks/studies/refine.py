@@ -29,9 +29,9 @@ from random import Random
 from typing import Any
 
 import torch
-from benchmarks.lib import RESULTS, make_cell
 from torch import Tensor, nn
 
+from benchmarks.lib import RESULTS, make_cell
 from text_to_lora.hypernet import Hypernetwork, load_hypernet
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenStates

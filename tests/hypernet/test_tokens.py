@@ -208,7 +208,9 @@ def test_unknown_fields_are_named(tokens: TokenConfig) -> None:
         TokenConfig.from_dict({**tokens.to_dict(), "depth": 1})
 
 
-def test_states_of_some_texts_are_those_of_each(base: LlamaForCausalLM, tokens: TokenConfig) -> None:
+def test_states_of_some_texts_are_those_of_each(
+    base: LlamaForCausalLM, tokens: TokenConfig
+) -> None:
     states = read(base, tokens, ["one", "another text"])
     turned = states.select([1, 0, 1])
     for place, text in enumerate((1, 0, 1)):
