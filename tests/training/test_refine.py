@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from text_to_lora.errors import ConfigError, T2LError, T2LWarning
+from text_to_lora import T2LError
+from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
 from text_to_lora.models.base import load_base
 from text_to_lora.serving.answers import answer
