@@ -32,7 +32,7 @@ def test_rows_give_an_adapter_and_its_figures(
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].startswith(f"{out}  ") and lines[0].endswith(f" s  {TEXT}")
-    assert lines[1] == "  judged on 2 of 9 rows, by keeping out a share of the rows"
+    assert lines[1] == "  judged on 2 of 9 rows (a share kept out)"
     labels = [line[2:16].strip() for line in lines[2:5]]
     assert labels == ["base alone", "sentence alone", "refined"]
     assert all("loss" in line and "exact answers" in line for line in lines[2:5])

@@ -23,7 +23,6 @@ def test_the_task_has_sixteen_rows_and_others_to_show() -> None:
     assert not {text for text, _ in rows} & {text for text, _ in shown}
 
 
-@pytest.mark.filterwarnings("ignore:the description of the task does not name 3 labels")
 def test_answers_before_and_after_come_with_the_record(idle_hypernet_folder: Path) -> None:
     t2l = TextToLora.from_pretrained(idle_hypernet_folder)
     result = show_refinement(t2l, seconds=None, steps=1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from text_to_lora import T2LError
 from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.inference.answers import answer
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
@@ -99,7 +100,7 @@ def test_training_makes_rows_likelier_that_it_never_saw(loaded: Loaded, refined:
     assert (record["rows"], record["kept_out_rows"], record["kept_out_by"]) == (
         9,
         2,
-        "a share of the rows",
+        "a share kept out",
     )
     assert 0 < record["steps"] <= record["steps_tried"] <= 20
     assert record["by_step"][0][:2] == [0, figures["base"]["loss"]]
@@ -149,7 +150,7 @@ def test_under_eight_rows_each_is_left_out_in_turn_and_all_train_the_result(
     assert {job.num_steps for job in folds} == {16}
     result = refine(small)
     record = result.records[0]
-    assert (record["kept_out_rows"], record["kept_out_by"]) == (5, "leaving each row out in turn")
+    assert (record["kept_out_rows"], record["kept_out_by"]) == (5, "each left out in turn")
     assert record["steps"] > 0
     base_loss = loss_alone(loaded, start(loaded[0]), small.rows)
     assert record["kept_out"]["base"]["loss"] == pytest.approx(base_loss, abs=2e-4)
@@ -261,6 +262,12 @@ def test_rows_that_the_start_makes_less_likely_are_warned_of(
     message = r"kept-out rows of colours have a loss of .* rows and description may be of different"
     with pytest.warns(T2LWarning, match=message):
         refine(task("zqzqzq"), start=wrong, limits=Limits(seconds=None, steps=1))
+
+
+def test_a_rate_that_breaks_the_numbers_is_named(refine: Refine) -> None:
+    message = r"the loss of colours is not finite at step \d; the learning rate is 1e\+25, lower it"
+    with pytest.raises(T2LError, match=message):
+        refine(task(), lr=1e25)
 
 
 def test_an_answer_beyond_the_limit_is_named(refine: Refine) -> None:

@@ -174,8 +174,8 @@ def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
             f"{record['seconds']:.0f} s  {entry['description']}"
         )
         typer.echo(
-            f"  judged on {record['kept_out_rows']} of {record['rows']} rows, by keeping out "
-            f"{record['kept_out_by']}"
+            f"  judged on {record['kept_out_rows']} of {record['rows']} rows "
+            f"({record['kept_out_by']})"
         )
         for name, label in (
             ("base", "base alone"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -45,7 +46,9 @@ def show_refinement(
     """
     description, rows, shown = refine_task()
     sentence_alone = t2l.generate([description])
-    refined = t2l.refine([description], [rows], seconds=seconds, steps=steps)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the description of .* does not name")  # meant
+        refined = t2l.refine([description], [rows], seconds=seconds, steps=steps)
     inputs = [text for text, _ in shown]
     before, after = (
         tuple(

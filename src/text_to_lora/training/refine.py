@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 
-from text_to_lora.errors import T2LWarning
+from text_to_lora.errors import T2LError, T2LWarning
 from text_to_lora.files import read_json, write_json
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.checkpoints import RunFolder
@@ -194,7 +194,7 @@ class _Search:
             "kept_out_rows": folds
             if folds > 1
             else len(self._jobs[self._places[task][0]].selection),
-            "kept_out_by": "leaving each row out in turn" if folds > 1 else "a share of the rows",
+            "kept_out_by": "each left out in turn" if folds > 1 else "a share kept out",
             "seconds": round(self._seconds, 2),
             "steps": best.step,
             "steps_tried": marks[-1].step,
@@ -249,7 +249,12 @@ class _Search:
         return marks
 
     def _take_step(self, live: Sequence[int]) -> None:
-        self._trainer.step([place for task in live for place in self._places[task]])
+        try:
+            self._trainer.step([place for task in live for place in self._places[task]])
+        except T2LError as error:
+            raise T2LError(
+                f"{error}; the learning rate is {self._settings.lr:g}, lower it"
+            ) from None
         self._judge([task for task in live if is_due(self._step(task))])
 
     def _step(self, task: int) -> int:
