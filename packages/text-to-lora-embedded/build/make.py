@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from text_to_lora.files import write_folder
 from text_to_lora.hypernet import load_hypernet, save_hypernet
 
 PACKAGE = Path(__file__).parents[1] / "src" / "text_to_lora_embedded"
