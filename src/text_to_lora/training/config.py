@@ -153,6 +153,8 @@ class DataSection(SourcesSection):
     """one source group in this many is set aside whole, by hash of its name; 0 sets none aside"""
     family_tasks: Natural = 800
     """synthetic tasks whose input does not tell the task"""
+    family_word_share: Share = 0.5
+    """share of the synthetic tasks whose description carries words that the answer needs"""
     validation_family_tasks: Natural = 64
     """synthetic tasks of families that are never trained on"""
     family_share: Share = 0.3

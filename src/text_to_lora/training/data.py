@@ -95,13 +95,17 @@ class TaskSplit:
         made: list[Task] = []
         made_aside: list[Task] = []
         if data.family_tasks:
-            made = families(kept, seed=data.family_seed, num_tasks=data.family_tasks)
+            share = data.family_word_share
+            made = families(
+                kept, seed=data.family_seed, num_tasks=data.family_tasks, word_share=share
+            )
             if data.eval_rows and data.validation_family_tasks:
                 made_aside = families(
                     kept,
                     seed=data.family_seed,
                     split="validation",
                     num_tasks=data.validation_family_tasks,
+                    word_share=share,
                 )
         evaluation = {"seen_tasks": kept, "unseen_tasks": aside, "unseen_families": made_aside}
         return cls(
