@@ -170,6 +170,7 @@ def test_an_existing_folder_is_kept_unless_overwritten(adapters: Adapters, tmp_p
             adapters.weights.select(range(count)),
             adapters.descriptions[:count],
             adapters.provenance[:count],
+            adapters.nearest[:count],
         ).save(target, overwrite=True)
     assert (target / "adapter_config.json").is_file()
 
