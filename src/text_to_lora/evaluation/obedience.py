@@ -19,7 +19,7 @@ from text_to_lora.evaluation.scoring import Row, Scorer
 from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.files import check_format, content_hash, read_json, write_file, write_json
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import check_results, one_job_a_folder
+from text_to_lora.outputs import check_results, one_job
 from text_to_lora.tasks.task import Example, Metric, Task
 
 if TYPE_CHECKING:
@@ -176,7 +176,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-@one_job_a_folder
 def run_obedience(
     *,
     base: PreTrainedModel,
@@ -202,21 +201,39 @@ def run_obedience(
     folder = Path(output_dir)
     report_progress = progress or (lambda line: None)
     scorer = Scorer(base, tokenizer, max_new_tokens=max_new_tokens)
-    _open_run(
-        folder,
-        {
-            "base": base_identity(base),
-            "rules": [[rule.name, rule.description] for rule in rules],
-            "sentences": list(sentences),
-            "max_new_tokens": max_new_tokens,
-            "provenance": dict(provenance or {}),
-        },
-    )
-    descriptions = [rule.description for rule in rules]
-    with torch.no_grad():
-        weights = generate(descriptions).detach()
-    weights.check_finite()
-    rows = [row for rule in rules for row in _rows(rule, sentences)]
+    with one_job(folder):
+        _open_run(
+            folder,
+            {
+                "base": base_identity(base),
+                "rules": [[rule.name, rule.description] for rule in rules],
+                "sentences": list(sentences),
+                "max_new_tokens": max_new_tokens,
+                "provenance": dict(provenance or {}),
+            },
+        )
+        descriptions = [rule.description for rule in rules]
+        with torch.no_grad():
+            weights = generate(descriptions).detach()
+        weights.check_finite()
+        rows = [row for rule in rules for row in _rows(rule, sentences)]
+        _score(folder, scorer, rules, sentences, rows, weights, report_progress)
+    return build_obedience(folder, rules=rules)
+
+
+def _score(
+    folder: Path,
+    scorer: Scorer,
+    rules: Sequence[Rule],
+    sentences: Sequence[str],
+    rows: Sequence[Row],
+    weights: LoraWeights,
+    report_progress: Callable[[str], None],
+) -> None:
+    """Write the answers of every condition that the folder does not have yet.
+
+    weights: one adapter for each rule
+    """
     for name in CONDITIONS:
         path = _answers_path(folder, name)
         signature = signature_of(weights if name == "adapter" else None)
@@ -229,7 +246,7 @@ def run_obedience(
             # The base sees the input alone, whatever the rule.
             answers = scorer.score(rows[: len(sentences)]) * len(rules)
         elif name == "in_prompt":
-            texts = [text for text in descriptions for _ in sentences]
+            texts = [rule.description for rule in rules for _ in sentences]
             answers = scorer.score(rows, prompt_texts=texts)
         else:
             places = [place for place, _ in enumerate(rules) for _ in sentences]
@@ -240,7 +257,6 @@ def run_obedience(
             by_rule[row.task.name].append(answer.text)
         _write_ours(path, {"signature": signature, "seconds": seconds, "answers": by_rule})
         report_progress(f"{name}: scored in {seconds} s")
-    return build_obedience(folder, rules=rules)
 
 
 def build_obedience(folder: Path | str, *, rules: Sequence[Rule] = RULES) -> dict[str, Any]:
