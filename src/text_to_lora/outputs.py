@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -144,6 +144,15 @@ def lock(file: Path, *, wait_seconds: float, refusal: str) -> Iterator[None]:
                 file.parent.rmdir()
 
 
+def one_job(folder: Path) -> AbstractContextManager[None]:
+    """Let one job at a time write into a folder.
+
+    Raises ConfigError when another job does, or the folder cannot be written.
+    """
+    refusal = f"another job writes into {str(folder)!r}"
+    return lock(folder / ".lock", wait_seconds=0, refusal=refusal)
+
+
 def one_job_a_folder(work: Callable[_P, _T]) -> Callable[_P, _T]:
     """Let a function with an argument `output_dir` run once at a time on each folder.
 
@@ -154,9 +163,7 @@ def one_job_a_folder(work: Callable[_P, _T]) -> Callable[_P, _T]:
     def work_alone(*args: _P.args, **options: _P.kwargs) -> _T:
         if os.environ.get("RANK", "0") != "0":
             return work(*args, **options)
-        folder = Path(str(options["output_dir"]))
-        refusal = f"another job writes into {str(folder)!r}"
-        with lock(folder / ".lock", wait_seconds=0, refusal=refusal):
+        with one_job(Path(str(options["output_dir"]))):
             return work(*args, **options)
 
     return work_alone

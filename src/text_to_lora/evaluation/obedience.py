@@ -24,7 +24,7 @@ from text_to_lora.files import (
     write_text,
 )
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import check_results, one_job_a_folder
+from text_to_lora.outputs import check_results, one_job
 from text_to_lora.tasks.task import Example, Metric, Task
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ CONDITIONS = ("base", "in_prompt", "adapter")
 DPI = 110
 
 
-@one_job_a_folder
 def run_obedience(
     *,
     base: PreTrainedModel,
@@ -65,46 +64,47 @@ def run_obedience(
     folder = Path(output_dir)
     report_progress = progress or (lambda line: None)
     scorer = Scorer(base, tokenizer, max_new_tokens=max_new_tokens)
-    every_rule = (*rules, *word_rules)
-    _open_run(
-        folder,
-        {
-            "base": base_identity(base),
-            **_described(rules, word_rules),
-            "sentences": list(sentences),
-            "max_new_tokens": max_new_tokens,
-            "provenance": dict(provenance or {}),
-        },
-    )
-    descriptions = [rule.description for rule in every_rule]
-    with torch.no_grad():
-        weights = generate(descriptions).detach()
-    weights.check_finite()
-    rows = [row for rule in every_rule for row in _rows(rule, sentences)]
-    for name in CONDITIONS:
-        path = _answers_path(folder, name)
-        signature = signature_of(weights if name == "adapter" else None)
-        if path.exists():
-            check_signature(path, _read_ours(path)["signature"], signature)
-            report_progress(f"{name}: finished before")
-            continue
-        started = time.perf_counter()
-        if name == "base":
-            # The base sees the input alone, whatever the rule.
-            answers = scorer.score(rows[: len(sentences)]) * len(every_rule)
-        elif name == "in_prompt":
-            texts = [text for text in descriptions for _ in sentences]
-            answers = scorer.score(rows, prompt_texts=texts)
-        else:
-            places = [place for place, _ in enumerate(every_rule) for _ in sentences]
-            answers = scorer.score(rows, weights=weights, adapters=places)
-        seconds = round(time.perf_counter() - started, 1)
-        by_rule: dict[str, list[str]] = {rule.name: [] for rule in every_rule}
-        for row, answer in zip(rows, answers, strict=True):
-            by_rule[row.task.name].append(answer.text)
-        _write_ours(path, {"signature": signature, "seconds": seconds, "answers": by_rule})
-        report_progress(f"{name}: scored in {seconds} s")
-    return build_obedience(folder, rules=rules, word_rules=word_rules)
+    with one_job(folder):
+        every_rule = (*rules, *word_rules)
+        _open_run(
+            folder,
+            {
+                "base": base_identity(base),
+                **_described(rules, word_rules),
+                "sentences": list(sentences),
+                "max_new_tokens": max_new_tokens,
+                "provenance": dict(provenance or {}),
+            },
+        )
+        descriptions = [rule.description for rule in every_rule]
+        with torch.no_grad():
+            weights = generate(descriptions).detach()
+        weights.check_finite()
+        rows = [row for rule in every_rule for row in _rows(rule, sentences)]
+        for name in CONDITIONS:
+            path = _answers_path(folder, name)
+            signature = signature_of(weights if name == "adapter" else None)
+            if path.exists():
+                check_signature(path, _read_ours(path)["signature"], signature)
+                report_progress(f"{name}: finished before")
+                continue
+            started = time.perf_counter()
+            if name == "base":
+                # The base sees the input alone, whatever the rule.
+                answers = scorer.score(rows[: len(sentences)]) * len(every_rule)
+            elif name == "in_prompt":
+                texts = [text for text in descriptions for _ in sentences]
+                answers = scorer.score(rows, prompt_texts=texts)
+            else:
+                places = [place for place, _ in enumerate(every_rule) for _ in sentences]
+                answers = scorer.score(rows, weights=weights, adapters=places)
+            seconds = round(time.perf_counter() - started, 1)
+            by_rule: dict[str, list[str]] = {rule.name: [] for rule in every_rule}
+            for row, answer in zip(rows, answers, strict=True):
+                by_rule[row.task.name].append(answer.text)
+            _write_ours(path, {"signature": signature, "seconds": seconds, "answers": by_rule})
+            report_progress(f"{name}: scored in {seconds} s")
+        return build_obedience(folder, rules=rules, word_rules=word_rules)
 
 
 def build_obedience(
