@@ -303,6 +303,18 @@ def test_a_name_shared_with_what_cannot_carry_an_adapter_is_told() -> None:
     assert {slot.module for slot in spec.slots} == {"self_attn.q_proj"}
 
 
+@pytest.mark.parametrize("model_type", ["mllama", "emu3", "bart", "prophetnet", "qwen3_5"])
+def test_the_configuration_of_a_folder_and_of_the_loaded_model_give_one_outline(
+    model_type: str,
+) -> None:
+    config = tiny_config(model_type)
+    if model_type == "bart":
+        config.decoder_layers = 3  # more than the encoder has
+    with quiet():
+        model: Any = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    assert ModelOutline.from_config(model.config) == ModelOutline.from_config(config)
+
+
 def test_layers_that_text_skips_are_left_out() -> None:
     spec = LoraSpec.from_config(tiny_config("mllama"), targets=["mlp.down_proj"])
     assert [slot.layer for slot in spec.slots] == [0, 2]

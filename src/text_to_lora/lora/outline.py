@@ -153,15 +153,13 @@ def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     build: Callable[..., PreTrainedModel] = AutoModelForCausalLM.from_config
-    options: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": False}
     config = copy.deepcopy(config)
+    if config.model_type.endswith("_text_model"):  # known as a part of Mllama or Emu3 alone
+        whole: Any = CONFIG_MAPPING[config.model_type.removesuffix("_text_model")]
+        config = whole(text_config=config.to_dict())
     try:
         with torch.device("meta"):
-            if config.model_type.endswith("_text_model"):  # known as a part of Mllama or Emu3 alone
-                whole: Any = CONFIG_MAPPING[config.model_type.removesuffix("_text_model")]
-                model = build(whole(text_config=config.to_dict()), **options)
-            else:
-                model = build(config, **options)
+            model = build(config, attn_implementation="eager", trust_remote_code=False)
     except Exception as error:  # the code of a model says in many ways what it cannot do
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SpecError(
@@ -172,8 +170,9 @@ def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str, nn.ModuleList]:
     """Path and list of the decoder layers: the largest module list of the text model's depth."""
-    _, text = language_part(config)
-    depth = text.num_hidden_layers
+    text = config.get_text_config(decoder=True)
+    depths = (getattr(config, name, None) for name in ("decoder_layers", "num_decoder_layers"))
+    depth = next(filter(None, depths), None) or getattr(text, "num_hidden_layers", None)
     get_decoder: Callable[[], nn.Module] = model.get_decoder
     decoder = get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
