@@ -1,6 +1,6 @@
 """Time a supervised step on real rows: its floor, PEFT, ours, ours with the hypernetwork, and before.
 
-    python benchmarks/sft_step.py --base DIR --data DIR [--threads 1] [--rounds 5] [--cpu-time]
+    python -m benchmarks.speed.sft_step --base DIR --data DIR [--threads 1] [--rounds 5] [--cpu-time]
 
 All are one forward and one backward pass of the same frozen base in bfloat16 over the same rows,
 drawn from training tasks, with logits of the answers only:
@@ -23,9 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -38,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from benchmarks.lib import RESULTS, command, machine
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.inference.rows import Rows, answer_logits, logits_at
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
@@ -267,15 +266,13 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path(__file__).parent / "results" / "sft_step.json",
+        default=RESULTS / "sft_step.json",
         help="where the result goes",
     )
     options = parser.parse_args()
     if options.cpu_time and options.threads > 1:
         parser.error("--cpu-time adds up threads; give --threads 1")
     torch.set_num_threads(options.threads)
-    from cold_generate import machine  # beside this script
-
     before = machine() | {"threads": options.threads}
     started = time.perf_counter()
     steps, rows = make_steps(options)
@@ -285,7 +282,7 @@ def main() -> None:
     tokens = len(rows.tokens)
     pace = {name: tokens / statistics.median(values) for name, values in times.items()}
     result = {
-        "command": shlex.join(["python", "benchmarks/sft_step.py", *sys.argv[1:]]),
+        "command": command(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
         "peft": peft.__version__,

@@ -98,7 +98,7 @@ def test_time_and_padding_of_a_joint_run_add_up(recipe: str, folder: Path, tmp_p
 def test_the_variants_of_an_sft_step_take_the_same_rows_to_the_same_loss(
     base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sft_step as script
+    from benchmarks.speed import sft_step as script
 
     prompts = [[20, 21, 22, 23], [24], [25, 26], [27, 28, 29, 30, 31]]
     rows = Rows.join(prompts, [[40, 41], [42], [43, 44, 45], [46]])
