@@ -76,6 +76,7 @@ def test_every_condition_is_reached_by_its_flag(
         *("eval", "suite", "--tasks", data, "-o", out, "-m", hypernet_folder, "--rows", 1),
         *("--library", tmp_path / "library", "--oracle", tmp_path / "oracle", "--shots", 2),
         *("--multitask", tmp_path / "multitask", "--paraphrases", 1, "--max-new-tokens", 2),
+        *("--multitask-in-prompt", tmp_path / "multitask"),
     )
     assert done.code == 0, done.err
     run = json.loads((out / "run.json").read_text())
