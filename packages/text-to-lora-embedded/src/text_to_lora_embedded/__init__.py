@@ -1,7 +1,7 @@
 """Where the default weights of text-to-lora lie: what was trained for SmolLM2-135M-Instruct.
 
 HYPERNET: the hypernetwork
-MULTITASK: one PEFT adapter trained on all training tasks, the baseline of the reports
+MULTITASK: one PEFT adapter trained on all training tasks, the baseline of the reports; not there yet
 """
 
 from __future__ import annotations
