@@ -93,6 +93,8 @@ def run_t2l(
         stdout=stdout,
         stderr=subprocess.PIPE,
         check=False,
+        # a job in the background of a shell would hand on that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
