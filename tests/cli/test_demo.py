@@ -6,16 +6,18 @@ from typing import Any
 
 from text_to_lora.demo.show import demo_tasks
 
+QUICK = ("--refine-seconds", 0)
+
 
 def test_the_demo_shows_every_row_with_its_misses(t2l: Any, hypernet_folder: Path) -> None:
-    done = t2l("demo", "-m", hypernet_folder, "--rows", 1, "--seed", 3, "--json")
+    done = t2l("demo", "-m", hypernet_folder, "--rows", 1, "--seed", 3, "--json", *QUICK)
     assert done.code == 0
     found = json.loads(done.out)
     assert found["seed"] == 3
     assert [row["description"] for row in found["rows"]] == [
         task.description for task in demo_tasks()
     ]
-    text = t2l("demo", "-m", hypernet_folder, "--rows", 1, "--seed", 3).out
+    text = t2l("demo", "-m", hypernet_folder, "--rows", 1, "--seed", 3, *QUICK).out
     assert text.startswith("rows drawn with seed 3; the base sees the input alone\n")
     for row in found["rows"]:
         assert row["input"] in text
@@ -28,8 +30,18 @@ def test_the_demo_shows_every_row_with_its_misses(t2l: Any, hypernet_folder: Pat
 
 def test_the_seed_decides_the_rows(t2l: Any, hypernet_folder: Path) -> None:
     def inputs(seed: int) -> list[str]:
-        done = t2l("demo", "-m", hypernet_folder, "--rows", 2, "--seed", seed, "--json")
+        done = t2l("demo", "-m", hypernet_folder, "--rows", 2, "--seed", seed, "--json", *QUICK)
         return [row["input"] for row in json.loads(done.out)["rows"]]
 
     assert inputs(1) == inputs(1)
     assert inputs(1) != inputs(2)
+
+
+def test_the_demo_ends_with_a_refinement_and_what_to_type(
+    t2l: Any, idle_hypernet_folder: Path
+) -> None:
+    done = t2l("demo", "-m", idle_hypernet_folder, "--rows", 1, "--refine-seconds", 2)
+    assert done.code == 0, done.err
+    assert "the sentence alone and refined on 16 rows" in done.out
+    assert "right: sentence " in done.out and ", refined " in done.out
+    assert done.out.rstrip().endswith("t2l --help")
