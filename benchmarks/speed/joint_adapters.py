@@ -319,7 +319,7 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
             for step in range(job.num_steps):
                 rows = encoder.join((*row, None) for row in job.batch(step))
                 with answer_logits(base, rows, adapter(torch.empty(1, 0))) as logits:
-                    answer_losses(logits, rows).mean().backward()
+                    torch.autograd.backward(answer_losses(logits, rows).mean())
                 timed_update()
         loop += time.perf_counter() - start
         save_adapter(adapter.adapter(), output / str(place), provenance={}, overwrite=True)

@@ -79,8 +79,10 @@ def draw_rows(data: Path, base: str, count: int, seed: int) -> Rows:
 def load_frozen(base: str) -> PreTrainedModel:
     """The base in bfloat16, without gradients."""
     load: Any = AutoModelForCausalLM.from_pretrained
-    model: PreTrainedModel = load(base, dtype=torch.bfloat16, trust_remote_code=False)
-    return model.eval().requires_grad_(False)
+    model: Any = load(base, dtype=torch.bfloat16, trust_remote_code=False)
+    frozen: PreTrainedModel = model.eval()
+    frozen.requires_grad_(False)
+    return frozen
 
 
 def padded(rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
@@ -110,7 +112,7 @@ def floor_step(base: PreTrainedModel, rows: Rows) -> Step:
         )
         with answer_logits(base, rows) as logits:
             loss = answer_losses(logits, rows).mean()
-            loss.backward()
+            torch.autograd.backward(loss)
         handle.remove()
         return float(loss.detach())
 
@@ -119,14 +121,15 @@ def floor_step(base: PreTrainedModel, rows: Rows) -> Step:
 
 def static_step(model: PreTrainedModel, spec: LoraSpec, rows: Rows) -> Step:
     """One LoRA of PEFT for all rows, in the base's dtype."""
-    config = peft.LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=TARGETS)
+    config = peft.LoraConfig(r=spec.rank, lora_alpha=int(spec.alpha), target_modules=TARGETS)
     wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    plain: Any = wrapped.get_base_model()
     inputs, places = padded(rows)
 
     def step() -> float:
-        logits = logits_at(wrapped.get_base_model(), places, **inputs, use_cache=False)
+        logits = logits_at(plain, places, **inputs, use_cache=False)
         loss = answer_losses(logits, rows).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         wrapped.zero_grad()
         return float(loss.detach())
 
@@ -154,7 +157,7 @@ def whole_step(module: SftModule, batch: Batch) -> Step:
 
     def step() -> float:
         loss = module(batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         module.zero_grad()
         return float(loss.detach())
 
@@ -183,7 +186,7 @@ def step_before(
         with adapted(base, own, [used.index(adapter) for adapter in adapters]):
             logits = base(**inputs, use_cache=False, logits_to_keep=columns + 1).logits
             loss = answer_losses(logits[:, -columns - 1 : -1][kept], rows).mean()
-            loss.backward()
+            torch.autograd.backward(loss)
         gradients = [torch.zeros_like(factor) for factor in made]
         for gradient, leaf in zip(gradients, leaves, strict=True):
             gradient.index_add_(0, torch.tensor(used), leaf.grad)

@@ -21,8 +21,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -248,7 +249,7 @@ def show(folder: Path) -> str:
         cell = json.loads(file.read_text())
         key = (cell["k"], cell["arm"], cell["rate"], cell["pull"])
         groups[key] += list(cell["tasks"].values())
-    rules = {
+    rules: dict[str, Callable[..., Any]] = {
         "start": lambda curve: curve[0],
         "kept-out loss": lambda curve: min(curve, key=lambda mark: mark[1]),
         "kept-out score": lambda curve: min(curve, key=lambda mark: (-mark[2], mark[1])),
@@ -305,7 +306,7 @@ def main() -> None:
         }
         make_cell(
             options.out / f"{cell.name}.json",
-            lambda cell=cell: study.run(cell),
+            partial(study.run, cell),
             identity=identity,
             threads=options.threads,
         )
