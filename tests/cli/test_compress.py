@@ -15,7 +15,9 @@ from text_to_lora import TextToLora
 from text_to_lora.evaluation.scoring import Row, Scorer
 from text_to_lora.lora import LoraSpec, LoraWeights, merge
 from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library, save_library
+from text_to_lora.models import base as base_module
 from text_to_lora.models.base import load_base
+from text_to_lora.serving import generator
 from text_to_lora.tasks.folder import load_folder
 from text_to_lora.training import reconstruction
 from text_to_lora.training.compression import fit_settings
@@ -140,6 +142,47 @@ def test_it_says_what_it_did_in_words_and_that_it_did_not_score(
     assert done.code == 2 and "nearest 'say-green'" in done.err
 
 
+def test_one_copy_of_the_base_reads_descriptions_and_scores(
+    t2l: Run,
+    library_folder: Path,
+    data_folder: Path,
+    base_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    described = load_library(library_folder).select(["say-red", "say-green"])
+    save_library(described, tmp_path / "described")
+    loads: list[str] = []
+    load = base_module.load_base
+
+    def count(name: str | None = None, **options: Any) -> Any:
+        loads.append(str(name))
+        return load(name, **options)
+
+    for module in (base_module, reconstruction, generator):
+        monkeypatch.setattr(module, "load_base", count)
+    reading = ("--set", "tokens.read=true", "--set", "tokens.attention_size=8")
+    reading += ("--set", "tokens.layer_stride=1", "--base", base_folder)
+    command = ("compress", tmp_path / "described", "-o", tmp_path / "packed", *QUICK, *reading)
+    done = t2l(*command, "--data", data_folder, "--json")
+    assert done.code == 0, done.err
+    assert loads == [str(base_folder)]
+    facts = json.loads(done.out)
+    packed = TextToLora.from_pretrained(tmp_path / "packed", base=load(base_folder))
+    assert packed.reads_with_base
+    found, wanted = packed.generate(["Say red.", "Say green."]).weights, described.weights
+    l1 = sum(
+        (mine[key] - theirs[key]).abs().mean().item() / 4  # two sides of two groups
+        for mine, theirs in ((found.a, wanted.a), (found.b, wanted.b))
+        for key in mine
+    )
+    assert facts["factor_l1"] == pytest.approx(l1, rel=1e-4)
+    (task,) = load_folder(data_folder, ["say-red"])
+    rows = [Row(task, example) for example in task.validation()]
+    expected = merged_nll(base_folder, packed.generate(["Say red."]).weights, rows)
+    assert facts["scores"]["after"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_an_interrupted_compression_goes_on(
     t2l: Run, library_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +207,9 @@ def test_an_interrupted_compression_goes_on(
     ("arguments", "said"),
     [
         (("--conditioning", "text"), "1 of 3 tasks have no description: say-blue; add"),
-        (("--set", "hypernet.heads=4"), "unknown key 'hypernet.heads', nearest 'hypernet.head'"),
+        (("--set", "hypernet.hed=4"), "unknown key 'hypernet.hed', nearest 'hypernet.head'"),
         (("--set", "steps=4"), "override 'steps=4'; write it as section.field=value"),
+        (("--set", "tokens.read=true"), "tokens.read is true but conditioning.kind is 'one-hot'"),
         (("--set", "data.adapters=2"), "data.adapters is '2', but the whole library"),
         (("--data", "nowhere"), "data folder 'nowhere' does not exist"),
     ],

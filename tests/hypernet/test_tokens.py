@@ -12,8 +12,8 @@ from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenConfig, TokenStates
-from text_to_lora.lora import LoraSpec
-from tiny_models import make_config, make_tokenizer
+from text_to_lora.lora import LoraSpec, adapted
+from tiny_models import make_config, make_tokenizer, random_adapters
 
 WRITERS = ("self_attn.o_proj", "mlp.down_proj")
 TEXTS = ["say lantern", "answer with the word harbour and nothing else", "x"]
@@ -173,6 +173,24 @@ def test_gradients_reach_every_part(base: LlamaForCausalLM, tokens: TokenConfig)
         assert part is not None
         for name, parameter in part.named_parameters():
             assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_an_adapted_base_reads_nothing(base: LlamaForCausalLM, tokens: TokenConfig) -> None:
+    reader = TokenReader(base, make_tokenizer(), make_spec(base), tokens)
+    adapter = random_adapters(make_spec(base), 1, torch.Generator().manual_seed(0))
+    before = reader(["x"])
+    with adapted(base, adapter), pytest.raises(SpecError, match=r"adapted\(\).*leave that block"):
+        reader(["x"])
+    assert torch.equal(reader(["x"]).hidden, before.hidden)
+
+
+@pytest.mark.parametrize("module", ["mlp.fc", "mlp.up_proj"])  # unknown, 48 outputs
+def test_words_are_stored_by_modules_that_write_into_the_residual_stream(
+    module: str, base: LlamaForCausalLM, tokens: TokenConfig
+) -> None:
+    message = rf"direct is \['{module}'\]; leave it empty, .* 32 outputs: mlp\.down_proj, self_attn"
+    with pytest.raises(ConfigError, match=message):
+        make_network(base, replace(tokens, direct=(module,)))
 
 
 def test_states_are_asked_for_and_refused(base: LlamaForCausalLM, tokens: TokenConfig) -> None:

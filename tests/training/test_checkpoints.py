@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,22 @@ def test_other_settings_are_refused_by_name(folder: RunFolder, settings: Setting
     folder.open(other, resume=False)
     assert sorted(p.name for p in folder.path.iterdir()) == ["config.json", "embeddings"]
     folder.open(other, resume=True)
+
+
+def test_a_run_older_than_a_setting_goes_on_with_its_default(
+    folder: RunFolder, settings: Settings
+) -> None:
+    file = folder.path / "config.json"
+    payload = json.loads(file.read_text())
+    del payload["tokens"], payload["data"]["swapped_examples"]
+    file.write_text(json.dumps(payload))
+    folder.open(settings(), resume=True)
+    with pytest.raises(ConfigError, match=r"tokens\.read: False -> True; choose"):
+        folder.open(settings(tokens={"read": True}), resume=True)
+    del payload["base"]["name"]
+    file.write_text(json.dumps(payload))
+    with pytest.raises(ConfigError, match=r"base\.name: None -> "):
+        folder.open(settings(), resume=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, settings: Settings) -> None:

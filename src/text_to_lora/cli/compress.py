@@ -60,7 +60,8 @@ def compress(
 
     Says how many adapters it stands for, bytes before and after, their ratio and the error, and with
     --data the answer NLL of the base, of the library's adapters and of the generated ones. An
-    interrupted run in OUTPUT.run is resumed when the command is repeated.
+    interrupted run in OUTPUT.run is resumed when the command is repeated. With --set tokens.read=true
+    the hypernetwork reads the base model's states of a description as well.
 
     \b
     Examples:
@@ -80,6 +81,10 @@ def compress(
     sections = compression.fit_settings(adapters, conditioning=conditioning, head=head, steps=steps)
     set_keys(sections, settings or [])
     config = kind.from_dict(sections)
+    loaded = None
+    if config.tokens.read:
+        with progress("loading the base model"):
+            loaded = load_base_quietly(base or config.data.base, spec=adapters.spec)
     made = compression.compress(
         adapters,
         library,
@@ -88,11 +93,12 @@ def compress(
         overwrite=overwrite,
         resume=not fresh,
         report=note,
+        base=loaded,
     )
     scores = None
     if tasks:
         with progress("scoring"):
-            loaded = load_base_quietly(base, spec=adapters.spec)
+            loaded = loaded or load_base_quietly(base, spec=adapters.spec)
             scores = asdict(compression.score_compression(adapters, output, tasks, *loaded))
     facts = {
         "path": str(output),

@@ -89,8 +89,9 @@ def reconstruct(
     settings: Settings = None,
     fresh: Fresh = False,
 ) -> None:
-    """Train a hypernetwork to reconstruct the adapters of a library; no base is loaded.
+    """Train a hypernetwork to reconstruct the adapters of a library.
 
+    A base model is loaded only to read descriptions, where tokens.read is true.
     An interrupted run is resumed from its last complete checkpoint when the command is repeated.
     `t2l compress` does the same with settings that fit the library.
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from text_to_lora.errors import SpecError
 from text_to_lora.hypernet.tokens import TokenConfig, TokenStates
+from text_to_lora.lora.apply import is_adapted
 from text_to_lora.lora.spec import LoraSpec
 
 _TOGETHER = 8  # descriptions read at once; few, so that little is padding
@@ -48,6 +50,8 @@ class TokenReader:
         """Read descriptions, those of like length together.
 
         States are in the base's dtype and on its device.
+
+        Raises SpecError when the base is inside adapted().
         """
         ids = [self._ids(text) for text in texts]
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
@@ -57,6 +61,13 @@ class TokenReader:
 
     @torch.no_grad()
     def _read(self, ids: Sequence[Sequence[int]]) -> TokenStates:
+        layers = self._model.get_submodule(self._spec.layers_path)
+        assert isinstance(layers, nn.ModuleList)
+        if is_adapted(layers):
+            raise SpecError(
+                "this model is inside adapted(), so its states would be those of an adapted base; "
+                "leave that block before reading descriptions"
+            )
         width = max(map(len, ids))
         device = self._model.device
         tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids], device=device)
@@ -64,8 +75,6 @@ class TokenReader:
         mask = torch.arange(width, device=device) < lengths[:, None]
         levels: list[Tensor] = []
         inputs: dict[tuple[str, int], Tensor] = {}
-        layers = self._model.get_submodule(self._spec.layers_path)
-        assert isinstance(layers, nn.ModuleList)
         with ExitStack() as stack:
             for number in range(0, self._spec.num_layers, self._config.layer_stride):
                 hook = layers[number].register_forward_pre_hook(

@@ -231,6 +231,13 @@ class WordMemory(nn.Module):
         places = torch.split(torch.arange(sum(sizes), device="cpu"), sizes)
         chosen = [(g, p) for g, p in zip(groups, places, strict=True) if g.module in config.direct]
         self.groups = tuple(group for group, _ in chosen)
+        writers = dict.fromkeys(g.module for g in groups if g.out_features == config.hidden_size)
+        if not chosen or any(group.module not in writers for group, _ in chosen):
+            raise ConfigError(
+                f"hypernet.tokens: direct is {list(config.direct)}; leave it empty, or choose among "
+                f"the adapters' modules of {config.hidden_size} outputs: "
+                f"{', '.join(writers) or 'there are none'}"
+            )
         slots = torch.cat([place for _, place in chosen])
         self.register_buffer("slot_index", slots, persistent=False)
         level = torch.tensor(levels, device="cpu")[slots]

@@ -70,6 +70,11 @@ def adapted(
         yield
 
 
+def is_adapted(layers: nn.Module) -> bool:
+    """Whether a model is inside an adapted() block; layers: the list of its decoder layers."""
+    return layers in _active
+
+
 @torch.no_grad()
 def merge(model: PreTrainedModel, weights: LoraWeights) -> None:
     """Add one adapter to a model's weights for good, in float32 and then in the weights' dtype.

@@ -116,11 +116,16 @@ class RunFolder:
         return [mark.parent for mark in self.path.glob(f"{_PREFIX}*/{MARK}")]
 
     def _check_settings(self, found: Mapping[str, Any], config: Recipe) -> None:
+        # A field that is younger than the run had its default, where it has one.
+        known = {
+            section: type(fields).model_construct().model_dump(mode="json") | found.get(section, {})
+            for section, fields in config
+        }
         changed = [
-            f"{section}.{field}: {found.get(section, {}).get(field)!r} -> {value!r}"
+            f"{section}.{field}: {known[section].get(field)!r} -> {value!r}"
             for section, fields in config.to_dict().items()
             for field, value in fields.items()
-            if found.get(section, {}).get(field) != value
+            if known[section].get(field) != value
         ]
         if changed:
             raise ConfigError(

@@ -24,6 +24,8 @@ from text_to_lora.tasks.task import Task
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.reconstruction import (
     embed_tasks,
+    load_reading_base,
+    make_reader,
     reconstruct,
     reconstruction_errors,
 )
@@ -128,6 +130,7 @@ def compress(
     overwrite: bool = False,
     resume: bool = True,
     report: Callable[[str], None] | None = None,
+    base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> Compression:
     """Train a hypernetwork to reconstruct a library and write its folder, whole or not at all.
 
@@ -135,6 +138,7 @@ def compress(
     output: the hypernetwork's folder; beside it `OUTPUT.run` keeps the run until it is done, so that
         the same call goes on with an interrupted one
     resume: False starts anew
+    base: as for `reconstruct`; on the CPU afterwards
 
     Raises ConfigError when `output` exists without `overwrite`, when the settings ask for part of the
     library or for another one, and what `reconstruct` raises.
@@ -147,10 +151,18 @@ def compress(
             )
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
-    result = reconstruct(library, config, output_dir=run, resume=resume, report=report)
+    cpu = torch.device("cpu")
+    base = base or load_reading_base(library, config, cpu)
+    result = reconstruct(library, config, output_dir=run, resume=resume, report=report, base=base)
     loaded = load_hypernet(result)
-    embeddings = embed_tasks(library, config, run, torch.device("cpu")).first()
-    errors = reconstruction_errors(loaded.hypernet, library.weights, embeddings)
+    embeddings = embed_tasks(library, config, run, cpu)
+    errors = reconstruction_errors(
+        loaded.hypernet,
+        library.weights,
+        embeddings.first(),
+        embeddings.first_texts(),
+        None if base is None else make_reader(loaded.hypernet, *base, cpu),
+    )
     made = Compression(
         adapters=len(library),
         parameters=loaded.hypernet.num_parameters,
@@ -202,7 +214,7 @@ def score_compression(
 
     Raises SpecError when the base is not the adapters' own.
     """
-    t2l = TextToLora.from_pretrained(hypernet)
+    t2l = TextToLora.from_pretrained(hypernet, base=(base, tokenizer))
     names = [task.name for task in tasks]
     named = t2l.encoder.config.kind == "one-hot"
     texts = names if named else [library.entry(name).descriptions[0] for name in names]

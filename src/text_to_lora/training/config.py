@@ -465,11 +465,9 @@ def _explain(item: Mapping[str, Any], kind: type[Recipe]) -> str:
     if item["type"] == "missing":
         return f"{key} is missing or too short; set it"
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
-    return (
-        f"{key}: {message}"
-        if item["type"] == "value_error"
-        else (f"{key} is {item['input']!r}; {message}")
-    )
+    if item["type"] == "value_error":
+        return f"{key}: {message}" if key else message  # without a key where sections disagree
+    return f"{key} is {item['input']!r}; {message}"
 
 
 def _unknown(key: str, parts: list[str], kind: type[Recipe]) -> str:

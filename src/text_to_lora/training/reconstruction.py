@@ -1,12 +1,15 @@
-"""Reconstruction: a hypernetwork learns to predict the adapters of a library, without a base."""
+"""Reconstruction: a hypernetwork learns to predict the adapters of a library.
+
+No base model is loaded, unless the hypernetwork reads the descriptions with it (`tokens.read`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from accelerate import PartialState
@@ -23,17 +26,23 @@ from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.hypernet.heads import Factors
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
+from text_to_lora.hypernet.token_reader import TokenReader
+from text_to_lora.hypernet.tokens import TokenConfig
 from text_to_lora.lora.library import AdapterLibrary, load_library
 from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.models.base import load_base
 from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.data import seed_of
 from text_to_lora.training.plots import plot_reconstruction
 from text_to_lora.training.reconstruction_config import ReconstructionConfig, TargetSection
 from text_to_lora.training.reconstruction_losses import delta_loss, factor_loss
-from text_to_lora.training.sft import embed_texts, shared_settings
+from text_to_lora.training.sft import embed_texts, shared_settings, token_config
 from text_to_lora.training.trainer import RunTrainer, make_arguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OUTPUTS: Final[Mapping[str, Any]] = {"zscore": "zscore", "factors": "direct", "delta": "delta"}
 # Numbers of the adapters that are compared at a time, in fp64: 32 MiB a copy.
@@ -69,6 +78,7 @@ def reconstruct(
     resume: bool = True,
     report: Callable[[str], None] | None = None,
     embeddings: TaskEmbeddings | None = None,
+    base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> Path:
     """Train a hypernetwork to reconstruct a library, and give the folder of the result.
 
@@ -78,6 +88,8 @@ def reconstruct(
     resume: go on with an interrupted run of the same settings; False deletes it first
     report: gets lines of progress
     embeddings: of the library's tasks; None makes them as `conditioning` and `encoder` say
+    base: the base model and its tokenizer, loaded already, where `tokens.read` is true; the model is
+        moved to the run's device; None loads what `load_reading_base` names
 
     Raises ConfigError when settings, library or folder cannot work, and T2LError naming tasks and
     step when a loss is not finite.
@@ -98,7 +110,10 @@ def reconstruct(
     tell = report if report is not None and main else _silent
     if embeddings is None:
         embeddings = embed_tasks(library, config, folder.path, device)
-    hypernet = make_hypernet(config, library, embeddings.encoder)
+    base = base or load_reading_base(library, config, device)
+    tokens = None if base is None else token_config(config.tokens, base[0].config)
+    hypernet = make_hypernet(config, library, embeddings.encoder, tokens)
+    reader = None if base is None else make_reader(hypernet, *base, device)
     tell(
         f"{len(library)} adapters of {library.spec.num_parameters:,} numbers, "
         f"{hypernet.num_parameters:,} parameters to train"
@@ -106,8 +121,7 @@ def reconstruct(
 
     stored = None
     if config.conditioning.kind == "text":
-        texts = [entry.descriptions[0] for entry in library.entries]
-        stored = TrainingDescriptions.make(texts, embeddings.first())
+        stored = TrainingDescriptions.make(embeddings.first_texts(), embeddings.first())
 
     def save(path: Path) -> None:
         """Write the weights as they are."""
@@ -122,7 +136,7 @@ def reconstruct(
 
     last_counts = config.run.select_by == "last"
     trainer = ReconstructionTrainer(
-        ReconstructionModule(hypernet, config.objective),
+        ReconstructionModule(hypernet, config.objective, reader),
         arguments,
         config,
         folder,
@@ -136,7 +150,7 @@ def reconstruct(
             processes=arguments.world_size,
         ),
         library=library,
-        embeddings=embeddings.first(),
+        embeddings=embeddings,
         save_best=_nothing if last_counts else lambda: save(result),
         report=tell,
     )
@@ -156,11 +170,13 @@ class TaskEmbeddings:
     """The embeddings that stand for each task of a library.
 
     rows: of all tasks one after another, [rows, embedding_dim]
+    texts: what each row is the embedding of: a description, or the name of a task
     starts, counts: first row of each task and how many it has, both [tasks]
     encoder: that made them
     """
 
     rows: Tensor
+    texts: tuple[str, ...]
     starts: Tensor
     counts: Tensor
     encoder: EncoderConfig
@@ -169,10 +185,18 @@ class TaskEmbeddings:
         """The first embedding of each task, [tasks, embedding_dim]."""
         return self.rows[self.starts]
 
+    def first_texts(self) -> list[str]:
+        """The text of the first embedding of each task."""
+        return self.choose_texts(self.starts)
+
+    def choose_texts(self, rows: Tensor) -> list[str]:
+        """The texts of these rows."""
+        return [self.texts[row] for row in rows.tolist()]
+
     def draw(self, tasks: Tensor, generator: torch.Generator) -> Tensor:
-        """One embedding of each of these tasks at random, [tasks, embedding_dim]."""
+        """The number of a row of each of these tasks at random, [tasks]."""
         places = torch.rand(len(tasks), generator=generator, dtype=torch.float64)
-        return self.rows[self.starts[tasks] + (places * self.counts[tasks]).long()]
+        return self.starts[tasks] + (places * self.counts[tasks]).long()
 
 
 def embed_tasks(
@@ -188,7 +212,8 @@ def embed_tasks(
     if config.conditioning.kind != "text":
         encoder = OneHotEncoder(library.names)
         ones = torch.ones(tasks, dtype=torch.long)
-        return TaskEmbeddings(torch.eye(tasks), torch.arange(tasks), ones, encoder.config)
+        names = tuple(library.names)
+        return TaskEmbeddings(torch.eye(tasks), names, torch.arange(tasks), ones, encoder.config)
     limit = config.data.descriptions_per_task
     texts = [entry.descriptions[:limit] for entry in library.entries]
     if silent := [entry.task for entry in library.entries if not entry.descriptions]:
@@ -199,16 +224,59 @@ def embed_tasks(
     counts = torch.tensor([len(own) for own in texts])
     flat = [text for own in texts for text in own]
     rows, config_of_encoder = embed_texts(config.encoder, flat, folder, device)
-    return TaskEmbeddings(rows, counts.cumsum(0) - counts, counts, config_of_encoder)
+    starts = counts.cumsum(0) - counts
+    return TaskEmbeddings(rows, tuple(flat), starts, counts, config_of_encoder)
+
+
+def load_reading_base(
+    library: AdapterLibrary, config: ReconstructionConfig, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
+    """The base model that reads descriptions, with its tokenizer; None where none is read.
+
+    It is the one that `data.base` names, or else the one that the library's adapters name.
+
+    Raises ConfigError when it cannot be loaded, SpecError when it is not the adapters' base.
+    """
+    if not config.tokens.read:
+        return None
+    return load_base(config.data.base, spec=library.spec, device=device)
+
+
+def make_reader(
+    hypernet: Hypernetwork,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+) -> TokenReader | None:
+    """What reads descriptions for a hypernetwork with a base that is moved to a device.
+
+    None where the hypernetwork reads no token states.
+
+    Raises SpecError when the model is not the base of the hypernetwork's adapters.
+    """
+    tokens = hypernet.config.tokens
+    if tokens is None:
+        return None
+    hypernet.spec.check_base(model.config)
+    module: nn.Module = model
+    module.to(device)
+    return TokenReader(model, tokenizer, hypernet.spec, tokens)
 
 
 @torch.no_grad()
 def reconstruction_errors(
-    hypernet: Hypernetwork, library: LoraWeights, embeddings: Tensor
+    hypernet: Hypernetwork,
+    library: LoraWeights,
+    embeddings: Tensor,
+    texts: Sequence[str] = (),
+    reader: TokenReader | None = None,
 ) -> dict[str, Tensor]:
     """How far generated adapters are from those of a library, in units that no variant changes.
 
     embeddings: one for each adapter, [adapters, embedding_dim]
+    texts: the description of each adapter; reader: reads them; both where the hypernetwork reads
+        token states
+
     Returns "factor_l1", mean |error| of A and of B, halved and added, over groups that count alike
     [adapters]; and "delta_error", relative error of ΔW in the Frobenius norm [adapters].
     """
@@ -219,7 +287,8 @@ def reconstruction_errors(
     for start in range(0, library.num_adapters, size):
         part = slice(start, start + size)
         wanted = LoraWeights(library.spec, *_take(library, itemgetter(part), device))
-        found: LoraWeights = hypernet(embeddings[part].to(device))
+        states = None if reader is None else reader(texts[part])
+        found: LoraWeights = hypernet(embeddings[part].to(device), states)
         factors.append(_factor_l1(found, wanted))
         deltas.append(delta_errors(found, wanted))
     hypernet.train(training)
@@ -233,6 +302,7 @@ class TaskBatch:
     embeddings: one for each adapter, [tasks, embedding_dim]
     a, b: the adapters, as in LoraWeights, fp32
     names: gives the tasks' names; share: of the step's adapters; seed: of the dropout
+    texts: gives what each embedding is of
     """
 
     embeddings: Tensor
@@ -241,6 +311,7 @@ class TaskBatch:
     names: Callable[[], list[str]]
     share: float
     seed: int
+    texts: Callable[[], list[str]] = list
 
     def to(self, device: torch.device) -> TaskBatch:
         """The same adapters on another device."""
@@ -297,13 +368,15 @@ class LibraryBatches(Dataset[TaskBatch]):
         tasks = self.tasks(step)[self._own]
         generator = torch.Generator().manual_seed(seed_of(f"{self._seed}/descriptions/{step}"))
         a, b = _take(self._library.weights, lambda factor: factor.index_select(0, tasks))
+        rows = self._embeddings.draw(tasks, generator)
         return TaskBatch(
-            embeddings=self._embeddings.draw(tasks, generator),
+            embeddings=self._embeddings.rows[rows],
             a=a,
             b=b,
             names=lambda: [self._library.entries[task].task for task in tasks.tolist()],
             share=len(tasks) / self._size,
             seed=seed_of(f"{self._seed}/dropout/{step}"),
+            texts=lambda: self._embeddings.choose_texts(rows),
         )
 
     def tasks(self, step: int) -> Tensor:
@@ -318,11 +391,17 @@ class LibraryBatches(Dataset[TaskBatch]):
 
 @final
 class ReconstructionModule(nn.Module):
-    """The loss of a step as a function of the hypernetwork's weights."""
+    """The loss of a step as a function of the hypernetwork's weights.
 
-    def __init__(self, hypernet: Hypernetwork, objective: TargetSection) -> None:
+    reader: gives the base's token states where the hypernetwork reads them
+    """
+
+    def __init__(
+        self, hypernet: Hypernetwork, objective: TargetSection, reader: TokenReader | None = None
+    ) -> None:
         super().__init__()
         self.hypernet = hypernet
+        self.reader = reader
         self._loss = delta_loss if objective.target == "delta" else factor_loss
         scaled = objective.target == "delta" and objective.lora_scaling
         self._factor = hypernet.spec.scaling if scaled else 1.0
@@ -333,10 +412,11 @@ class ReconstructionModule(nn.Module):
         Raises T2LError naming the tasks when it is not finite.
         """
         wanted = self.hypernet.output.invert(batch.a, batch.b)
+        states = None if self.reader is None else self.reader(batch.texts())
         devices = [batch.embeddings.device] if batch.embeddings.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(batch.seed)
-            found = self.hypernet.predict(batch.embeddings)
+            found = self.hypernet.predict(batch.embeddings, states)
         loss = self._loss(found, wanted) * (self._factor * batch.share)
         if not loss.isfinite():
             raise T2LError(f"the loss is {loss.item()} for adapters {', '.join(batch.names())}")
@@ -347,7 +427,7 @@ class ReconstructionModule(nn.Module):
 class ReconstructionTrainer(RunTrainer):
     """Trains a ReconstructionModule; measures it on the whole library.
 
-    library: the adapters; embeddings: one for each, [tasks, embedding_dim]
+    library: the adapters; embeddings: of their tasks, the first of each is measured
     """
 
     unit = "adapters"
@@ -361,13 +441,14 @@ class ReconstructionTrainer(RunTrainer):
         *,
         batches: LibraryBatches,
         library: AdapterLibrary,
-        embeddings: Tensor,
+        embeddings: TaskEmbeddings,
         save_best: Callable[[], None],
         report: Callable[[str], None],
     ) -> None:
         self._hypernet = module.hypernet
         self._library = library
-        self._embeddings = embeddings
+        self._reader = module.reader
+        self._embeddings, self._texts = embeddings.first(), embeddings.first_texts()
         by_factors = config.run.select_by == "factors"
         self._selected = "factor_l1" if by_factors else "delta_error"
         super().__init__(
@@ -391,7 +472,9 @@ class ReconstructionTrainer(RunTrainer):
         processes, process = self.args.world_size, self.args.process_index
         own = slice(count * process // processes, count * (process + 1) // processes)
         weights = LoraWeights(self._library.spec, *_take(self._library.weights, itemgetter(own)))
-        errors = reconstruction_errors(self._hypernet, weights, self._embeddings[own])
+        errors = reconstruction_errors(
+            self._hypernet, weights, self._embeddings[own], self._texts[own], self._reader
+        )
         sums = self._add(torch.stack([error.double().sum() for error in errors.values()]))
         return dict(zip(errors, (sums / count).tolist(), strict=True))
 
@@ -448,9 +531,15 @@ def _sign(config: ReconstructionConfig, library: AdapterLibrary) -> Reconstructi
 
 
 def make_hypernet(
-    config: ReconstructionConfig, library: AdapterLibrary, encoder: EncoderConfig
+    config: ReconstructionConfig,
+    library: AdapterLibrary,
+    encoder: EncoderConfig,
+    tokens: TokenConfig | None = None,
 ) -> Hypernetwork:
-    """A fresh hypernetwork for a library; under z-scores with the library's moments."""
+    """A fresh hypernetwork for a library; under z-scores with the library's moments.
+
+    tokens: sizes of the parts that read token states; None reads none
+    """
     objective, conditioning = config.objective, config.conditioning
     hypernet = Hypernetwork.from_config(
         HypernetConfig(
@@ -458,6 +547,7 @@ def make_hypernet(
             output=_OUTPUTS[objective.target],
             delta_scaling=objective.delta_scaling,
             task_vector_dim=conditioning.vector_dim if conditioning.kind == "learned" else None,
+            tokens=tokens,
             **config.hypernet.model_dump(),
         ),
         library.spec,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from text_to_lora.training.config import (
     AdamWSection,
@@ -16,6 +18,7 @@ from text_to_lora.training.config import (
     Section,
     Share,
     SizesSection,
+    TokensSection,
 )
 
 
@@ -32,6 +35,9 @@ class LibrarySection(Section):
     """adapters of one step, over all processes; all of them where there are fewer"""
     descriptions_per_task: Count | None = None
     """descriptions used of each task, from the first; null for all"""
+    base: Path | None = None
+    """base model that reads the descriptions where tokens.read is true: "embedded", a folder, or a
+    repository of the hub; null for the one that the adapters name"""
     fingerprint: str = ""
     """of the adapters; the run fills it in, so that it goes on with the same ones alone"""
 
@@ -86,6 +92,21 @@ class ReconstructionConfig(Recipe):
     conditioning: ConditioningSection = ConditioningSection()
     encoder: EncoderSection = EncoderSection()
     hypernet: SizesSection = SizesSection()
+    tokens: TokensSection = TokensSection()
     objective: TargetSection = TargetSection()
     optimizer: ReconstructionOptimizerSection = ReconstructionOptimizerSection()
     run: ReconstructionRunSection = ReconstructionRunSection()
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        if self.tokens.read and self.conditioning.kind != "text":
+            raise ValueError(
+                f"tokens.read is true but conditioning.kind is {self.conditioning.kind!r}, which has "
+                "no description to read; set conditioning.kind to 'text' or tokens.read to false"
+            )
+        if self.data.base is not None and not self.tokens.read:
+            raise ValueError(
+                f"data.base is {str(self.data.base)!r} but tokens.read is false, so that no base is "
+                "loaded; set tokens.read to true or data.base to null"
+            )
+        return self

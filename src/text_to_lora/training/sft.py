@@ -298,17 +298,17 @@ def _make_hypernet(
     if config.hypernet.kind == "static":
         return StaticAdapter(spec, generator)
     if config.hypernet.start_from is not None:
-        tokens = _token_config(config.tokens, base_config)
+        tokens = token_config(config.tokens, base_config)
         start_from, dropout = config.hypernet.start_from, config.hypernet.dropout
         return _continue(start_from, spec, base_config, encoder, dropout, tokens, generator)
     sizes = config.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
-    tokens = _token_config(config.tokens, base_config)
+    tokens = token_config(config.tokens, base_config)
     return Hypernetwork.from_config(
         HypernetConfig(embedding_dim=encoder.embedding_dim, tokens=tokens, **sizes), spec, generator
     )
 
 
-def _token_config(section: TokensSection, base_config: PreTrainedConfig) -> TokenConfig | None:
+def token_config(section: TokensSection, base_config: PreTrainedConfig) -> TokenConfig | None:
     """Sizes of the parts that read token states; None where a run reads none."""
     if not section.read:
         return None
