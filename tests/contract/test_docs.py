@@ -19,7 +19,8 @@ from text_to_lora.training.config import Recipe, RunConfig, load_recipe, recipes
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [*TOP_PAGES, *sorted((ROOT / "docs").rglob("*.md"))]
 # The log tells what was run at the time; its files and scripts may be gone since.
 PRESENT_PAGES = [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
