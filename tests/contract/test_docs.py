@@ -6,14 +6,17 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 import text_to_lora
 from text_to_lora.cli.app import app
+from text_to_lora.evaluation.conditions import KINDS
 from text_to_lora.training.adapters import LibraryConfig
 from text_to_lora.training.config import Recipe, RunConfig, load_recipe, recipes
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
@@ -138,7 +141,7 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
 def test_every_file_named_in_a_table_or_sentence_exists(page: Path) -> None:
-    pattern = r"`((?:src|tests|docs|benchmarks|packages)/[\w./-]+\.\w+)(?:::\w+)?`"
+    pattern = r"`((?:src|tests|docs|benchmarks|packages|examples)/[\w./-]+\.\w+)(?:::\w+)?`"
     for name in re.findall(pattern, page.read_text(encoding="utf-8")):
         assert (ROOT / name).is_file(), name
 
@@ -175,3 +178,26 @@ def test_every_verb_has_a_section() -> None:
     for name, verb in COMMAND.commands.items():
         for path in [f"{name} {sub}" for sub in getattr(verb, "commands", {})] or [name]:
             assert f"\n## t2l {path}\n" in text, path
+
+
+def test_the_site_lists_every_page_once() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = [page for part in site["nav"] for entry in part.values() for page in entry]
+    names = [name for page in pages for name in page.values()]
+    assert sorted(names) == sorted(page.name for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_every_public_name_is_on_the_page_of_the_python_interface() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)
+    for path in documented:
+        module, _, name = path.rpartition(".")
+        assert hasattr(import_module(module), name), path
+    names = {path.rpartition(".")[2] for path in documented}
+    assert set(text_to_lora.__all__) - {"__version__"} <= names
+
+
+def test_every_condition_is_in_the_glossary_or_the_table_of_the_command_line() -> None:
+    text = "".join((ROOT / "docs" / name).read_text() for name in ("concepts.md", "cli.md"))
+    for kind in KINDS:
+        assert re.search(rf"\b{kind}\b", text), kind
