@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from text_to_lora import TextToLora, load_base
 from text_to_lora.tasks.prompts import PromptFormat
@@ -39,8 +40,9 @@ def main() -> None:
         padding_side="left",
         add_special_tokens=False,
     )
+    generate: Any = model.generate  # whose types transformers does not give
     with adapters.on(model, rows=[row for _, row in pairs]):
-        output = model.generate(**batch, max_new_tokens=options.max_new_tokens, do_sample=False)
+        output = generate(**batch, max_new_tokens=options.max_new_tokens, do_sample=False)
     answers = tokenizer.batch_decode(
         output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 
@@ -34,7 +35,7 @@ def main() -> None:
     print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
 
     (before,) = answer(model, tokenizer, [options.input])
-    adapted = PeftModel.from_pretrained(model, str(folder))
+    adapted: Any = PeftModel.from_pretrained(model, str(folder))
     (after,) = answer(adapted, tokenizer, [options.input])
     print(f"base:    {before!r}")
     print(f"adapted: {after!r}")
