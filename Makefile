@@ -8,7 +8,7 @@ GPU := $(shell command -v nvidia-smi 2>/dev/null)
 CONSTRAINT := $(if $(GPU),,-c constraints-cpu.txt)
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test lint types check docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/t2l models fetch
@@ -26,6 +26,9 @@ types: .venv/test.stamp
 
 check: test lint types
 
+docs: .venv/docs.stamp
+	$(BIN)/mkdocs build --strict
+
 .venv/torch.stamp: constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) $(TORCH_INDEX) $(CONSTRAINT) torch
@@ -39,5 +42,9 @@ check: test lint types
 	$(PIP) $(CONSTRAINT) -e packages/text-to-lora-embedded -e '.[embedded,train,eval,benchmarks,dev]'
 	touch $@
 
+.venv/docs.stamp: .venv/torch.stamp pyproject.toml
+	$(PIP) $(CONSTRAINT) -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf site .venv .pytest_cache .mypy_cache .ruff_cache

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from text_to_lora import TextToLora
+from text_to_lora.inference.answers import answer
 
 DESCRIPTION = "Give the code of the desk that handles the message: B-17, R-04 or D-22."
 ROWS = [
@@ -49,13 +50,8 @@ def main() -> None:
         print("a PEFT folder with", ", ".join(sorted(file.name for file in written.iterdir())))
 
     model, tokenizer = t2l.base
-    turns = [{"role": "user", "content": NEW}]
-    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    batch = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-    with adapters.on(model):
-        output = model.generate(**batch, max_new_tokens=8, do_sample=False)
-    answer = tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    print(f"{NEW} -> {answer.strip()}")
+    (reply,) = answer(model, tokenizer, [NEW], weights=adapters.weights, max_new_tokens=8)
+    print(f"{NEW} -> {reply}")
 
 
 if __name__ == "__main__":

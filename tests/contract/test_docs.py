@@ -6,20 +6,24 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 import text_to_lora
 from text_to_lora.cli.app import app
+from text_to_lora.evaluation.conditions import KINDS
 from text_to_lora.training.adapters import LibraryConfig
 from text_to_lora.training.config import Recipe, RunConfig, load_recipe, recipes
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP_PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [*TOP_PAGES, *sorted((ROOT / "docs").rglob("*.md"))]
 # The log tells what was run at the time; its files and scripts may be gone since.
 PRESENT_PAGES = [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -137,7 +141,7 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
 def test_every_file_named_in_a_table_or_sentence_exists(page: Path) -> None:
-    pattern = r"`((?:src|tests|docs|benchmarks|packages)/[\w./-]+\.\w+)(?:::\w+)?`"
+    pattern = r"`((?:src|tests|docs|benchmarks|packages|examples)/[\w./-]+\.\w+)(?:::\w+)?`"
     for name in re.findall(pattern, page.read_text(encoding="utf-8")):
         assert (ROOT / name).is_file(), name
 
@@ -174,3 +178,28 @@ def test_every_verb_has_a_section() -> None:
     for name, verb in COMMAND.commands.items():
         for path in [f"{name} {sub}" for sub in getattr(verb, "commands", {})] or [name]:
             assert f"\n## t2l {path}\n" in text, path
+
+
+def test_the_site_lists_every_page_once() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = [page for part in site["nav"] for entry in part.values() for page in entry]
+    names = [name for page in pages for name in page.values()]
+    assert sorted(names) == sorted(page.name for page in (ROOT / "docs").rglob("*.md"))
+
+
+def test_every_public_name_is_on_the_page_of_the_python_interface() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)
+    for path in documented:
+        module, _, name = path.rpartition(".")
+        assert hasattr(import_module(module), name), path
+    names = {path.rpartition(".")[2] for path in documented}
+    assert set(text_to_lora.__all__) - {"__version__"} <= names
+
+
+def test_every_condition_is_in_the_glossary_and_in_the_table_of_the_command_line() -> None:
+    glossary = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for kind in KINDS:
+        assert re.search(rf"^{kind}\n:   A condition|\*{kind}\* is", glossary, re.MULTILINE), kind
+        assert re.search(rf"^\|.*`{kind}[`.].*\|$", table, re.MULTILINE), kind
