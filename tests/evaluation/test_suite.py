@@ -74,7 +74,7 @@ def evaluate(
 ) -> Callable[..., dict[str, Any]]:
     """Evaluate the six tasks on the tiny base, into tmp_path / "out"."""
 
-    def run(conditions: Sequence[str] | None = None, **changes: Any) -> dict[str, Any]:
+    def run(kinds: Sequence[str] | None = None, **changes: Any) -> dict[str, Any]:
         own = changes.pop("generate", generate(base))
         sources = Sources(
             generate=own,
@@ -97,7 +97,7 @@ def evaluate(
         if "conditions" not in changes:
             seed = changes.get("seed", 0)
             options["conditions"] = plan_conditions(
-                conditions, replace(sources, tasks=scored, seed=seed)
+                kinds, replace(sources, tasks=scored, seed=seed)
             )
         return evaluate_suite(**(options | changes))
 
@@ -159,14 +159,14 @@ def test_every_condition_is_scored_on_the_same_rows_with_its_own_texts(
 def test_finished_conditions_are_not_scored_again(
     evaluate: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    first = evaluate(conditions=["base", "matched", "shuffled"])
+    first = evaluate(kinds=["base", "matched", "shuffled"])
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "samples").iterdir()}
     lines: list[str] = []
-    again = evaluate(conditions=["base", "matched", "shuffled"], progress=lines.append)
+    again = evaluate(kinds=["base", "matched", "shuffled"], progress=lines.append)
     assert again == first
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert sum("finished before" in line for line in lines) == 5
-    more = evaluate(conditions=["junk"])  # adds to what is there
+    more = evaluate(kinds=["junk"])  # adds to what is there
     assert set(more["conditions"]) == {"base", "matched", "shuffled", "junk"}
     assert more["differences"]["matched - shuffled"] == first["differences"]["matched - shuffled"]
 
@@ -176,7 +176,7 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
 ) -> None:
     kinds = ["base", "matched", "shuffled", "junk"]
     monkeypatch.setattr(suite, "ROWS_PER_PART", 5)
-    whole = evaluate(conditions=kinds, output_dir=tmp_path / "whole")
+    whole = evaluate(kinds=kinds, output_dir=tmp_path / "whole")
     assert not (tmp_path / "whole" / "parts").exists()
     write = suite.write_samples
     written: list[Path] = []
@@ -189,7 +189,7 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(suite, "write_samples", stop_in_the_middle)
-        evaluate(conditions=kinds)
+        evaluate(kinds=kinds)
     out = tmp_path / "out"
     done = {path.name for path in (out / "samples").iterdir()}
     assert done == {"base.parquet", "matched.parquet", "shuffled.1.parquet"}
@@ -199,7 +199,7 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
         suite, "write_samples", lambda *args: written.append(args[0]) or write(*args)
     )
     written.clear()
-    resumed = evaluate(conditions=kinds)
+    resumed = evaluate(kinds=kinds)
     assert written[:2] == [out / "parts/shuffled.2/00002.parquet", sample_path(out, "shuffled.2")]
     assert samples_of(out, "shuffled.2") == samples_of(tmp_path / "whole", "shuffled.2")
     assert not (out / "parts").exists()
@@ -221,19 +221,19 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
 def test_the_folder_of_another_evaluation_is_refused(
     evaluate: Callable[..., dict[str, Any]], changes: dict[str, Any], field: str
 ) -> None:
-    evaluate(conditions=["base"], provenance={"hypernet": "a"})
+    evaluate(kinds=["base"], provenance={"hypernet": "a"})
     with pytest.raises(ConfigError, match=f"holds an evaluation with another '{field}'"):
-        evaluate(**({"conditions": ["base"], "provenance": {"hypernet": "a"}} | changes))
+        evaluate(**({"kinds": ["base"], "provenance": {"hypernet": "a"}} | changes))
 
 
 def test_another_base_of_equal_shape_is_refused(
     evaluate: Callable[..., dict[str, Any]], base: PreTrainedModel
 ) -> None:
-    evaluate(conditions=["base"])
+    evaluate(kinds=["base"])
     with torch.no_grad():
         base.bert.encoder.layer[0].output.LayerNorm.weight.mul_(1.01)
     with pytest.raises(ConfigError, match="another 'base'"):
-        evaluate(conditions=["base"])
+        evaluate(kinds=["base"])
 
 
 def test_samples_of_other_adapters_are_not_taken_over(
@@ -241,9 +241,9 @@ def test_samples_of_other_adapters_are_not_taken_over(
     base: PreTrainedModel,
     generate: Callable[[PreTrainedModel], Generate],
 ) -> None:
-    evaluate(conditions=["matched"])
+    evaluate(kinds=["matched"])
     with pytest.raises(ConfigError, match=r"matched\.parquet' was scored with other adapters"):
-        evaluate(conditions=["matched"], generate=lambda texts: generate(base)(texts).scale(1.001))
+        evaluate(kinds=["matched"], generate=lambda texts: generate(base)(texts).scale(1.001))
 
 
 def test_equal_names_and_broken_adapters_are_refused(
@@ -254,14 +254,14 @@ def test_equal_names_and_broken_adapters_are_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ConfigError, match="two tasks have the same name, 'task0'"):
-        evaluate(tasks=[*tasks, tasks[0]], conditions=["base"])
+        evaluate(tasks=[*tasks, tasks[0]], kinds=["base"])
     with pytest.raises(ConfigError, match="two conditions have the same name, 'base'"):
         evaluate(conditions=[Base(), Base()])
     with pytest.raises(ConfigError, match="no condition to score"):
         evaluate(conditions=[])
     with pytest.raises(SpecError, match="holds NaN or infinity"):
         evaluate(
-            conditions=["matched"], generate=lambda texts: generate(base)(texts).scale(torch.inf)
+            kinds=["matched"], generate=lambda texts: generate(base)(texts).scale(torch.inf)
         )
     assert not sample_path(tmp_path / "out", "matched").exists()
 
@@ -278,10 +278,10 @@ def test_parts_of_other_adapters_are_not_taken_over(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(suite._ConditionRun, "join", stop_before_joining)
-        evaluate(conditions=["matched"])
+        evaluate(kinds=["matched"])
     assert (tmp_path / "out" / "parts" / "matched" / "00000.parquet").exists()
     with pytest.raises(ConfigError, match=r"00000\.parquet' was scored with other adapters"):
-        evaluate(conditions=["matched"], generate=lambda texts: generate(base)(texts).scale(1.001))
+        evaluate(kinds=["matched"], generate=lambda texts: generate(base)(texts).scale(1.001))
 
 
 def test_few_adapters_are_in_memory_at_once(
@@ -291,7 +291,7 @@ def test_few_adapters_are_in_memory_at_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = evaluate(conditions=["hyperdecoder", "matched"], output_dir=tmp_path / "whole")
+    whole = evaluate(kinds=["hyperdecoder", "matched"], output_dir=tmp_path / "whole")
     monkeypatch.setattr(suite, "ADAPTERS_PER_PART", 3)
     asked: list[int] = []
 
@@ -299,7 +299,7 @@ def test_few_adapters_are_in_memory_at_once(
         asked.append(len(texts))
         return generate(base)(texts)
 
-    parted = evaluate(conditions=["hyperdecoder", "matched"], generate=counting)
+    parted = evaluate(kinds=["hyperdecoder", "matched"], generate=counting)
     assert asked == [3, 3, 3, 3, 3, 3]  # 12 inputs, 6 definitions
     for name in ("hyperdecoder", "matched"):
         one, other = (r["conditions"][name]["nll"]["mean"] for r in (whole, parted))
@@ -424,7 +424,7 @@ def test_programs_are_not_run_and_named(
 ) -> None:
     code = replace(tasks[3], name="code", metric=Metric("code_execution"))
     with pytest.warns(T2LWarning, match="code ask for programs, which are not run here"):
-        evaluate(tasks=[*tasks, code], conditions=["base"])
+        evaluate(tasks=[*tasks, code], kinds=["base"])
     samples = [s for s in samples_of(tmp_path / "out", "base") if s.task == "code"]
     assert [(s.answer, s.score) for s in samples] == [("", None)] * 2
     assert all(sample.nll for sample in samples)
@@ -434,7 +434,7 @@ def test_training_tasks_are_scored_on_their_validation_rows(
     evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
 ) -> None:
     mixed = [replace(tasks[0], split="train"), *tasks[1:]]
-    evaluate(tasks=mixed, conditions=["base"], rows_per_task=None)
+    evaluate(tasks=mixed, kinds=["base"], rows_per_task=None)
     settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
     assert settings["tasks"]["task0"]["split"] == "train"
     assert {idx % 10 for idx in settings["tasks"]["task0"]["rows"]} == {9}
