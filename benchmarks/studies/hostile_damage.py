@@ -97,7 +97,7 @@ def _place(file: Path, rng: random.Random, marker: Path) -> str:
     elif way == "a pipe":
         os.mkfifo(file)
     elif way != "missing":
-        targets = {"itself": file.name, "nothing": "nowhere", "folder": file.parent}
+        targets = {"itself": file.name, "nothing": "nowhere", "folder": str(file.parent)}
         file.symlink_to(targets.get(way.rpartition(" ")[2], way.rpartition(" ")[2]))
     return way
 
@@ -281,9 +281,9 @@ def _table(file: Path, rng: random.Random, marker: Path) -> str:
         rows = count if way == "bomb" else BOMB_BYTES // size
         text = pyarrow.array(["a" * size]).dictionary_encode()
         column = pyarrow.DictionaryArray.from_arrays([0] * rows, text.dictionary)
-        table = pyarrow.table({**{c: column for c in table.column_names}})
+        table = pyarrow.table({c: column for c in table.column_names})
     else:
-        values = {
+        values: list[Any] = {
             "null": [None],
             "number": [2**62],
             "binary": [b"\xff\x00"],
