@@ -283,15 +283,15 @@ def _table(file: Path, rng: random.Random, marker: Path) -> str:
         column = pyarrow.DictionaryArray.from_arrays([0] * rows, text.dictionary)
         table = pyarrow.table({c: column for c in table.column_names})
     else:
-        values: list[Any] = {
+        values: dict[str, list[Any]] = {
             "null": [None],
             "number": [2**62],
             "binary": [b"\xff\x00"],
             "nested": [[{"a": [["x"]]}]],
             "NaN": [float("nan")],
             "date": [pyarrow.scalar(2**40, pyarrow.timestamp("s"))],
-        }[way]
-        table = table.set_column(place, name, pyarrow.array(values * count))
+        }
+        table = table.set_column(place, name, pyarrow.array(values[way] * count))
     pyarrow.parquet.write_table(table, file, compression="zstd")
     return f"table: {way}"
 
