@@ -71,7 +71,7 @@ def run(files: int, seed: int, work: Path) -> dict[str, Any]:
         of_format[name] += 1
         ways[way] += 1
         for place, _ in enumerate(formats[name].calls):
-            outcome = _judge(formats[name], place, source, work)
+            outcome = judge(formats[name], place, source, work)
             outcomes[outcome["outcome"]] += 1
             longest = max(longest, outcome["seconds"])
             most = max(most, outcome["bytes_over_twice_the_input"])
@@ -102,7 +102,7 @@ def _damaged(known: Format, work: Path, name: str, rng: random.Random) -> tuple[
     return source, way
 
 
-def _judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]:
+def judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]:
     """Read damaged files by one call, and list what is wrong with how it went."""
     output = work / "output" / "made"
     shutil.rmtree(output.parent, ignore_errors=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.hostile import FAULTS, run
+from benchmarks.studies.hostile import EXTRA_BYTES, FAULTS, judge, run
+from benchmarks.studies.hostile_damage import Marker
+from benchmarks.studies.hostile_files import Format
 from text_to_lora.errors import T2LError
 from text_to_lora.serving.generator import TextToLora
 from tiny_models import base_folder, described_hypernet_folder, hypernet_folder
@@ -38,6 +41,48 @@ def test_a_damaged_file_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
         results.append(run(5, seed=1, work=tmp_path / name))
     one, two = results
     assert one["files_of_way"] == two["files_of_way"]
+
+
+def fail(source: Path, output: Path) -> None:
+    raise KeyError("a bug")
+
+
+def leave_output(source: Path, output: Path) -> None:
+    (output / "half").write_text("x")
+    raise T2LError("refused")
+
+
+def change_input(source: Path, output: Path) -> None:
+    (source / "file.pickle").write_text("x")
+
+
+def load_pickle(source: Path, output: Path) -> None:
+    pickle.loads((source / "file.pickle").read_bytes())
+
+
+def fill_memory(source: Path, output: Path) -> None:
+    bytearray(EXTRA_BYTES + (1 << 24))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured through /proc")
+@pytest.mark.parametrize(
+    ("reader", "fault"),
+    [
+        (fail, "traceback"),
+        (leave_output, "half-written output"),
+        (change_input, "input changed"),
+        (load_pickle, "code executed"),
+        (fill_memory, "too much memory"),
+    ],
+)
+def test_a_reader_with_a_fault_is_caught(
+    reader: Callable[[Path, Path], None], fault: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "damaged"
+    source.mkdir()
+    (source / "file.pickle").write_bytes(pickle.dumps(Marker(tmp_path / "executed")))
+    judged = judge(Format(("file.pickle",), (reader,)), 0, source, tmp_path)
+    assert judged["faults"] == [fault]
 
 
 def every_character() -> Iterator[str]:
