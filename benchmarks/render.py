@@ -1,4 +1,4 @@
-"""Write docs/results.md and docs/cost.md from the committed results.
+"""Write docs/results.md, docs/cost.md and docs/reliability.md from the committed results.
 
     python -m benchmarks.render [--check]
 
@@ -35,6 +35,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         "obedience": "obedience",
         "alignment": "alignment",
         "cost": "cost",
+        "hostile": "hostile",
     }
     results: dict[str, Any] = {
         name: read_json(path) if (path := folder / f"{file}.json").is_file() else None

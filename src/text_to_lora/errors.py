@@ -19,10 +19,21 @@ from typing import Final
 
 _NUM_LISTED: Final = 4  # names spelled out in a message
 _MAX_SHOWN: Final = 200  # characters of a value in a message
+_MAX_MESSAGE: Final = 2000  # characters of a message
 
 
 class T2LError(Exception):
-    """Root of the errors that a user of text-to-lora can act on."""
+    """Root of the errors that a user of text-to-lora can act on.
+
+    The message is one line of bounded length, whatever the values from outside in it hold:
+    characters that do not print are escaped, and the middle of a very long one is left out.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _MAX_MESSAGE:
+            start, end = message[: _MAX_MESSAGE // 2], message[-_MAX_MESSAGE // 2 :]
+            message = f"{start} ... ({len(message)} characters) ... {end}"
+        super().__init__("".join(c if c.isprintable() else repr(c).strip("'") for c in message))
 
 
 class ConfigError(T2LError, ValueError):

@@ -226,12 +226,14 @@ def check_format(
     Raises `error` when the file is of another kind, or of a version that this code does not read.
     """
     if payload.get("format") != name:
-        raise error(f"{str(path)!r} has format {payload.get('format')!r}; {name!r} is expected")
+        raise error(
+            f"{str(path)!r} has format {shorten(payload.get('format'))}; {name!r} is expected"
+        )
     found = payload.get("version")
     if found != version:
         earlier = isinstance(found, int) and found < version
         raise error(
-            f"{str(path)!r} has version {found!r}; this release reads {version}; "
+            f"{str(path)!r} has version {shorten(found)}; this release reads {version}; "
             f"{when_earlier if earlier else 'install the release that wrote it'}"
         )
 

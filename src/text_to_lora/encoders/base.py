@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from text_to_lora.encoders.config import EncoderConfig, Kind, Pooling, TextSettings
-from text_to_lora.errors import ConfigError, T2LWarning, list_some
+from text_to_lora.errors import ConfigError, T2LWarning, list_some, shorten
 from text_to_lora.files import content_hash
 
 
@@ -53,7 +53,8 @@ def prepare(text: str, *, add_full_stop: bool = True) -> str:
 def prepare_all(texts: Sequence[str], config: EncoderConfig) -> list[str]:
     """Prepare descriptions and put the encoder's prefix before each.
 
-    Raises ConfigError when one is empty (with its position), or when `texts` is one string.
+    Raises ConfigError when one is empty or no whole text (with its position), or when `texts` is
+    one string.
     """
     if isinstance(texts, str):
         raise ConfigError(f"a list of descriptions is expected, not the one string {texts[:40]!r}")
@@ -62,6 +63,11 @@ def prepare_all(texts: Sequence[str], config: EncoderConfig) -> list[str]:
             raise ConfigError(
                 f"description {position} of {len(texts)} is empty ({text!r}); "
                 "say in a sentence what the task is"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError(
+                f"description {position} of {len(texts)} has half of a surrogate pair "
+                f"({shorten(text)}); write the whole character"
             )
     return [config.prefix + prepare(text, add_full_stop=config.add_full_stop) for text in texts]
 

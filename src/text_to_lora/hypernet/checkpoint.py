@@ -5,6 +5,7 @@ Read strictly, written whole.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.errors import CheckpointError, ConfigError, SpecError, list_some
+from text_to_lora.errors import CheckpointError, ConfigError, SpecError, list_some, shorten
 from text_to_lora.files import (
     check_format,
     content_hash,
@@ -145,7 +146,7 @@ def load_hypernet(
     _check_tensors(folder, hypernet.state_dict(), tensors, config["dtype"])
     hypernet.load_state_dict(tensors, assign=True)
     network_hash, descriptions = fingerprint(folder), None
-    if (file := folder / DESCRIPTIONS_FILE).exists():
+    if os.path.lexists(file := folder / DESCRIPTIONS_FILE):
         descriptions = load_descriptions(
             file, hypernet=network_hash, embedding_dim=hypernet_config.embedding_dim
         )
@@ -185,7 +186,7 @@ def _read_config(
         raise CheckpointError(f"{str(file)!r} has wrong fields: {', '.join(state)}; copy it again")
     if not isinstance(config["dtype"], str) or config["dtype"] not in _DTYPES:
         raise CheckpointError(
-            f"{str(file)!r} has dtype {config['dtype']!r}; one of {', '.join(_DTYPES)}"
+            f"{str(file)!r} has dtype {shorten(config['dtype'])}; one of {', '.join(_DTYPES)}"
         )
     if not isinstance(config["training"], dict):
         raise CheckpointError(f"{str(file)!r}: training is not an object; copy it again")
@@ -215,14 +216,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{str(folder)!r} holds no {WEIGHTS_FILE}; copy it again")
     try:
         tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         if _looks_like_pickle(file):
             raise CheckpointError(
                 f"{str(file)!r} is a pickle named safetensors, which can run code and is not "
                 "read; save it again with safetensors"
             ) from None
         raise CheckpointError(
-            f"{str(file)!r} is truncated or corrupt ({error}); copy or download it again"
+            f"{str(file)!r} is truncated or corrupt ({shorten(str(error))}); copy or download it again"
         ) from error
     return tensors
 

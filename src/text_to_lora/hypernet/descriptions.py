@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from text_to_lora.errors import CheckpointError
-from text_to_lora.files import check_format
+from text_to_lora.errors import CheckpointError, shorten
+from text_to_lora.files import check_format, parse_json
 
 DESCRIPTIONS_FILE: Final = "descriptions.safetensors"
 FORMAT: Final = "text-to-lora training descriptions"
@@ -102,25 +103,36 @@ def load_descriptions(path: Path, *, hypernet: str, embedding_dim: int) -> Train
     or when its tensor does not fit its texts or is not finite.
     """
     remedy = "copy it again, or delete it to do without the nearest training description"
+    if not path.is_file():
+        raise CheckpointError(f"{str(path)!r} is not a file; {remedy}")
     try:
         with safe_open(path, framework="pt") as opened:
-            described = json.loads((opened.metadata() or {}).get(_KEY, "{}"))
+            described = parse_json((opened.metadata() or {}).get(_KEY, "{}"))
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{str(path)!r} is truncated or corrupt ({error}); {remedy}"
+            f"{str(path)!r} is truncated or corrupt ({shorten(str(error))}); {remedy}"
         ) from error
+    if not isinstance(described, dict):
+        raise CheckpointError(f"{str(path)!r} describes itself by {shorten(described)}; {remedy}")
     check_format(described, path, name=FORMAT, version=VERSION, error=CheckpointError)
     if described.get("hypernet") != hypernet:
         raise CheckpointError(
-            f"{str(path)!r} belongs to the hypernetwork {described.get('hypernet')!r}, not to "
+            f"{str(path)!r} belongs to the hypernetwork {shorten(described.get('hypernet'))}, not to "
             f"{hypernet!r} beside it; {remedy}"
         )
-    texts = tuple(described["texts"])
+    texts = described.get("texts")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise CheckpointError(
+            f"{str(path)!r} has texts {shorten(texts)}, no list of texts; {remedy}"
+        )
     expected = {_TENSOR: (len(texts), embedding_dim)}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != expected or not texts:
         raise CheckpointError(f"{str(path)!r} holds {shapes}, not {expected}; {remedy}")
-    if not tensors[_TENSOR].isfinite().all():
+    embeddings = tensors[_TENSOR]
+    if embeddings.dtype != torch.float16:
+        raise CheckpointError(f"{str(path)!r} holds {embeddings.dtype}, not float16; {remedy}")
+    if not embeddings.isfinite().all():
         raise CheckpointError(f"{str(path)!r} holds NaN or infinity; {remedy}")
-    return TrainingDescriptions(texts, tensors[_TENSOR])
+    return TrainingDescriptions(tuple(texts), embeddings)

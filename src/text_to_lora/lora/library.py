@@ -17,7 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
+from text_to_lora.errors import (
+    AdapterFormatError,
+    ConfigError,
+    SpecError,
+    T2LWarning,
+    list_some,
+    shorten,
+)
 from text_to_lora.files import check_format, content_hash, read_json, write_folder, write_json
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
@@ -397,7 +404,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     for name, kind in (("adapters", list), ("spec", dict), ("training", dict), ("dtype", str)):
         if not isinstance(index[name], kind):
             raise AdapterFormatError(
-                f"{str(file)!r} has {name} {index[name]!r}; a {kind.__name__} is expected"
+                f"{str(file)!r} has {name} {shorten(index[name])}; a {kind.__name__} is expected"
             )
     return index
 
@@ -409,7 +416,7 @@ def _read_entries(folder: Path, payloads: list[Any]) -> list[LibraryEntry]:
         where = f"{str(folder / INDEX_FILE)!r}: adapter {place}"
         if not isinstance(payload, dict) or set(payload) != names:
             raise AdapterFormatError(
-                f"{where} has wrong fields ({payload!r}); {', '.join(sorted(names))} are expected"
+                f"{where} has wrong fields ({shorten(payload)}); {', '.join(sorted(names))} are expected"
             )
         if not isinstance(payload["descriptions"], list):
             raise AdapterFormatError(f"{where} has no list of descriptions")
@@ -430,9 +437,9 @@ def _read_weights(folder: Path, spec: LoraSpec, adapters: int, dtype: str) -> Lo
         raise AdapterFormatError(f"{str(folder)!r} holds no {LIBRARY_FILE}; copy it again")
     try:
         tensors: dict[str, Tensor] = load_file(file)  # memory-mapped, private to this process
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise AdapterFormatError(
-            f"{str(file)!r} is truncated or corrupt ({error}); copy or make it again"
+            f"{str(file)!r} is truncated or corrupt ({shorten(str(error))}); copy or make it again"
         ) from error
     shapes = _shapes(spec, adapters)
     problems = [f"missing {name}" for name in shapes if name not in tensors]
@@ -460,7 +467,8 @@ def _problem(entry: LibraryEntry, weights: LoraWeights) -> str | None:
         return "holds NaN or infinity"
     found = hash_adapter(weights)
     if found != entry.hash:
-        return f"has hash {found[:12]}, not {entry.hash[:12] or 'none'}: its bytes have changed"
+        named = list_some([entry.hash[:12] or "none"])
+        return f"has hash {found[:12]}, not {named}: its bytes have changed"
     return None
 
 

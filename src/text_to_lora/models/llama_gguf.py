@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from text_to_lora.errors import ConfigError, shorten
 from text_to_lora.files import write_json
 
 if TYPE_CHECKING:
@@ -40,19 +41,34 @@ def convert_gguf(gguf: Path, config: Mapping[str, Any], folder: Path) -> None:
 
     config: content of the folder's config.json
     folder: exists already
+
+    Raises ConfigError when the file is damaged or of another kind.
     """
     from gguf import GGUFReader
     from safetensors.torch import save_file
 
-    reader = GGUFReader(gguf)
-    weights = _read_weights(reader, config)
+    if not gguf.is_file():
+        raise ConfigError(f"{str(gguf)!r} is not a file; give a GGUF file")
+    try:
+        reader = GGUFReader(gguf)
+        weights = _read_weights(reader, config)
+        tokenizer, template, settings = _read_tokenizer(
+            reader, int(config["max_position_embeddings"])
+        )
+    except Exception as error:  # of a damaged file, gguf and numpy raise almost anything
+        raise ConfigError(
+            f"{str(gguf)!r} is not a whole GGUF file of this model "
+            f"({type(error).__name__}: {shorten(str(error))}); download it again"
+        ) from error
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", dict(config))
     write_json(
         folder / "generation_config.json",
         {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
-    _write_tokenizer(reader, int(config["max_position_embeddings"]), folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def _read_weights(reader: GGUFReader, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -84,8 +100,8 @@ def _halve_rotary(weight: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[An
     return pairs.swapaxes(1, 2).reshape(weight.shape)
 
 
-def _write_tokenizer(reader: GGUFReader, max_length: int, folder: Path) -> None:
-    """Write the tokenizer's files.
+def _read_tokenizer(reader: GGUFReader, max_length: int) -> tuple[Any, str, dict[str, Any]]:
+    """Give the tokenizer, its chat template and the content of its tokenizer_config.json.
 
     Not in the GGUF, but in the tokenizers of SmolLM on the hub: digits are split one by one before
     they are merged (the GGUF names this rule, "smollm", without spelling it out); pad to the left.
@@ -116,19 +132,15 @@ def _write_tokenizer(reader: GGUFReader, max_length: int, folder: Path) -> None:
             if kind == _CONTROL_TOKEN
         ]
     )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(read("chat_template"), encoding="utf-8")
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "add_prefix_space": False,
-            "bos_token": tokens[read("ggml.bos_token_id")],
-            "clean_up_tokenization_spaces": False,
-            "eos_token": tokens[read("ggml.eos_token_id")],
-            "model_max_length": max_length,
-            "pad_token": tokens[read("ggml.padding_token_id")],
-            "padding_side": "left",
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "unk_token": tokens[read("ggml.unknown_token_id")],
-        },
-    )
+    settings = {
+        "add_prefix_space": False,
+        "bos_token": tokens[read("ggml.bos_token_id")],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": tokens[read("ggml.eos_token_id")],
+        "model_max_length": max_length,
+        "pad_token": tokens[read("ggml.padding_token_id")],
+        "padding_side": "left",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": tokens[read("ggml.unknown_token_id")],
+    }
+    return tokenizer, str(read("chat_template")), settings

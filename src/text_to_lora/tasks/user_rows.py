@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from text_to_lora.errors import ConfigError, T2LWarning, TaskDataError, list_some, shorten
 from text_to_lora.files import JsonError, read_bytes, read_json_lines
+from text_to_lora.tasks.parquet import read_parquet
 
 FORMS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
 _LABEL_WORDS: Final = 4  # longer answers are texts, which no description names
@@ -162,26 +163,12 @@ def _json_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any,
 
 
 def _parquet_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"reading {str(file)!r} needs the package pyarrow; pip install 'text-to-lora[train]', or "
-            "save the rows as CSV"
-        ) from None
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise TaskDataError(f"not a parquet file that can be read: {reason}", path=file) from error
-    for column in columns:
-        _place(table.column_names, column, file)
-    try:
-        values = [table[column].to_pylist() for column in columns]
-    except UnicodeDecodeError as error:
-        raise TaskDataError(f"a text is not UTF-8: {error.reason}", path=file) from error
-    yield from zip(range(1, len(table) + 1), *values, strict=True)
+    def check(header: Sequence[str]) -> None:
+        for column in columns:
+            _place(header, column, file)
+
+    for line, (text, answer) in enumerate(read_parquet(file, columns, check), 1):
+        yield line, text, answer
 
 
 def _place(header: Sequence[str], column: str, file: Path, line: int | None = None) -> int:

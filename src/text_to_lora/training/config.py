@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.files import JsonError, read_bytes
+
+_MAX_BYTES = 1 << 20  # of a recipe; the YAML reader takes a second or more for so many
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -403,7 +407,7 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
     else:
         path = Path(name_or_path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # False for a name that no file can have, too
             near = difflib.get_close_matches(name_or_path, recipes(), n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(
@@ -411,7 +415,9 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
                 f"{', '.join(recipes())}"
             )
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_bytes(path, max_bytes=_MAX_BYTES).decode("utf-8")
+        except JsonError as error:
+            raise ConfigError(f"{name_or_path!r} {error}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(
                 f"{name_or_path!r} is not UTF-8 (byte {error.start}); save it as UTF-8"

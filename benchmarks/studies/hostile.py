@@ -1,0 +1,211 @@
+"""What the readers do with damaged files: one line for the user, nothing half written, nothing run.
+
+    python -m benchmarks.studies.hostile --files 10000 --seed 0
+
+A seeded generator takes a tiny file of every format that the package reads, damages it in one way, and
+hands it to the reader. Every fault is counted by its kind; the first of each kind are written down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from benchmarks.lib import RESULTS, command, machine
+from benchmarks.studies.hostile_damage import damage
+from benchmarks.studies.hostile_files import Format, make_formats
+from text_to_lora.errors import T2LError
+from text_to_lora.files import write_json
+
+MAX_SECONDS = 5.0
+EXTRA_BYTES = 128 << 20
+"""A call may take twice the size of its input, and this."""
+LONGEST_MESSAGE = 3000
+FAULTS = (
+    "traceback",
+    "message of several lines",
+    "message too long",
+    "half-written output",
+    "input changed",
+    "code executed",
+    "too slow",
+    "too much memory",
+)
+_SHOWN = 40  # faults that the result names
+
+
+class _TooSlowError(BaseException):
+    """Ends a call that takes longer than MAX_SECONDS."""
+
+
+def run(files: int, seed: int, work: Path) -> dict[str, Any]:
+    """Damage and read so many files.
+
+    work: an empty folder
+    """
+    formats = make_formats(work / "whole")
+    counts: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
+    of_format: Counter[str] = Counter()
+    ways: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+    shown: list[dict[str, Any]] = []
+    longest, most = 0.0, 0
+    for number in range(files):
+        rng = random.Random(f"{seed}:{number}")
+        name = rng.choice(list(formats))
+        source, way = _damaged(formats[name], work, name, rng)
+        of_format[name] += 1
+        ways[way] += 1
+        for place, _ in enumerate(formats[name].calls):
+            outcome = judge(formats[name], place, source, work)
+            outcomes[outcome["outcome"]] += 1
+            longest = max(longest, outcome["seconds"])
+            most = max(most, outcome["bytes_over_twice_the_input"])
+            counts.update(outcome["faults"])
+            if outcome["faults"] and len(shown) < _SHOWN:
+                shown.append(
+                    {"number": number, "format": name, "way": way, "call": place, **outcome}
+                )
+    return {
+        "files": files,
+        "seed": seed,
+        "faults": dict(counts),
+        "calls": dict(sorted(outcomes.items())),
+        "longest_call_seconds": round(longest, 2),
+        "most_bytes_over_twice_the_input": most,
+        "files_of_format": dict(sorted(of_format.items())),
+        "files_of_way": dict(sorted(ways.items())),
+        "shown": shown,
+    }
+
+
+def _damaged(known: Format, work: Path, name: str, rng: random.Random) -> tuple[Path, str]:
+    """A copy of a format's files of which one is damaged, and in which way."""
+    source = work / "damaged"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(work / "whole" / name, source)
+    way = damage(source / rng.choice(known.files), rng, work / "executed")
+    return source, way
+
+
+def judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]:
+    """Read damaged files by one call, and list what is wrong with how it went."""
+    output = work / "output" / "made"
+    shutil.rmtree(output.parent, ignore_errors=True)
+    output.mkdir(parents=True)
+    before, faults, message = _listing(source), [], ""
+    started, memory = time.perf_counter(), _reset_peak()
+    outcome = "read"
+    try:
+        with warnings.catch_warnings(), _time_limit():
+            warnings.simplefilter("ignore")
+            known.calls[place](source, output)
+    except T2LError as error:
+        outcome, message = "refused", str(error)
+    except _TooSlowError:
+        outcome = "ended after the time limit"
+    except Exception as error:
+        outcome, message = "traceback", f"{type(error).__name__}: {error}"
+        faults.append("traceback")
+        message += " | " + " | ".join(
+            f"{Path(frame.filename).name}:{frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)[-4:]
+        )
+    seconds = time.perf_counter() - started
+    over = _peak() - memory - 2 * sum(size for size, _ in before.values())
+    made = [path for path in output.rglob("*") if path.suffix != ".lock"]
+    checks = {
+        "message of several lines": outcome == "refused" and len(message.splitlines()) > 1,
+        "message too long": outcome == "refused" and len(message) > LONGEST_MESSAGE,
+        "half-written output": bool(made)
+        if outcome != "read"
+        else any(p.name[0] == "." for p in made),
+        "input changed": _listing(source) != before,
+        "code executed": (work / "executed").exists(),
+        "too slow": seconds > MAX_SECONDS,
+        "too much memory": over > EXTRA_BYTES,
+    }
+    (work / "executed").unlink(missing_ok=True)
+    return {
+        "outcome": outcome,
+        "faults": faults + [fault for fault, wrong in checks.items() if wrong],
+        "message": message[:400],
+        "seconds": round(seconds, 2),
+        "bytes_over_twice_the_input": over,
+    }
+
+
+def _listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size in bytes and time of change of everything below a folder; links are not followed."""
+    listing = {}
+    for path in sorted(folder.rglob("*")):
+        state = path.lstat()
+        listing[str(path.relative_to(folder))] = (state.st_size, state.st_mtime_ns)
+    return listing
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _TooSlowError
+
+    previous = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS + 0.1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _reset_peak() -> int:
+    """Start to measure this process's largest memory anew; gives its memory now, in bytes. Linux."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak() -> int:
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith(f"{field}:"))
+    return 1024 * int(line.split()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--result", type=Path, default=RESULTS / "hostile.json")
+    arguments = parser.parse_args()
+    before, started = machine(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as work:
+        result = run(arguments.files, arguments.seed, Path(work))
+    result |= {
+        "command": command(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": before,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(arguments.result, result)
+    print(json.dumps(result["faults"], indent=2))
+
+
+if __name__ == "__main__":
+    main()
