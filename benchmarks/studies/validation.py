@@ -22,11 +22,12 @@ import torch
 from benchmarks.lib import RESULTS, command, machine
 from text_to_lora import TextToLora
 from text_to_lora.evaluation.conditions import Sources, plan_conditions
+from text_to_lora.evaluation.scoring import Row, Scorer
 from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.files import write_json
-from text_to_lora.inference.answers import answer
 from text_to_lora.tasks.families.probe import Probe, word_probe
 from text_to_lora.tasks.folder import load_data_dir
+from text_to_lora.tasks.task import Example, Metric, Task
 from text_to_lora.training.data import split_by_group
 
 CONDITIONS = ("base", "in_prompt", "matched", "matched_in_prompt", "shuffled", "junk")
@@ -39,18 +40,17 @@ def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
     count: probes, of which half are constants, a quarter labels
     """
     probes = word_probe(PROBE_SEED, count)
-    inputs = [probe.input for probe in probes]
-    base, tokenizer = t2l.base
-    weights = t2l.generate([probe.description for probe in probes]).weights
-    answers = {
-        "base": answer(base, tokenizer, inputs),
-        "in_prompt": [
-            text
-            for probe in probes
-            for text in answer(base, tokenizer, [probe.input], description=probe.description)
-        ],
-        "adapter": answer(base, tokenizer, inputs, weights=weights, rows=range(len(probes))),
+    rows = [_row(probe, place) for place, probe in enumerate(probes)]
+    descriptions = [probe.description for probe in probes]
+    scorer = Scorer(*t2l.base)
+    scored = {
+        "base": scorer.score(rows),
+        "in_prompt": scorer.score(rows, prompt_texts=descriptions),
+        "adapter": scorer.score(
+            rows, weights=t2l.generate(descriptions).weights, adapters=range(len(rows))
+        ),
     }
+    answers = {name: [answer.text for answer in results] for name, results in scored.items()}
     return {
         "probes": count,
         "seed": PROBE_SEED,
@@ -66,6 +66,12 @@ def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
             for place, probe in enumerate(probes)
         ],
     }
+
+
+def _row(probe: Probe, place: int) -> Row:
+    example = Example(probe.input, (probe.answer,), place)
+    # ROUGE-L: the answer's length is then not limited by that of the right one.
+    return Row(Task(f"probe-{place}", probe.description, (), (example,), Metric("rougeL")), example)
 
 
 def _shares(probes: Sequence[Probe], texts: Sequence[str]) -> dict[str, float]:
