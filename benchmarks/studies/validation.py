@@ -24,13 +24,13 @@ from text_to_lora import TextToLora
 from text_to_lora.evaluation.conditions import Sources, plan_conditions
 from text_to_lora.evaluation.scoring import Row, Scorer
 from text_to_lora.evaluation.suite import evaluate_suite
-from text_to_lora.files import write_json
+from text_to_lora.files import read_json, write_json
 from text_to_lora.tasks.families.probe import Probe, word_probe
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Example, Metric, Task
 from text_to_lora.training.data import split_by_group
 
-CONDITIONS = ("base", "in_prompt", "matched", "matched_in_prompt", "shuffled", "junk")
+CONDITIONS = ("base", "in_prompt", "matched", "shuffled", "junk")
 PROBE_SEED = 0
 
 
@@ -101,9 +101,10 @@ def main() -> None:
         "command": command(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    words = score_words(t2l, options.probes)
-    write_json(options.out / "validation_words.json", {**facts, **words})
-    print(words["exact"], flush=True)
+    file = options.out / "validation_words.json"
+    if not (file.is_file() and read_json(file).get("hypernet") == t2l.fingerprint):
+        words = score_words(t2l, options.probes)
+        write_json(file, {**facts, "hypernet": t2l.fingerprint, **words})
     _, tasks = split_by_group(load_data_dir(options.data, split="train"))
     base, tokenizer = t2l.base
     sources = Sources(tasks=tasks, generate=lambda texts: t2l.generate(texts).weights)
