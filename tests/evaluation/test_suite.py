@@ -260,9 +260,7 @@ def test_equal_names_and_broken_adapters_are_refused(
     with pytest.raises(ConfigError, match="no condition to score"):
         evaluate(conditions=[])
     with pytest.raises(SpecError, match="holds NaN or infinity"):
-        evaluate(
-            kinds=["matched"], generate=lambda texts: generate(base)(texts).scale(torch.inf)
-        )
+        evaluate(kinds=["matched"], generate=lambda texts: generate(base)(texts).scale(torch.inf))
     assert not sample_path(tmp_path / "out", "matched").exists()
 
 
