@@ -31,7 +31,9 @@ def train_round(data: Path, runs: Path, number: int, settings: list[str]) -> Pat
     folder = runs / f"hypernet-{number}"
     overrides = [f"data.data_dir={data}", f"encoder.cache_dir={runs / 'embeddings'}", *settings]
     if number > 1:
-        overrides.append(f"hypernet.start_from={runs / f'hypernet-{number - 1}' / 'last'}")
+        before = runs / f"hypernet-{number - 1}" / "last"
+        start = before if before.is_dir() else PACKAGE / "hypernet"  # in bfloat16, as it ships
+        overrides.append(f"hypernet.start_from={start}")
         overrides.append(f"run.seed={41 + number}")  # other rows than those of the rounds before
     options = [part for setting in overrides for part in ("--set", setting)]
     t2l("train", "sft", "embedded", "-o", str(folder), *options)

@@ -33,7 +33,7 @@ def benchmarks(
     ] = None,
     multitask: Annotated[
         str | None,
-        typer.Option(help="PEFT folder of the multi-task adapter; 'embedded' for the shipped one."),
+        typer.Option(help="PEFT folder of the multi-task adapter."),
     ] = None,
     rows: Annotated[
         int, typer.Option(min=0, help="Most rows scored a task, drawn by the seed; 0 for all.")

@@ -45,7 +45,7 @@ def suite(
     ] = None,
     multitask: Annotated[
         str | None,
-        typer.Option(help="PEFT folder of the multi-task adapter; 'embedded' for the shipped one."),
+        typer.Option(help="PEFT folder of the multi-task adapter."),
     ] = None,
     multitask_in_prompt: Annotated[
         str | None,
@@ -91,7 +91,7 @@ def suite(
 
     \b
     Example:
-      t2l eval suite --tasks data -o results --multitask embedded
+      t2l eval suite --tasks data -o results
     """
     from text_to_lora.encoders.cache import CachedEncoder
     from text_to_lora.lora.library import load_library
