@@ -23,14 +23,13 @@ def demo(
     seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
     refine_seconds: Annotated[
         float, typer.Option(min=0, help="Most seconds of refining at the end; 0 for none.")
-    ] = 0.0,
+    ] = 30.0,
     as_json: AsJson = False,
 ) -> None:
     """Generate adapters for several descriptions and show answers before and after.
 
-    The descriptions and rows were written for this demonstration; misses are shown. With
-    --refine-seconds an adapter is refined at the end, on 16 rows of a task whose labels no sentence
-    tells.
+    The descriptions and rows were written for this demonstration; misses are shown. At the end an
+    adapter is refined on 16 rows of a task whose labels no sentence tells.
 
     \b
     Examples:
