@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from text_to_lora import TextToLora, load_base
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library, save_library
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.training.compression import compress, fit_settings
 from text_to_lora.training.config import set_keys
 from text_to_lora.training.reconstruction_config import ReconstructionConfig

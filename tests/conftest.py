@@ -9,6 +9,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tiny_models import (
+    base_folder,
+    described_hypernet_folder,
+    hypernet_folder,
+    idle_hypernet_folder,
+)
+
+__all__ = ["base_folder", "described_hypernet_folder", "hypernet_folder", "idle_hypernet_folder"]
+
 # What generating an adapter never imports; each costs seconds.
 TRAINING_MODULES = (
     "transformers.trainer",

@@ -19,7 +19,9 @@ def make_tasks(split: str = "train") -> list[Task]:
 
     def task(name: str, rows: list[tuple[str, str]], metric: Metric) -> Task:
         examples = tuple(Example(text, (answer,), i) for i, (text, answer) in enumerate(rows))
-        return Task(name, f"Solve {name} well.", (), examples, metric, license="CC0", split=split)
+        labels = f": {', '.join(metric.labels)}" if metric.labels else ""
+        definition = f"Solve {name} well{labels}."
+        return Task(name, definition, (), examples, metric, license="CC0", split=split)
 
     moods, kinds = ("happy", "sad"), ("news", "sport", "art")
     return [

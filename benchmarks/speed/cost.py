@@ -112,7 +112,7 @@ def _generate(setting: Setting, count: int, work: Path) -> dict[str, Any]:
 
 def _write(setting: Setting, count: int, work: Path) -> dict[str, Any]:
     """The same adapters as one library and as PEFT folders."""
-    from text_to_lora.lora.library import LibraryEntry, write_library
+    from text_to_lora.library.library import LibraryEntry, write_library
     from text_to_lora.lora.peft_format import save_adapter
 
     dtype = setting.dtype
@@ -147,7 +147,7 @@ def _write(setting: Setting, count: int, work: Path) -> dict[str, Any]:
 
 def _load_library(setting: Setting, count: int, work: Path) -> dict[str, Any]:
     """All adapters of a library: mapped, hashes checked, numbers checked."""
-    from text_to_lora.lora.library import load_library
+    from text_to_lora.library.library import load_library
 
     return _load(setting, work / "library", lambda: load_library(work / "library").weights)
 

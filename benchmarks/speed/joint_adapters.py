@@ -47,8 +47,8 @@ from benchmarks.lib import RESULTS, again, command, machine, run_json
 from text_to_lora.files import read_json, write_folder, write_json
 from text_to_lora.inference.packing import takes_packed_rows
 from text_to_lora.inference.rows import answer_logits
+from text_to_lora.library.library import load_library
 from text_to_lora.lora import load_adapter, save_adapter
-from text_to_lora.lora.library import load_library
 from text_to_lora.models.base import load_base_config
 from text_to_lora.models.find import find_base
 from text_to_lora.tasks.task import Task

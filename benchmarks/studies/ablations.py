@@ -37,8 +37,8 @@ from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.paired import interval_dict
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
 from text_to_lora.files import read_json
+from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import load_hypernet
-from text_to_lora.serving.generator import TextToLora
 from text_to_lora.training.config import load_recipe
 from text_to_lora.training.sft import train_sft
 

@@ -18,7 +18,7 @@ from benchmarks.lib import make_cell
 from benchmarks.studies.forms import FORMS, takes
 from benchmarks.studies.judge import Judge, Means, parser
 from text_to_lora.evaluation.conditions import JUNK, derangements
-from text_to_lora.serving.generator import TextToLora
+from text_to_lora.generate import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.data import split_by_group

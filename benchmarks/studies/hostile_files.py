@@ -18,14 +18,14 @@ from text_to_lora.encoders import load_encoder
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
+from text_to_lora.inspection import describe
+from text_to_lora.library.import_adapters import find_adapters, import_adapters
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights, load_adapter, save_adapter
-from text_to_lora.lora.collect import find_adapters, import_adapters
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.models.cache import fetch_base
 from text_to_lora.models.llama_gguf import convert_gguf
 from text_to_lora.models.smollm2 import PackagedBase
 from text_to_lora.models.wheel import PackagedFile, PinnedFile
-from text_to_lora.serving.describe import describe
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.hub import load_sni
 from text_to_lora.tasks.user_rows import check_rows, read_rows

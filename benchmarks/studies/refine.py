@@ -33,12 +33,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.lib import RESULTS, make_cell
+from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import Hypernetwork, load_hypernet
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenStates
 from text_to_lora.lora import LoraWeights
 from text_to_lora.models.find import find_hypernet
-from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.config import ObjectiveSection

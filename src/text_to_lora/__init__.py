@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from text_to_lora.encoders import load_encoder as load_encoder
     from text_to_lora.errors import T2LError as T2LError
     from text_to_lora.errors import T2LWarning as T2LWarning
+    from text_to_lora.generate import Adapters as Adapters
+    from text_to_lora.generate import TextToLora as TextToLora
     from text_to_lora.hypernet.checkpoint import load_hypernet as load_hypernet
     from text_to_lora.hypernet.checkpoint import save_hypernet as save_hypernet
     from text_to_lora.lora.apply import adapted as adapted
@@ -20,25 +22,23 @@ if TYPE_CHECKING:
     from text_to_lora.lora.spec import LoraSpec as LoraSpec
     from text_to_lora.lora.weights import LoraWeights as LoraWeights
     from text_to_lora.models.base import load_base as load_base
-    from text_to_lora.serving.generator import Adapters as Adapters
-    from text_to_lora.serving.generator import TextToLora as TextToLora
-    from text_to_lora.serving.refinement import refine as refine
+    from text_to_lora.refinement import refine as refine
 
 # Where each public name lives; imported on first use, so that `import text_to_lora` is light.
 _PUBLIC = {
-    "Adapters": "serving.generator",
+    "Adapters": "generate",
     "LoraSpec": "lora.spec",
     "LoraWeights": "lora.weights",
     "T2LError": "errors",
     "T2LWarning": "errors",
-    "TextToLora": "serving.generator",
+    "TextToLora": "generate",
     "adapted": "lora.apply",
     "load_adapter": "lora.peft_format",
     "load_base": "models.base",
     "load_encoder": "encoders",
     "load_hypernet": "hypernet.checkpoint",
     "merge": "lora.apply",
-    "refine": "serving.refinement",
+    "refine": "refinement",
     "save_adapter": "lora.peft_format",
     "save_hypernet": "hypernet.checkpoint",
 }

@@ -31,8 +31,8 @@ from text_to_lora.analysis.cost import (
 from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, save_hypernet
+from text_to_lora.library.library import LibraryEntry, write_library
 from text_to_lora.lora import LoraSpec
-from text_to_lora.lora.library import LibraryEntry, write_library
 from text_to_lora.lora.weights import LoraWeights
 
 SMALL: dict[str, Any] = {

@@ -14,9 +14,9 @@ from text_to_lora.analysis.harm_plots import plot_harm
 from text_to_lora.analysis.no_harm import Judged, choose_other_rows, run_harm
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.scoring import Scorer
+from text_to_lora.generate import TextToLora
 from text_to_lora.lora.apply import adapted
 from text_to_lora.models.base import load_base
-from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.task import Example, Metric, Task
 from tiny_models import base_folder, hypernet_folder
 

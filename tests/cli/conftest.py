@@ -9,14 +9,6 @@ from dataclasses import dataclass
 import pytest
 
 from text_to_lora.cli import main
-from tiny_models import (
-    base_folder,
-    described_hypernet_folder,
-    hypernet_folder,
-    idle_hypernet_folder,
-)
-
-__all__ = ["base_folder", "described_hypernet_folder", "hypernet_folder", "idle_hypernet_folder"]
 
 
 @dataclass(frozen=True)

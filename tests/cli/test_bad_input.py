@@ -56,7 +56,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def adapter_folder(hypernet_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.generate import TextToLora
 
     folder = tmp_path_factory.mktemp("adapter") / "adapter"
     TextToLora.from_pretrained(hypernet_folder).generate(["Say yes"]).save(folder)

@@ -19,9 +19,9 @@ from transformers import LlamaConfig
 
 from naive_hypernet import reference_parameters
 from text_to_lora.encoders.config import EncoderConfig
+from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet
 from text_to_lora.lora import LoraSpec
-from text_to_lora.serving.generator import TextToLora
 
 OFFICIAL = Path(__file__).parents[1] / "hypernet" / "official"
 NAME = "sft_M_llama"

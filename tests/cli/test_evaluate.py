@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from text_to_lora.evaluation.conditions import KINDS
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, save_library
-from text_to_lora.serving.generator import TextToLora
+from text_to_lora.generate import TextToLora
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_library
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from text_to_lora.generate import TextToLora
 from text_to_lora.lora import LoraWeights, load_adapter
 from text_to_lora.models.base import load_base_config
-from text_to_lora.serving.generator import TextToLora
 
 TEXTS = ["Answer in capitals", "Reply with the last word only", "Say yes or no"]
 

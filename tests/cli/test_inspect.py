@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.serving.describe import describe
+from text_to_lora.inspection import describe
 
 
 def test_an_adapter_is_shown_with_its_provenance(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from tiny_models import make_config
 
 

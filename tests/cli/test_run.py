@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from text_to_lora.generate import TextToLora
 from text_to_lora.inference.answers import SMALL_EFFECT, answer
 from text_to_lora.models.base import load_base
-from text_to_lora.serving.generator import TextToLora
 
 
 def test_base_and_adapted_answers_stand_beside_each_other(

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks.studies import refine as study
+from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import load_hypernet
-from text_to_lora.serving.generator import TextToLora
 from tiny_models import base_folder, hypernet_folder
 
 __all__ = ["base_folder", "hypernet_folder"]

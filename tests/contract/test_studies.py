@@ -20,8 +20,8 @@ from benchmarks.studies.ablations import difference, noise_floor, summarise, ver
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap
+from text_to_lora.generate import TextToLora
 from text_to_lora.models.base import load_base
-from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 from tiny_models import base_folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from text_to_lora.demo.refine import refine_task, show_refinement
-from text_to_lora.serving.generator import TextToLora
+from text_to_lora.generate import TextToLora
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "refine.py"
 

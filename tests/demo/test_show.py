@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from text_to_lora.demo.show import Shown, demo_tasks, show
+from text_to_lora.generate import Adapters, TextToLora
 from text_to_lora.inference.answers import answer
 from text_to_lora.models.base import load_base
-from text_to_lora.serving.generator import Adapters, TextToLora
 
 
 @pytest.fixture(scope="module")

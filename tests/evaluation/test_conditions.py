@@ -21,7 +21,7 @@ from text_to_lora.evaluation.conditions import (
     group_of,
     plan_conditions,
 )
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Metric, Row, Task
 

@@ -30,7 +30,7 @@ from text_to_lora.evaluation.conditions import (
 from text_to_lora.evaluation.samples import Sample, read_samples, sample_path
 from text_to_lora.evaluation.scoring import Row
 from text_to_lora.evaluation.suite import evaluate_suite
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Metric, Task
 

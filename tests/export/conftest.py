@@ -13,9 +13,6 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from text_to_lora.lora import LoraSpec, LoraWeights
-from tiny_models import base_folder, hypernet_folder
-
-__all__ = ["base_folder", "hypernet_folder"]
 
 PLAIN: dict[str, Any] = {
     "vocab_size": 61,

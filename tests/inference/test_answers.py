@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.generate import TextToLora
 from text_to_lora.inference.answers import answer, count_dropped, effect
 from text_to_lora.lora import LoraWeights, adapted
 from text_to_lora.models.base import load_base
-from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.prompts import PromptFormat
 
 INPUTS = ["a", "the sun is warm today", "good morning"]

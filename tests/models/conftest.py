@@ -16,9 +16,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from text_to_lora.models.smollm2 import PackagedBase
 from text_to_lora.models.wheel import PackagedFile, PinnedFile
-from tiny_models import base_folder, hypernet_folder
-
-__all__ = ["base_folder", "hypernet_folder"]
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("h e", "l l", "he ll", "1 2")

@@ -9,8 +9,8 @@ import torch
 from transformers import MistralConfig
 
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora import LoraSpec, LoraWeights
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry
 from text_to_lora.training import reconstruction
 from text_to_lora.training.config import load_recipe, recipes
 from text_to_lora.training.reconstruction import reconstruct

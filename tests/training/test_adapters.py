@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from transformers import get_scheduler
 
 from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.library.library import load_library
 from text_to_lora.lora import load_adapter, save_adapter
-from text_to_lora.lora.library import load_library
 from text_to_lora.models.base import load_base, load_base_config
 from text_to_lora.tasks.task import Example, Metric, Task
 from text_to_lora.training.adapters import (

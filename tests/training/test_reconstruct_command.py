@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaConfig
 
 from text_to_lora.cli import main
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, save_library
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = [

@@ -19,8 +19,8 @@ from text_to_lora import TextToLora, load_adapter
 from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import AdapterFormatError, ConfigError, T2LError, T2LWarning
 from text_to_lora.hypernet import Hypernetwork, load_hypernet, save_hypernet
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.training import reconstruction
 from text_to_lora.training.reconstruction import (
     LibraryBatches,

@@ -15,8 +15,8 @@ from transformers import LlamaConfig
 from text_to_lora import TextToLora, load_base
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.hypernet import load_hypernet
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.lora import LoraSpec
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.training import reconstruction
 from text_to_lora.training.reconstruction import (
     LibraryBatches,

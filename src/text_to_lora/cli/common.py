@@ -16,7 +16,7 @@ from text_to_lora.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.generate import TextToLora
 
 Model = Annotated[
     str,
@@ -170,7 +170,7 @@ def load_generator(model: str, device: str = "cpu") -> TextToLora:
 
     Raises ConfigError when either cannot be had.
     """
-    from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.generate import TextToLora
 
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
     if t2l.reads_with_base:
@@ -187,7 +187,7 @@ def load_model_and_base(
     """
     import torch
 
-    from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.generate import TextToLora
 
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
     chosen = None if dtype is None else getattr(torch, dtype)

@@ -74,7 +74,7 @@ def compress(
     set_keys = import_training("text_to_lora.training.config").set_keys
     kind = import_training("text_to_lora.training.reconstruction_config").ReconstructionConfig
     with progress("reading the library"):
-        from text_to_lora.lora.library import load_library
+        from text_to_lora.library.library import load_library
 
         adapters = load_library(library, skip_bad=skip_bad)
         tasks = data and compression.choose_tasks(adapters, data, count=score_tasks)

@@ -94,10 +94,10 @@ def suite(
       t2l eval suite --tasks data -o results
     """
     from text_to_lora.encoders.cache import CachedEncoder
-    from text_to_lora.lora.library import load_library
+    from text_to_lora.generate import TextToLora
+    from text_to_lora.library.library import load_library
     from text_to_lora.lora.peft_format import load_adapter
     from text_to_lora.models.find import find_adapter
-    from text_to_lora.serving.generator import TextToLora
 
     try:
         from text_to_lora.evaluation.conditions import Sources, check_kinds, plan_conditions

@@ -25,7 +25,7 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.outputs import check_output
 
 if TYPE_CHECKING:
-    from text_to_lora.serving.generator import Adapters
+    from text_to_lora.generate import Adapters
 
 
 def generate(

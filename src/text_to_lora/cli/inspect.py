@@ -25,8 +25,8 @@ def inspect(
       t2l inspect embedded --json
     """
     with progress("reading"):
+        from text_to_lora.inspection import describe
         from text_to_lora.models.find import EMBEDDED, find_hypernet
-        from text_to_lora.serving.describe import describe
 
         facts = describe(find_hypernet(EMBEDDED) if path == EMBEDDED else path)
     if as_json:

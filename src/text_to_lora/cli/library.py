@@ -62,7 +62,7 @@ def add(
       t2l library add Lots-of-LoRAs/Mistral-7B-Instruct-v0.2-4b-r16-task280 -o lots
     """
     with progress("looking for adapters") as show:
-        from text_to_lora.lora.collect import find_adapters, import_adapters
+        from text_to_lora.library.import_adapters import find_adapters, import_adapters
         from text_to_lora.models.base import load_base_config
         from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE, base_to_load, find_adapter
 
@@ -134,8 +134,8 @@ def export(
       t2l library export library -o two --task sort-words --task sentiment/reviews
     """
     with progress("reading the library") as show:
-        from text_to_lora.lora.export import export_library
-        from text_to_lora.lora.library import load_library
+        from text_to_lora.library.export import export_library
+        from text_to_lora.library.library import load_library
 
         report = export_library(
             load_library(library, skip_bad=skip_bad),
@@ -163,7 +163,7 @@ def show(library: Library, skip_bad: SkipBad = False, as_json: AsJson = False) -
       t2l library show library --json
     """
     with progress("reading the library"):
-        from text_to_lora.lora.library import load_library
+        from text_to_lora.library.library import load_library
 
         loaded = load_library(library, skip_bad=skip_bad)
     spec, weights = loaded.spec, loaded.weights

@@ -11,7 +11,7 @@ from text_to_lora.cli.common import AsJson, Device, Model, check_device, echo_js
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.generate import TextToLora
 
 Data = Annotated[Path, typer.Option("--data", help="Folder of task collections.")]
 Split = Annotated[str, typer.Option(help="Split of splits.json whose descriptions are used.")]
@@ -144,6 +144,6 @@ def neighbours(
 
 
 def _load(model: str, device: str, cache: Path | None) -> TextToLora:
-    from text_to_lora.serving.generator import TextToLora
+    from text_to_lora.generate import TextToLora
 
     return TextToLora.from_pretrained(model, device=check_device(device), cache_dir=cache)

@@ -45,8 +45,8 @@ def list_models(
         raise ConfigError(f"{str(folder)!r} is not a folder; name one, or leave it out")
     found: list[dict[str, Any]] = []
     with progress("looking for hypernetworks") as show:
+        from text_to_lora.inspection import describe
         from text_to_lora.models import find
-        from text_to_lora.serving.describe import describe
 
         for name in (find.EMBEDDED, *map(str, find.local_hypernets(folder))):
             show(f"reading {name}")

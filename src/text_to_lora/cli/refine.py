@@ -27,7 +27,7 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.outputs import check_output
 
 if TYPE_CHECKING:
-    from text_to_lora.serving.generator import Adapters
+    from text_to_lora.generate import Adapters
 
 Inputs = tuple[list[str], list[Sequence[tuple[str, str]]], list[str]]
 """Descriptions, rows and names of tasks."""
@@ -93,8 +93,8 @@ def refine(
         seconds = 60.0
     state = output.with_name(f"{output.name}.unfinished")
     with progress("loading the hypernetwork") as show, _saying_where_work_is(state):
-        refine_with = import_training("text_to_lora.serving.refinement").refine_with
-        from text_to_lora.serving.generator import TextToLora
+        refine_with = import_training("text_to_lora.refinement").refine_with
+        from text_to_lora.generate import TextToLora
 
         t2l = TextToLora.from_pretrained(model, device=check_device(device))
         silence_transformers()

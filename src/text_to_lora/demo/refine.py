@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from text_to_lora.generate import TextToLora
 from text_to_lora.inference.answers import answer
-from text_to_lora.serving.generator import TextToLora
 
 Row = tuple[str, str]
 

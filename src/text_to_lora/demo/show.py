@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from text_to_lora.generate import Adapters
 from text_to_lora.inference.answers import answer
-from text_to_lora.serving.generator import Adapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

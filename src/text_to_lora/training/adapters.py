@@ -20,7 +20,7 @@ from torch import Tensor
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import read_json, write_json
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry, load_library, save_library
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base_config

@@ -14,11 +14,11 @@ import torch
 from text_to_lora.errors import ConfigError, list_some
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.files import write_folder
+from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet.checkpoint import load_hypernet
 from text_to_lora.hypernet.config import HeadKind
-from text_to_lora.lora.library import AdapterLibrary
+from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.serving.generator import TextToLora
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.checkpoints import RunFolder

@@ -28,7 +28,7 @@ from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenConfig
-from text_to_lora.lora.library import AdapterLibrary, load_library
+from text_to_lora.library.library import AdapterLibrary, load_library
 from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base

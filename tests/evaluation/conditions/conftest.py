@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Metric, Row, Task

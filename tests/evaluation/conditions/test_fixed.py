@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from text_to_lora.evaluation.conditions import Mean, Multitask, Setup
-from text_to_lora.lora.library import AdapterLibrary
+from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
 

@@ -11,7 +11,7 @@ import torch
 from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions import Oracle, Retrieval
-from text_to_lora.lora.library import AdapterLibrary, LibraryEntry
+from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
 

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.evaluation.conditions import Arrow, Setup
 from text_to_lora.evaluation.conditions.routing import find_prototypes
-from text_to_lora.lora.library import AdapterLibrary
+from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row

@@ -35,7 +35,7 @@ def answers(task: Task) -> set[str]:
 
 
 CONSTANT = ("constant", "name", "greeting", "chosen_name")
-LABELLED = ("labels", "sentiment", "several_labels", "renamed_labels")
+LABELLED = ("labels", "sentiment", "several_labels", "renamed_labels", "replaced_labels")
 
 
 @pytest.mark.parametrize("name", CONSTANT)
@@ -185,8 +185,14 @@ def test_every_word_family_is_made_in_its_splits(trained: list[Task], held_out: 
         names = {f"family:{family.name}" for family in WORD_FAMILIES}
         if split == "train":
             names -= {f"family:{name}" for name in VALIDATION_FAMILIES}
-        assert {task.source for task in tasks} == {*names, "family:word_renamed_labels"}
-        assert all(len(task.descriptions) >= 8 for task in tasks)
+        assert {task.source for task in tasks} == {
+            *names,
+            "family:word_renamed_labels",
+            "family:word_replaced_labels",
+        }
+        assert all(
+            len(task.descriptions) >= 8 for task in tasks if "replaced_labels" not in task.source
+        )
 
 
 def test_tasks_have_twenty_to_forty_rows_and_inputs_stay_in_their_part(
@@ -194,7 +200,7 @@ def test_tasks_have_twenty_to_forty_rows_and_inputs_stay_in_their_part(
 ) -> None:
     digits: dict[str, set[bool]] = {}
     for task in trained + held_out:
-        if "renamed" not in task.name:
+        if not re.search("renamed|replaced", task.name):
             assert 16 <= len(task.examples) <= 40
         for example in task.examples:
             digits.setdefault(example.input, set()).add(example.idx % 10 == 9)

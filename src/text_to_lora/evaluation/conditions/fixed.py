@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self, final
 
 from text_to_lora.evaluation.conditions.condition import Condition, Setup, Sources
-from text_to_lora.lora.library import AdapterLibrary
+from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
 

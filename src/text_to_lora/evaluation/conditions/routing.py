@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions.condition import Condition, Setup, Sources
-from text_to_lora.lora.library import AdapterLibrary
+from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.tasks.task import Row
 
 if TYPE_CHECKING:

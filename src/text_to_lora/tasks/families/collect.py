@@ -9,7 +9,11 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.families.conditions import CONDITION_FAMILIES
 from text_to_lora.tasks.families.family import Draft, Family, Split, SyntheticRow
 from text_to_lora.tasks.families.formats import FORMAT_FAMILIES
-from text_to_lora.tasks.families.labels import LABEL_FAMILIES, WORD_RENAMED_LABELS
+from text_to_lora.tasks.families.labels import (
+    LABEL_FAMILIES,
+    WORD_RENAMED_LABELS,
+    WORD_REPLACED_LABELS,
+)
 from text_to_lora.tasks.families.records import RECORD_FAMILIES
 from text_to_lora.tasks.families.source import MIN_EXAMPLES, Source
 from text_to_lora.tasks.families.text import CONSTANT, NOUN_FAMILIES, VERB_FAMILIES
@@ -46,8 +50,8 @@ position, words), each near to a family that is trained (last_word, longest_word
 following the new description must be possible, repeating a trained task must fail.
 """
 
-RENAMED_SHARE = 0.12
-"""Share of the word tasks that are real tasks with words of the word pool for their labels."""
+REAL_LABEL_SHARES = {WORD_REPLACED_LABELS: 0.25, WORD_RENAMED_LABELS: 0.1}
+"""Shares of the word tasks that are real tasks with words of the word pool for their labels."""
 
 
 def families(
@@ -110,7 +114,7 @@ def families(
 
 def registry() -> dict[str, str]:
     """Give every family's name with one line that explains it."""
-    every_family = (*FAMILIES, *WORD_FAMILIES, WORD_RENAMED_LABELS)
+    every_family = (*FAMILIES, *WORD_FAMILIES, *REAL_LABEL_SHARES)
     return {family.name: family.explanation for family in every_family}
 
 
@@ -126,7 +130,7 @@ def _drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | None]]:
 
 
 def _word_drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | None]]:
-    """Draw tasks of the word families without end, RENAMED_SHARE of them over real labels."""
+    """Draw tasks of the word families without end, REAL_LABEL_SHARES of them over real labels."""
     left_out = VALIDATION_FAMILIES if source.split == "train" else ()
     one_round = [
         family
@@ -139,8 +143,12 @@ def _word_drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | No
     while True:
         rng = Random(f"{seed}/{source.split}/renamed/{attempt}")
         attempt += 1
-        if source.labelled and rng.random() < RENAMED_SHARE:
-            yield WORD_RENAMED_LABELS, WORD_RENAMED_LABELS.make(rng, source)
+        place = rng.random()
+        for family, share in REAL_LABEL_SHARES.items() if source.labelled else ():
+            if place < share:
+                yield family, family.make(rng, source)
+                break
+            place -= share
         else:
             yield next(drafts)
 

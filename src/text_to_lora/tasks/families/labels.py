@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from random import Random
 
@@ -17,6 +18,7 @@ from text_to_lora.tasks.families.source import (
     in_turns,
     one_task,
     task_phrases,
+    task_texts,
 )
 from text_to_lora.tasks.families.texts import load_texts
 from text_to_lora.tasks.families.wordings import wordings
@@ -90,6 +92,41 @@ def _word_renamed_labels(rng: Random, source: Source) -> Draft:
     task = rng.choice(source.labelled)
     words = source.pool.labels(rng, len(task.metric.labels))
     return _relabelled(rng, source, task, dict(zip(task.metric.labels, words, strict=True)))
+
+
+def _word_replaced_labels(rng: Random, source: Source) -> Draft | None:
+    """Make a task whose descriptions name new labels where the real ones stood."""
+    task = rng.choice(source.labelled)
+    words = source.pool.labels(rng, len(task.metric.labels))
+    new = dict(zip(task.metric.labels, words, strict=True))
+    texts = [_with_labels(text, new) for text in task_texts(task)]
+    descriptions = tuple(text for text in texts if text)[:DESCRIPTIONS_PER_TASK]
+    if not descriptions:
+        return None
+    return Draft(
+        descriptions,
+        source.limit(_map_labels(task, rng, {old: (label,) for old, label in new.items()})),
+        Metric("classification", tuple(words)),
+        task,
+    )
+
+
+def _with_labels(text: str, new: Mapping[str, str]) -> str | None:
+    """Put new labels where the old ones stand, None where one of them is not named.
+
+    A label of one or two letters has to stand in quotes, a longer one may stand in any case: "no"
+    and "a" are words of their own.
+    """
+    labels = sorted(new, key=len, reverse=True)
+    for place, label in enumerate(labels):
+        word = re.escape(label)
+        pattern = rf"(?<!\w){word}(?!\w)" if len(label) > 2 else rf"(?<=[\"'`]){word}(?=[\"'`])"
+        text, count = re.subn(pattern, f"\0{place}\0", text, flags=re.IGNORECASE)
+        if not count:
+            return None
+    for place, label in enumerate(labels):
+        text = text.replace(f"\0{place}\0", new[label])
+    return text
 
 
 def _wrong_label(rng: Random, source: Source) -> Draft | None:
@@ -176,3 +213,8 @@ WORD_RENAMED_LABELS = Family.described(
     "word_renamed_labels", _TEXTS["word_renamed_labels"], _word_renamed_labels
 )
 """A real task with words of the word pool for its labels; there has to be one with labels."""
+
+WORD_REPLACED_LABELS = Family.described(
+    "word_replaced_labels", _TEXTS["word_replaced_labels"], _word_replaced_labels
+)
+"""A real task whose descriptions name words of the word pool where its labels stood."""

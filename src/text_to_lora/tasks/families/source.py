@@ -16,11 +16,10 @@ from text_to_lora.tasks.families.label_sets import (
     LABEL_SETS,
     UNSEEN_WORDS,
     VALIDATION_LABEL_SETS,
-    VALIDATION_WORDS,
     YES_NO_WORDS,
 )
 from text_to_lora.tasks.families.messages import Messages
-from text_to_lora.tasks.families.word_pool import WordPool, hashed_for_validation
+from text_to_lora.tasks.families.word_pool import WordPool, is_held_out
 from text_to_lora.tasks.task import Example, Task
 
 EXAMPLES_PER_TASK = 64
@@ -70,9 +69,8 @@ class Source:
         words = {word.lower() for text in self.texts for word in text.words}
         self.vocabulary = sorted(
             word
-            for word in words - UNSEEN_WORDS - (VALIDATION_WORDS if split == "train" else set())
-            if re.fullmatch("[a-z]{3,9}", word)
-            and hashed_for_validation(word) == (split == "validation")
+            for word in words - UNSEEN_WORDS
+            if re.fullmatch("[a-z]{3,9}", word) and is_held_out(word) == (split == "validation")
         )
 
     @cached_property
@@ -172,9 +170,14 @@ def _short_description(task: Task) -> str | None:
     return None
 
 
+def task_texts(task: Task) -> list[str]:
+    """Give a task's short descriptions."""
+    return [text for text in task.descriptions if len(text.split()) <= MAX_DESCRIPTION_WORDS]
+
+
 def task_phrases(task: Task, rng: Random) -> list[str]:
     """Give a task's short descriptions as values, each ending a sentence."""
-    texts = [text for text in task.descriptions if len(text.split()) <= MAX_DESCRIPTION_WORDS]
+    texts = task_texts(task)
     chosen = rng.sample(texts, min(len(texts), DESCRIPTIONS_PER_TASK))
     return [text if text[-1] in ".!?:" else f"{text}." for text in chosen]
 

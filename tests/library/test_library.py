@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
-from text_to_lora.lora import LoraSpec, LoraWeights
-from text_to_lora.lora.library import (
+from text_to_lora.library.library import (
     AdapterLibrary,
     LibraryEntry,
     load_library,
     save_library,
     write_library,
 )
+from text_to_lora.lora import LoraSpec, LoraWeights
 
 TASKS = ["sums", "sort/words", "größer", "yes-no"]
 

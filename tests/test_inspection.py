@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from text_to_lora.errors import AdapterFormatError, CheckpointError, ConfigError
-from text_to_lora.serving.describe import describe
-from text_to_lora.serving.generator import TextToLora
+from text_to_lora.generate import TextToLora
+from text_to_lora.inspection import describe
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
 from text_to_lora.models.find import base_to_load, find_hypernet
-from text_to_lora.serving.upload import upload_folder
+from text_to_lora.models.upload import upload_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -301,7 +301,7 @@ class TextToLora:
 
         Raises ConfigError when rows, limits or options cannot work.
         """
-        from text_to_lora.serving.refinement import refine_with
+        from text_to_lora.refinement import refine_with
 
         return refine_with(self, descriptions, examples, **options)
 

@@ -17,9 +17,15 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
-from text_to_lora.lora import LoraSpec, LoraWeights, collect, save_adapter
-from text_to_lora.lora.collect import FoundAdapter, ImportReport, find_adapters, import_adapters
-from text_to_lora.lora.library import load_library, save_library, write_library
+from text_to_lora.library import import_adapters as importing
+from text_to_lora.library.import_adapters import (
+    FoundAdapter,
+    ImportReport,
+    find_adapters,
+    import_adapters,
+)
+from text_to_lora.library.library import load_library, save_library, write_library
+from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
 from text_to_lora.outputs import lock
 
 BASE = "example/base"
@@ -462,12 +468,12 @@ def test_an_adapter_that_a_fault_of_this_program_stops_is_left_out_on_request(
 ) -> None:
     tree.add("a")
     tree.add("b")
-    read = collect.read_adapter_config
+    read = importing.read_adapter_config
 
     def fail(folder: Path) -> dict[str, Any]:
         return read(folder) if folder.name == "a" else {}["key"]
 
-    monkeypatch.setattr(collect, "read_adapter_config", fail)
+    monkeypatch.setattr(importing, "read_adapter_config", fail)
     with pytest.raises(KeyError):
         tree.load(library)
     with pytest.warns(T2LWarning, match="'b' is left out: KeyError: 'key'"):
@@ -596,7 +602,7 @@ def test_a_library_that_another_job_changed_in_the_meantime_is_kept(
         save_library(load_library(tmp_path / "other"), tmp_path / "library", overwrite=True)
         return write_library(*arguments, **options)
 
-    monkeypatch.setattr("text_to_lora.lora.collect.write_library", write_after_another)
+    monkeypatch.setattr("text_to_lora.library.import_adapters.write_library", write_after_another)
     with pytest.raises(ConfigError, match=r"another job changed the library .* nothing was added"):
         tree.load(tmp_path / "library", overwrite=True)
     assert load_library(tmp_path / "library").names == ["a", "b"]
@@ -606,7 +612,7 @@ def test_a_library_that_another_job_changed_in_the_meantime_is_kept(
 def test_a_library_in_use_is_waited_for_for_a_limited_time(
     tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("text_to_lora.lora.collect.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("text_to_lora.library.import_adapters.LOCK_SECONDS", 0.1)
     tree.add("a")
     with (
         lock(tmp_path / ".library.lock", wait_seconds=0, refusal=""),

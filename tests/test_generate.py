@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 from text_to_lora.encoders import load_encoder
 from text_to_lora.encoders.config import TextSettings
 from text_to_lora.errors import ConfigError, SpecError, T2LWarning
+from text_to_lora.generate import Adapters, TextToLora
 from text_to_lora.hypernet import load_hypernet
 from text_to_lora.lora import load_adapter
-from text_to_lora.serving.generator import Adapters, TextToLora
 
 TEXTS = ["Answer in capitals", "Reply with the last word only", "Say yes or no"]
 IDS = torch.arange(3, 27).view(2, 12)

@@ -16,7 +16,7 @@ import torch
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
 from text_to_lora.files import JsonError, file_hash, read_bytes, read_json
-from text_to_lora.lora.library import (
+from text_to_lora.library.library import (
     INDEX_FILE,
     AdapterLibrary,
     LibraryEntry,

@@ -1,0 +1,1 @@
+"""Many adapters as one file: the library, its import and its export."""

@@ -1,5 +1,0 @@
-"""The tiny folders that these tests share."""
-
-from tiny_models import base_folder, hypernet_folder, idle_hypernet_folder
-
-__all__ = ["base_folder", "hypernet_folder", "idle_hypernet_folder"]
