@@ -51,9 +51,7 @@ def load_data_dir(path: Path | str, split: str = "train") -> list[Task]:
     if not isinstance(splits, dict):
         raise TaskDataError("expected an object {split: [task id, ...]}", path=splits_file)
     if split not in splits:
-        raise ConfigError(
-            f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}"
-        )
+        raise ConfigError(f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}")
     names = splits[split]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TaskDataError(f"split {split!r} is not a list of task ids", path=splits_file)
@@ -84,9 +82,7 @@ def _read_tasks(
     for name in chosen:
         line, entry = entries[name]
         tasks.append(
-            _build_task(
-                entry, examples[name], path=folder / "tasks.json", line=line, data=file, split=split
-            )
+            _build_task(entry, examples[name], path=folder / "tasks.json", line=line, data=file, split=split)
         )
     _warn_of_other_labels(folder, tasks)
     return tasks
@@ -224,9 +220,7 @@ def _collect(
             idx = counts[name]
         counts[name] += 1
         if type(idx) is not int or idx < 0:
-            raise TaskDataError(
-                f"idx {shorten(idx)}; give a whole number from 0", path=file, line=line
-            )
+            raise TaskDataError(f"idx {shorten(idx)}; give a whole number from 0", path=file, line=line)
         if (name, idx) in seen:
             raise TaskDataError(
                 f"idx {idx} of task {name!r} occurs twice; number the rows of a task apart",
@@ -269,9 +263,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         for column in columns:
             if header.count(column) != 1:
                 state = "is missing" if column not in header else "is there twice"
-                raise TaskDataError(
-                    f"column {column!r} {state}; expected {', '.join(columns)}", path=path
-                )
+                raise TaskDataError(f"column {column!r} {state}; expected {', '.join(columns)}", path=path)
 
     for line, (name, idx, text, outputs) in enumerate(read_parquet(path, columns, check), 1):
         yield line, name, idx, text, outputs
@@ -280,9 +272,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 def _json_rows(path: Path) -> Iterator[Row]:
     for line, row in read_json_lines(path):
         if not isinstance(row, dict):
-            raise TaskDataError(
-                f"a row is a {type(row).__name__}; expected an object", path=path, line=line
-            )
+            raise TaskDataError(f"a row is a {type(row).__name__}; expected an object", path=path, line=line)
         for field in ("task_id", "input", "outputs"):
             if field not in row:
                 raise TaskDataError(
@@ -297,9 +287,7 @@ def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield every item of a JSON list with the line where it starts."""
     items = read_task_json(path)
     if not isinstance(items, list):
-        raise TaskDataError(
-            f"holds a {type(items).__name__}; a list of tasks is expected", path=path
-        )
+        raise TaskDataError(f"holds a {type(items).__name__}; a list of tasks is expected", path=path)
     text = path.read_text(encoding="utf-8-sig")
     decoder = json.JSONDecoder()
     position, line, counted = text.index("[") + 1, 1, 0

@@ -94,9 +94,7 @@ class PromptFormat:
             raise ConfigError(f"description_in is {description_in!r}; choose 'system' or 'user'")
         if not tokenizer.chat_template:
             end, start = end_of_text(tokenizer), str(tokenizer.bos_token or "")
-            return cls(
-                Frame(start, "\n\n", "\n", "", end), Frame("", start, "\n", "", end), PLAIN_SHOT
-            )
+            return cls(Frame(start, "\n\n", "\n", "", end), Frame("", start, "\n", "", end), PLAIN_SHOT)
         template = ChatTemplate(tokenizer)
         untold = template.frame([user(INPUT_MARK)])
         told, in_system = None, description_in == "system"
@@ -252,8 +250,7 @@ def _checked(form: PromptFormat, template: ChatTemplate, *, in_system: bool) -> 
     last = [user(text)]
     if not is_own(last, text) or not is_own(with_description(last), text, description):
         raise ConfigError(
-            "the tokenizer's chat template changes the texts that it is given; "
-            "set another chat_template"
+            "the tokenizer's chat template changes the texts that it is given; set another chat_template"
         )
     if form.shot is None or not is_own([*earlier, *last], text, None, shots):
         return replace(form, shot=None)

@@ -11,13 +11,10 @@ import pytest
 
 from made_up_tasks import make_tasks
 from text_to_lora.errors import ConfigError
-from text_to_lora.tasks.families import (
-    VALIDATION_FAMILIES,
-    families,
-    registry,
-)
+from text_to_lora.tasks.families import FAMILIES, VALIDATION_FAMILIES, families
+from text_to_lora.tasks.families.collect import REAL_LABEL_SHARES
+from text_to_lora.tasks.families.family import load_texts
 from text_to_lora.tasks.families.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
-from text_to_lora.tasks.families.texts import load_texts
 from text_to_lora.tasks.families.words import WORD_FAMILIES
 from text_to_lora.tasks.task import Task
 
@@ -59,30 +56,30 @@ def ordinal(descriptions: tuple[str, ...]) -> int:
 NUMBERS = ["one", "two", "three", "four", "five"]
 
 RULES: dict[str, Callable[[str, tuple[str, ...]], str]] = {
-    "first_word": lambda text, told: plain(text)[0],
-    "last_word": lambda text, told: plain(text)[-1],
-    "nth_word": lambda text, told: plain(text)[ordinal(told) - 1],
-    "nth_word_from_end": lambda text, told: plain(text)[::-1][ordinal(told) - 1],
-    "longest_word": lambda text, told: max(plain(text), key=len),
-    "shortest_word": lambda text, told: min(plain(text), key=len),
-    "count_words": lambda text, told: str(text.count(" ") + 1),
-    "initials": lambda text, told: "".join(re.findall(r"\b\w", text)).upper(),
-    "copy": lambda text, told: text,
-    "capitals": lambda text, told: "".join(letter.upper() for letter in text),
-    "small_letters": lambda text, told: "".join(letter.lower() for letter in text),
-    "title_case": lambda text, told: re.sub(r"\W+", " ", text).title().strip(),
-    "reversed_words": lambda text, told: " ".join(
+    "first_word": lambda text, descriptions: plain(text)[0],
+    "last_word": lambda text, descriptions: plain(text)[-1],
+    "nth_word": lambda text, descriptions: plain(text)[ordinal(descriptions) - 1],
+    "nth_word_from_end": lambda text, descriptions: plain(text)[::-1][ordinal(descriptions) - 1],
+    "longest_word": lambda text, descriptions: max(plain(text), key=len),
+    "shortest_word": lambda text, descriptions: min(plain(text), key=len),
+    "count_words": lambda text, descriptions: str(text.count(" ") + 1),
+    "initials": lambda text, descriptions: "".join(re.findall(r"\b\w", text)).upper(),
+    "copy": lambda text, descriptions: text,
+    "capitals": lambda text, descriptions: "".join(letter.upper() for letter in text),
+    "small_letters": lambda text, descriptions: "".join(letter.lower() for letter in text),
+    "title_case": lambda text, descriptions: re.sub(r"\W+", " ", text).title().strip(),
+    "reversed_words": lambda text, descriptions: " ".join(
         plain(text)[i] for i in range(-1, -1 - text.count(" ") - 1, -1)
     ),
-    "every_second_word": lambda text, told: " ".join(
+    "every_second_word": lambda text, descriptions: " ".join(
         w for i, w in enumerate(plain(text)) if i % 2 == 0
     ),
-    "line": lambda text, told: text.split("\n")[ordinal(told) - 1],
-    "item": lambda text, told: plain(text)[ordinal(told) - 1],
-    "last_item": lambda text, told: plain(text)[-1],
-    "longest_item": lambda text, told: max(plain(text), key=len),
-    "count_items": lambda text, told: str(len(plain(text))),
-    "first_item_by_alphabet": lambda text, told: min(plain(text)),
+    "line": lambda text, descriptions: text.split("\n")[ordinal(descriptions) - 1],
+    "item": lambda text, descriptions: plain(text)[ordinal(descriptions) - 1],
+    "last_item": lambda text, descriptions: plain(text)[-1],
+    "longest_item": lambda text, descriptions: max(plain(text), key=len),
+    "count_items": lambda text, descriptions: str(len(plain(text))),
+    "first_item_by_alphabet": lambda text, descriptions: min(plain(text)),
 }
 
 
@@ -99,15 +96,10 @@ def test_every_family_is_made_in_the_split_that_it_belongs_to(
     trained: list[Task], held_out: list[Task]
 ) -> None:
     names = {task.source.removeprefix("family:") for task in trained}
-    others = set(registry()) - {
-        *(family.name for family in WORD_FAMILIES),
-        "word_renamed_labels",
-        "word_replaced_labels",
-    }
+    others = {family.name for family in FAMILIES}
     assert names == others - set(VALIDATION_FAMILIES)
     names = {task.source.removeprefix("family:") for task in held_out}
     assert names == {*VALIDATION_FAMILIES, "renamed_labels", "constant"} & others
-    assert all(registry().values())
 
 
 def test_every_task_has_many_wordings(trained: list[Task]) -> None:
@@ -285,11 +277,9 @@ def test_tasks_of_a_seed_never_change(trained: list[Task], held_out: list[Task])
     assert fingerprint(families(make_tasks(), seed=3, num_tasks=60)) == "74f3346d09e9bbc9"
 
 
-def test_every_entry_of_a_yaml_file_is_of_a_family() -> None:
-    entries = [
-        name
-        for file in ("text", "conditions", "formats", "labels", "records", "words", "word_labels")
-        for name in load_texts(file)
-    ]
-    others = {"properties", "kinds", "topics"}
-    assert sorted(entries) == sorted({*registry(), *others})
+def test_every_entry_of_a_yaml_file_is_of_a_family_and_explains_it() -> None:
+    files = ("text", "conditions", "formats", "labels", "records", "words", "word_labels")
+    entries = {name: entry for file in files for name, entry in load_texts(file).items()}
+    names = {family.name for family in (*FAMILIES, *WORD_FAMILIES, *REAL_LABEL_SHARES)}
+    assert entries.keys() == names | {"properties", "kinds", "topics"}
+    assert all(entries[name]["explanation"] and entries[name]["weight"] > 0 for name in names)

@@ -6,29 +6,15 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.tasks.families.conditions import CONDITION_FAMILIES
 from text_to_lora.tasks.families.family import Draft, Family, Split, SyntheticRow
-from text_to_lora.tasks.families.formats import FORMAT_FAMILIES
-from text_to_lora.tasks.families.labels import (
-    LABEL_FAMILIES,
-    WORD_RENAMED_LABELS,
-    WORD_REPLACED_LABELS,
-)
+from text_to_lora.tasks.families.labels import LABEL_FAMILIES, WORD_RENAMED_LABELS, WORD_REPLACED_LABELS
+from text_to_lora.tasks.families.operations import CONSTANT, TEXT_FAMILIES
 from text_to_lora.tasks.families.records import RECORD_FAMILIES
 from text_to_lora.tasks.families.source import MIN_EXAMPLES, Source
-from text_to_lora.tasks.families.text import CONSTANT, NOUN_FAMILIES, VERB_FAMILIES
 from text_to_lora.tasks.families.words import WORD_FAMILIES
 from text_to_lora.tasks.task import Example, Task
 
-FAMILIES: tuple[Family, ...] = (
-    *NOUN_FAMILIES,
-    *VERB_FAMILIES,
-    *CONDITION_FAMILIES,
-    *FORMAT_FAMILIES,
-    *LABEL_FAMILIES,
-    *RECORD_FAMILIES,
-    CONSTANT,
-)
+FAMILIES: tuple[Family, ...] = (*TEXT_FAMILIES, *LABEL_FAMILIES, *RECORD_FAMILIES, CONSTANT)
 
 VALIDATION_FAMILIES: tuple[str, ...] = (
     "last_words",
@@ -101,9 +87,7 @@ def families(
         while len(synthetic) < count:
             attempts += 1
             if attempts > 100 * (count + len(FAMILIES)):
-                raise ConfigError(
-                    f"only {len(synthetic)} of {num_tasks} families could be made; add tasks"
-                )
+                raise ConfigError(f"only {len(synthetic)} of {num_tasks} families could be made; add tasks")
             family, draft = next(drafts)
             rows = _without_inputs(draft.rows, held_out_inputs) if draft else []
             if draft and len(rows) >= MIN_EXAMPLES:
@@ -112,17 +96,11 @@ def families(
     return synthetic
 
 
-def registry() -> dict[str, str]:
-    """Give every family's name with one line that explains it."""
-    every_family = (*FAMILIES, *WORD_FAMILIES, *REAL_LABEL_SHARES)
-    return {family.name: family.explanation for family in every_family}
-
-
 def _drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | None]]:
     """Draw tasks without end, in rounds over all families of the split but the word families."""
     if source.split == "train":
         chosen = [family for family in FAMILIES if family.name not in VALIDATION_FAMILIES]
-        one_round = [family for family in chosen for _ in range(family.weight)]
+        one_round = [family for family in chosen for _ in range(family.texts["weight"])]
     else:
         names = (*VALIDATION_FAMILIES, "renamed_labels", "constant")
         one_round = [family for family in FAMILIES if family.name in names for _ in range(2)]
@@ -136,7 +114,7 @@ def _word_drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | No
         family
         for family in WORD_FAMILIES
         if family.name not in left_out
-        for _ in range(family.weight)
+        for _ in range(family.texts["weight"])
     ]
     drafts = _in_rounds(one_round, source, f"{seed}/{source.split}/words")
     attempt = 0
@@ -146,23 +124,21 @@ def _word_drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | No
         place = rng.random()
         for family, share in REAL_LABEL_SHARES.items() if source.labelled else ():
             if place < share:
-                yield family, family.make(rng, source)
+                yield family, family.draft(rng, source)
                 break
             place -= share
         else:
             yield next(drafts)
 
 
-def _in_rounds(
-    one_round: list[Family], source: Source, seed: str
-) -> Iterator[tuple[Family, Draft | None]]:
+def _in_rounds(one_round: list[Family], source: Source, seed: str) -> Iterator[tuple[Family, Draft | None]]:
     attempt = 0
     while True:
         rng = Random(f"{seed}/{attempt}")
         if attempt % len(one_round) == 0:
             rng.shuffle(one_round)
         family = one_round[attempt % len(one_round)]
-        yield family, family.make(rng, source)
+        yield family, family.draft(rng, source)
         attempt += 1
 
 
@@ -182,8 +158,7 @@ def _named_task(family: Family, draft: Draft, rows: Sequence[SyntheticRow], numb
         definition="",
         descriptions=draft.descriptions,
         examples=tuple(
-            Example(text, outputs, 10 * place + digit)
-            for place, (text, outputs, digit) in enumerate(rows)
+            Example(text, outputs, 10 * place + digit) for place, (text, outputs, digit) in enumerate(rows)
         ),
         metric=draft.metric,
         license=draft.origin.license if draft.origin else "as the training tasks that it draws on",

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
 
-from text_to_lora.tasks.families.family import Split, SyntheticRow
-from text_to_lora.tasks.families.texts import load_texts
+from text_to_lora.tasks.families.family import Split, SyntheticRow, load_texts
 from text_to_lora.tasks.task import Task
 
 ROWS_PER_TASK = 36
@@ -66,11 +65,7 @@ class Messages:
             rng,
         )
         self.opinions = self._write(
-            [
-                (text, kind, "opinion")
-                for kind, texts in written["opinions"].items()
-                for text in texts
-            ],
+            [(text, kind, "opinion") for kind, texts in written["opinions"].items() for text in texts],
             rng,
         )
         self.counts = self._write([(text, "count", "number") for text in written["counts"]], rng)
@@ -114,9 +109,7 @@ class Messages:
         return {
             word: messages
             for word, messages in sorted(mentioning.items())
-            if len(word) > 3
-            and word.islower()
-            and least < len(messages) < len(self.sentences.all) // 3
+            if len(word) > 3 and word.islower() and least < len(messages) < len(self.sentences.all) // 3
         }
 
     def rows(
