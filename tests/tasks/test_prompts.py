@@ -172,7 +172,7 @@ def test_a_long_row_loses_the_left_of_its_input_alone(template: str | None) -> N
         whole = form.encode(tokenizer, text, "the end", "Copy it.", max_length=10_000)
         assert row.answer_ids == whole.answer_ids
         assert length - 6 <= len(row.prompt_ids) + len(row.answer_ids) <= length
-        shown, frame = tokenizer.decode(row.prompt_ids), form.told
+        shown, frame = tokenizer.decode(row.prompt_ids), form.described
         front, back = frame.head + "Copy it." + frame.middle, frame.header
         assert shown.startswith(front)
         assert shown.endswith(back)
@@ -310,8 +310,8 @@ def test_the_default_system_turn_of_smollm2_stands_in_the_bare_prompt_alone() ->
     assert shown == DEFAULT_TURN + shot + question + reply
     both = form.prompt("Name it.", "Say the colour.", [("Blood?", "red")])
     assert both == own_prompt(tokenizer, [turn("system", "Say the colour."), *earlier, asked])
-    assert form.untold.lead == ""
-    assert form.untold.end == "<|im_end|>"
+    assert form.bare.lead == ""
+    assert form.bare.end == "<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_a_prompt_that_opens_a_thought_is_that_of_the_template_and_the_answer_cl
 def test_an_answer_after_a_head_of_special_tokens_is_read_without_it() -> None:
     tokenizer = make_tokenizer(CHANNELS)
     form = PromptFormat.for_tokenizer(tokenizer)
-    assert form.untold.lead == "<|eot_id|>final<|end_header_id|>"
+    assert form.bare.lead == "<|eot_id|>final<|end_header_id|>"
     row = form.encode(tokenizer, "Hi", "Hello")
     assert form.read_answer(tokenizer, row.answer_ids) == "Hello"
 

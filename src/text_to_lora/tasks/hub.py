@@ -176,16 +176,10 @@ def _outputs(value: Any, path: Path | str, *, row: int | None = None, place: str
 
     place: what the output is of, as the start of a message
     """
-    texts: tuple[str, ...] = ()
-    if _is_texts(value):
-        texts = tuple(text for text in ([value] if isinstance(value, str) else value) if text.strip())
-    if not texts:
-        raise TaskDataError(
-            f"{place}output {shorten(value)}; give non-empty texts",
-            path=path,
-            line=row,
-        )
-    return texts
+    texts = ([value] if isinstance(value, str) else value) if _is_texts(value) else []
+    if not (filled := tuple(text for text in texts if text.strip())):
+        raise TaskDataError(f"{place}output {shorten(value)}; give non-empty texts", path=path, line=row)
+    return filled
 
 
 def _is_texts(value: Any) -> bool:
