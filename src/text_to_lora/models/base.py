@@ -47,16 +47,16 @@ def load_base(
     config = load_base_config(folder)
     if spec is not None:
         spec.check_base(config)
-    chosen: Any = dtype or config.dtype or torch.float32
-    if dtype is None and not has_fast_product(chosen, torch.device(device)):
-        chosen = torch.float32
+    loaded_dtype: Any = dtype or config.dtype or torch.float32
+    if dtype is None and not has_fast_product(loaded_dtype, torch.device(device)):
+        loaded_dtype = torch.float32
     load: Any = AutoModelForCausalLM.from_pretrained
     model: Any
     try:
         model, report = load(
             folder,
             config=config,
-            dtype=chosen,
+            dtype=loaded_dtype,
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
