@@ -98,14 +98,7 @@ class LoraWeights:
 
     def unbind(self) -> list[Self]:
         """Each adapter as a batch of one; views, no copies."""
-        return [
-            type(self)(
-                self.spec,
-                {key: tensor[i : i + 1] for key, tensor in self.a.items()},
-                {key: tensor[i : i + 1] for key, tensor in self.b.items()},
-            )
-            for i in range(self.num_adapters)
-        ]
+        return [self._map(lambda tensor, i=i: tensor[i : i + 1]) for i in range(self.num_adapters)]
 
     @staticmethod
     def stack(batches: Sequence[LoraWeights]) -> LoraWeights:
