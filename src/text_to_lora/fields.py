@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -17,6 +17,7 @@ _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
     float: "a finite number",
+    list: "a list",
     NoneType: "nothing",
 }
 
@@ -34,7 +35,7 @@ def check_fields(record: Any, place: str, error: type[T2LError]) -> None:
             raise error(f"{place}: {name} is {shorten(value)}; {_describe(hint)} is needed")
 
 
-def check_positive(record: Any, names: tuple[str, ...], place: str, error: type[T2LError]) -> None:
+def check_positive(record: Any, names: Iterable[str], place: str, error: type[T2LError]) -> None:
     """Check that these numbers of a dataclass are above 0; None passes."""
     for name in names:
         value = getattr(record, name)
@@ -99,7 +100,7 @@ def _fits(value: Any, hint: Any) -> bool:
         if not isinstance(value, numbers) or isinstance(value, bool):
             return False
         return -math.inf < value < math.inf
-    return isinstance(value, hint)
+    return isinstance(value, origin or hint)
 
 
 def _describe(hint: Any) -> str:
@@ -110,4 +111,4 @@ def _describe(hint: Any) -> str:
         return f"one of {', '.join(get_args(hint))}"
     if origin is tuple:
         return f"a list (each item {_describe(get_args(hint)[0])})"
-    return _WORDS.get(hint, "an object")
+    return _WORDS.get(origin or hint, "an object")

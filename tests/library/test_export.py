@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.library.export import export_library, folder_names
-from text_to_lora.library.import_adapters import find_adapters, import_adapters
+from text_to_lora.library.folders import find_adapters
+from text_to_lora.library.import_adapters import import_adapters
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora import LoraSpec, adapted
 
