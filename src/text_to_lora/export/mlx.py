@@ -11,10 +11,11 @@ from torch import Tensor
 
 from text_to_lora.errors import AdapterFormatError, SpecError, shorten
 from text_to_lora.files import read_json, write_folder, write_json
+from text_to_lora.lora.identity import base_model_ref
 from text_to_lora.lora.outline import ModelOutline
 from text_to_lora.lora.peft_config import CONFIG_FILE
 from text_to_lora.lora.peft_format import check_tensors, read_tensors
-from text_to_lora.lora.spec import LoraSpec, base_model_ref
+from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
