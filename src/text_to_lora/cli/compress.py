@@ -19,7 +19,7 @@ from text_to_lora.cli.common import (
     note,
     progress,
 )
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 
 def compress(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from text_to_lora.cli.common import Overwrite
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 
 def convert(

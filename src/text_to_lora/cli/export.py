@@ -10,7 +10,7 @@ import typer
 from text_to_lora.cli.common import AsJson, Overwrite, echo_json, progress
 from text_to_lora.errors import ConfigError
 from text_to_lora.export import FORMATS, find_format
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -22,7 +22,7 @@ from text_to_lora.cli.common import (
     shorten,
 )
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
     from text_to_lora.generate import Adapters

@@ -15,7 +15,7 @@ from text_to_lora.cli.common import (
     progress,
 )
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec
 import torch
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
-from text_to_lora.files import JsonError, file_hash, read_bytes, read_json
+from text_to_lora.files import JsonError, check_output, file_hash, lock, read_bytes, read_json
 from text_to_lora.library.library import (
     INDEX_FILE,
     AdapterLibrary,
@@ -34,7 +34,6 @@ from text_to_lora.lora.peft_format import (
 from text_to_lora.lora.peft_selection import PeftSelection
 from text_to_lora.lora.spec import LoraSpec, base_model_ref
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import check_output, lock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
