@@ -84,7 +84,9 @@ def test_packed_rows_give_the_logits_and_gradients_of_padded_ones(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = make_base(family)
-    weights = make_weights(LoraSpec.from_config(base.config, targets="all-linear", rank=2), adapters=3)
+    weights = make_weights(
+        LoraSpec.from_config(base.config, targets="all-linear", rank=2), adapters=3
+    )
     for factor in (*weights.a.values(), *weights.b.values()):
         factor.requires_grad_()
     assert takes_packed_rows(base, 6)
