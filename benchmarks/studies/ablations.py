@@ -34,7 +34,6 @@ from benchmarks.lib import RESULTS, ROOT, again, make_cell
 from benchmarks.studies.judge import Judge, Means, parser
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions import group_of
-from text_to_lora.evaluation.paired import interval_dict
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
 from text_to_lora.files import read_json
 from text_to_lora.generate import TextToLora
@@ -253,11 +252,11 @@ def summarise(folder: Path) -> dict[str, Any] | None:
         others = {**references["nll"], **cell["nll"]}
         rows[name] = {
             "parameters": cell["parameters"],
-            "nll": interval_dict(bootstrap.mean(matched[name])),
-            "minus_default": interval_dict(change),
+            "nll": bootstrap.mean(matched[name]).to_dict(),
+            "minus_default": change.to_dict(),
             "verdict": "" if name.startswith("default-") else verdict_of(change, floor),
             **{
-                f"minus_{other}": interval_dict(difference(matched[name], others[other], bootstrap))
+                f"minus_{other}": difference(matched[name], others[other], bootstrap).to_dict()
                 for other in ("shuffled", "junk", "base")
                 if other in others
             },

@@ -13,7 +13,6 @@ import torch
 
 from benchmarks.lib import RESULTS
 from text_to_lora.evaluation.conditions import JUNK, derangements, group_of
-from text_to_lora.evaluation.paired import interval_dict
 from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.lora import LoraWeights
@@ -166,7 +165,7 @@ class Judge:
         tasks = [name for name in first if name in second]
         values = {name: first[name] - second[name] for name in tasks}
         interval = self.bootstrap.mean(values)
-        return interval_dict(interval) | {
+        return interval.to_dict() | {
             "clear_of_zero": interval.clear_of_zero,
             "tasks": len(tasks),
             "tasks_lower": sum(value < 0 for value in values.values()),
@@ -174,7 +173,7 @@ class Judge:
 
     def mean(self, means: Means) -> dict[str, Any]:
         """Mean over source groups, with its interval."""
-        return interval_dict(self.bootstrap.mean(means))
+        return self.bootstrap.mean(means).to_dict()
 
     def identity(self) -> dict[str, Any]:
         """What decides the rows."""

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from text_to_lora.analysis.sketch import sketch
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.adapters import as_json
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.lora.weights import LoraWeights
@@ -233,7 +232,7 @@ def agreement(
         interval = bootstrap.mean(known)
         mean = float(numpy.mean(list(known.values())))
         report[name] = {
-            **as_json(interval),
+            **interval.to_dict(),
             "point_mean": mean,
             "shuffled": {
                 "mean": float(numpy.mean(means)),

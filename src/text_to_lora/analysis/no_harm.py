@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.adapters import as_json
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap
@@ -263,7 +262,7 @@ def _summarise(
         text = part["text"]
         found[adapter.name] = {
             "identity": part["identity"]["adapter"],
-            "harm": as_json(over_tasks.mean(harm)),
+            "harm": over_tasks.mean(harm).to_dict(),
             "tasks": len(harm),
             "tasks_harmed": sum(value > 0 for value in harm.values()),
             "worst_task": {"task": worst, "harm": harm[worst]},
@@ -275,7 +274,7 @@ def _summarise(
 
     def overall(values: dict[str, float | None]) -> dict[str, float | None] | None:
         known = {name: value for name, value in values.items() if value is not None}
-        return as_json(over_adapters.mean(known)) if known else None
+        return over_adapters.mean(known).to_dict() if known else None
 
     worst_adapter = max(found, key=lambda name: found[name]["harm"]["mean"])
     gain = _task_means(
@@ -299,12 +298,10 @@ def _summarise(
         },
         "worst_adapter": worst_adapter,
         "told": {
-            "gain": as_json(over_tasks.mean(gain)),
-            "nll": as_json(
-                over_tasks.mean(
-                    _task_means((r.task.name, nll) for r, nll in zip(rows, without, strict=True))
-                )
-            ),
+            "gain": over_tasks.mean(gain).to_dict(),
+            "nll": over_tasks.mean(
+                _task_means((r.task.name, nll) for r, nll in zip(rows, without, strict=True))
+            ).to_dict(),
         },
     }
 
