@@ -294,7 +294,7 @@ def test_cut_prompts_and_left_out_examples_are_counted() -> None:
     rows = draw(1, 2.0)
     cut = [replace(row, cut=place < 4) for place, row in enumerate(rows)]
     evaluation = evaluation_of({"base": rows, "icl": cut})
-    evaluation = replace(evaluation, shots_left_out={"base": 0, "icl": 7})
+    evaluation.facts["icl"]["shots_left_out"] = 7  # type: ignore[index]
     report = make_report(evaluation, resamples=RESAMPLES)
     icl = report["conditions"]["icl"]
     assert (icl["prompts"], icl["prompts_cut"], icl["shots_left_out"]) == (18, 4, 7)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pandas import DataFrame, MultiIndex, Series  # type: ignore[import-untyped]
+from pandas import DataFrame, Series  # type: ignore[import-untyped]
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.measures import HEADLINE, MEASURES
@@ -35,9 +34,6 @@ FOLLOWED = ("matched", "matched - shuffled")
 LARGEST = 8  # tasks that are listed
 SHOWN = 6  # names in a note; the JSON has all
 
-Key = tuple[str, int]
-"""Task and idx of a row."""
-
 _Columns = dict[str, dict[str, tuple[Series, Series]]]
 """By condition or difference, and measure: the values of the same rows in A and in B."""
 
@@ -46,18 +42,17 @@ _Columns = dict[str, dict[str, tuple[Series, Series]]]
 class _Side:
     """One of the two reports; where tasks are paired, a task is one row with idx 0.
 
-    content, tokens: of each row, to tell other rows and another tokenizer
-    texts: description that made the adapter and that in the prompt, by condition and row; empty
-        where tasks are paired
+    rows: content and tokens of each row, to tell other rows and another tokenizer
+    texts: what made the adapter and what stood in the prompt, [rows, conditions]; empty where tasks
+        are paired
     """
 
     name: str
     path: str
     report: Mapping[str, Any]
     tables: Tables
-    content: Mapping[Key, object]
-    tokens: Mapping[Key, int]
-    texts: Mapping[str, Mapping[Key, frozenset[tuple[str, str]]]]
+    rows: DataFrame
+    texts: DataFrame
 
     @property
     def tasks(self) -> Mapping[str, Any]:
@@ -91,15 +86,15 @@ def compare_reports(
         _side(name, str(path), report, evaluation if by_row else None)
         for name, path, report, evaluation in zip("AB", (a, b), reports, evaluations, strict=True)
     )
-    keys = _common_rows(first, second)
-    notes = _notes(first, second, keys, by_row=by_row, beside=[e is not None for e in evaluations])
-    conditions, differences = _columns(first, second, keys)
+    rows = _common_rows(first, second)
+    notes = _notes(first, second, rows, by_row=by_row, beside=[e is not None for e in evaluations])
+    conditions, differences = _columns(first, second, rows)
     bootstrap = GroupBootstrap(
         {task: facts["group"] for task, facts in first.tasks.items()},
         resamples=resamples,
         seed=seed,
     )
-    tasks = sorted({task for task, _ in keys})
+    tasks = sorted(rows.index.unique("task"))
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -148,30 +143,31 @@ def _samples_beside(path: Path, report: Mapping[str, Any]) -> Evaluation | None:
 
 def _side(name: str, path: str, report: Mapping[str, Any], evaluation: Evaluation | None) -> _Side:
     if evaluation is None:
-        tasks = report["tasks"]
-        content = {(task, 0): facts["content"] for task, facts in tasks.items()}
-        tokens = {(task, 0): facts["tokens"] for task, facts in tasks.items()}
-        return _Side(name, path, report, tables_of_report(report), content, tokens, {})
-    texts: dict[str, dict[Key, frozenset[tuple[str, str]]]] = {}
-    for condition, members in evaluation.samples.items():
-        of_rows = texts.setdefault(condition, {})
-        for s in members:
-            key = s.task, s.idx
-            of_rows[key] = of_rows.get(key, frozenset()) | {(s.adapter_text, s.prompt_text)}
-    samples = list(chain.from_iterable(evaluation.samples.values()))
+        tables = tables_of_report(report)
+        facts = DataFrame.from_dict(report["tasks"], orient="index")[["content", "tokens"]]
+        return _Side(name, path, report, tables, facts.set_axis(tables["nll"].index), DataFrame())
+    records = [
+        (
+            label,
+            s.task,
+            s.idx,
+            str((s.input, s.outputs)),
+            s.tokens,
+            f"{s.adapter_text}\n{s.prompt_text}",
+        )
+        for label, members in evaluation.samples.items()
+        for s in members
+    ]
+    frame = DataFrame(records, columns=["condition", *ROW, "content", "tokens", "text"])
+    texts = frame.sort_values("text").groupby([*ROW, "condition"])["text"].sum()
+    rows = frame.groupby(ROW)[["content", "tokens"]].first()
     return _Side(
-        name,
-        path,
-        report,
-        tables_of(evaluation.samples),
-        {(s.task, s.idx): (s.input, s.outputs) for s in samples},
-        {(s.task, s.idx): s.tokens for s in samples},
-        texts,
+        name, path, report, tables_of(evaluation.samples), rows, texts.unstack("condition")
     )
 
 
-def _common_rows(a: _Side, b: _Side) -> set[Key]:
-    """Rows of equal content.
+def _common_rows(a: _Side, b: _Side) -> DataFrame:
+    """Rows of equal content, and whether each has as many tokens on both sides.
 
     Raises ConfigError when there is none, or no condition in common.
     """
@@ -185,16 +181,17 @@ def _common_rows(a: _Side, b: _Side) -> set[Key]:
             f"A has the tasks {_list(a.tasks)}, B has {_list(b.tasks)}; "
             "compare evaluations with a task in common"
         )
-    keys = {key for key, content in a.content.items() if b.content.get(key) == content}
-    if not keys:
+    rows = a.rows.join(b.rows, how="inner", rsuffix="_b")
+    rows = rows[rows["content"] == rows["content_b"]].sort_index()
+    if rows.empty:
         raise ConfigError(
             "no task has the same rows in A and B; evaluate both on the same data with the same "
             "--seed and --rows"
         )
-    return keys
+    return DataFrame({"same_tokens": rows["tokens"] == rows["tokens_b"]})
 
 
-def _notes(a: _Side, b: _Side, keys: set[Key], *, by_row: bool, beside: list[bool]) -> list[str]:
+def _notes(a: _Side, b: _Side, rows: DataFrame, *, by_row: bool, beside: list[bool]) -> list[str]:
     """What differs beside the values, one line each."""
     notes = []
     if not by_row and any(beside):
@@ -204,26 +201,27 @@ def _notes(a: _Side, b: _Side, keys: set[Key], *, by_row: bool, beside: list[boo
             notes.append(f"{len(alone)} tasks in {side.name} only: {_list(alone)}")
         if missing := in_order(set(side.conditions) - set(other.conditions)):
             notes.append(f"conditions in {side.name} only: {', '.join(missing)}")
-    shared, matched = set(a.tasks) & set(b.tasks), {task for task, _ in keys}
-    if others := sorted(shared - matched):
+    tasks = rows.index.unique("task")
+    if others := sorted((set(a.tasks) & set(b.tasks)) - set(tasks)):
         notes.append(f"{len(others)} tasks have other rows and are left out: {_list(others)}")
     for side in (a, b):
-        if lost := sum(key[0] in matched and key not in keys for key in side.content):
+        if lost := len(side.rows.loc[list(tasks)]) - len(rows):
             notes.append(
-                f"{lost} of {side.name}'s {len(side.content)} rows are left out: the other side "
+                f"{lost} of {side.name}'s {len(side.rows)} rows are left out: the other side "
                 "does not have them, or with other content"
             )
     notes += _settings_notes(a, b)
-    if _has_another_tokenizer(a, b, keys):
+    if not rows["same_tokens"].all():
         notes.append(
             "another tokenizer: references have other numbers of tokens, so that NLL, which is per "
             "token, is not compared"
         )
     for name in in_order(set(a.texts) & set(b.texts)):
-        rows = [key for key in keys if key in a.texts[name] and key in b.texts[name]]
-        if differ := sum(a.texts[name][key] != b.texts[name][key] for key in rows):
-            notes.append(f"{name}: {differ} of {len(rows)} rows have another description")
-    if regrouped := sorted(t for t in matched if a.tasks[t]["group"] != b.tasks[t]["group"]):
+        texts = DataFrame({side.name: side.texts[name] for side in (a, b)}).reindex(rows.index)
+        texts = texts.dropna()
+        if differ := int((texts["A"] != texts["B"]).sum()):
+            notes.append(f"{name}: {differ} of {len(texts)} rows have another description")
+    if regrouped := sorted(t for t in tasks if a.tasks[t]["group"] != b.tasks[t]["group"]):
         notes.append(f"other source groups, A's count: {_list(regrouped)}")
     return notes
 
@@ -255,18 +253,16 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(ordered[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _has_another_tokenizer(a: _Side, b: _Side, keys: set[Key]) -> bool:
-    return any(a.tokens[key] != b.tokens[key] for key in keys)
-
-
-def _columns(a: _Side, b: _Side, keys: set[Key]) -> tuple[_Columns, _Columns]:
+def _columns(a: _Side, b: _Side, rows: DataFrame) -> tuple[_Columns, _Columns]:
     """Values of the common rows on both sides, of conditions and of their differences.
 
     Raises ConfigError when there is no measure that both sides have.
     """
-    index = MultiIndex.from_tuples(sorted(keys), names=ROW)
-    measures = [m for m in MEASURES if m != "nll" or not _has_another_tokenizer(a, b, keys)]
-    tables = [(m, a.tables[m].reindex(index), b.tables[m].reindex(index)) for m in measures]
+    tables = [
+        (m, a.tables[m].reindex(rows.index), b.tables[m].reindex(rows.index))
+        for m in MEASURES
+        if m != "nll" or rows["same_tokens"].all()
+    ]
     names = in_order(set(a.conditions) & set(b.conditions))
     conditions = _gather((n, m, old[n], new[n]) for n in names for m, old, new in tables)
     if not conditions:

@@ -43,7 +43,7 @@ def _nll(sample: Sample) -> float | None:
 
 
 def _exact_match(sample: Sample) -> float | None:
-    if sample.score is None:  # no answer was generated
+    if sample.score is None or sample.metric == "rule":  # no answer, or none that is the right one
         return None
     return float(normalise(sample.answer) in map(normalise, sample.outputs))
 

@@ -102,9 +102,7 @@ def make_report(
             "rows_not_finite": int(not_finite[name]),
             "prompts": len(members),
             "prompts_cut": sum(sample.cut for sample in members),
-            "about": dict(evaluation.about[name]),
-            "seconds": evaluation.seconds[name],
-            "shots_left_out": evaluation.shots_left_out[name],
+            **evaluation.facts[name],
         }
         for measure, table in tables.items():
             values = finite(table[name])
@@ -231,9 +229,9 @@ def _differences(tables: Tables, bootstrap: GroupBootstrap) -> dict[str, Any]:
     differences: dict[str, Any] = {}
     for first, second in pairs(list(tables["nll"])):
         for measure, table in tables.items():
-            found = compare_columns(table[first], table[second], measure, bootstrap)
-            if found is not None:
-                differences.setdefault(f"{first} - {second}", {})[measure] = found
+            difference = compare_columns(table[first], table[second], measure, bootstrap)
+            if difference is not None:
+                differences.setdefault(f"{first} - {second}", {})[measure] = difference
     return differences
 
 
@@ -269,9 +267,9 @@ def _descriptions(tables: Tables, bootstrap: GroupBootstrap) -> dict[str, Any] |
         mean = values.mean(axis=1).reindex(table.index)
         for control in CONTROLS:
             if control in every:
-                found = compare_columns(mean, table[control], measure, bootstrap)
-                if found is not None:
-                    differences.setdefault(f"descriptions - {control}", {})[measure] = found
+                difference = compare_columns(mean, table[control], measure, bootstrap)
+                if difference is not None:
+                    differences.setdefault(f"descriptions - {control}", {})[measure] = difference
     if not measures:
         return None
     return {

@@ -32,6 +32,8 @@ def render_report(report: Mapping[str, Any]) -> str:
         *_gaps(report["gap_closed"]),
     ]
     for measure in HEADLINE:
+        if not report["measures"][measure]["tasks"]:
+            continue
         rows = [
             [name, task["group"], *(number(task["conditions"][c][measure]) for c in conditions)]
             for name, task in tasks.items()
