@@ -181,7 +181,7 @@ def _common_rows(a: _Side, b: _Side) -> DataFrame:
             f"A has the tasks {_list(a.tasks)}, B has {_list(b.tasks)}; "
             "compare evaluations with a task in common"
         )
-    rows = a.rows.join(b.rows, how="inner", rsuffix="_b")
+    rows = a.rows.join(b.rows.add_suffix("_b"), how="inner")
     rows = rows[rows["content"] == rows["content_b"]].sort_index()
     if rows.empty:
         raise ConfigError(
