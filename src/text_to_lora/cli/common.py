@@ -160,6 +160,25 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 
 @contextmanager
+def needs_extra(extras: str, what: str) -> Iterator[None]:
+    """Turn a package that is missing inside a `with` block into one line.
+
+    extras: of this distribution that bring the package; what: needs it
+
+    Raises ConfigError saying what to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing == "text_to_lora":
+            raise
+        raise ConfigError(
+            f"{what} needs the package {missing!r}; pip install 'text-to-lora[{extras}]'"
+        ) from None
+
+
+@contextmanager
 def progress(doing: str) -> Iterator[Callable[[str], None]]:
     """Show on a terminal what is being done; gives a function that changes the words.
 
