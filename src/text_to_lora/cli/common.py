@@ -141,26 +141,7 @@ def check_device(device: str) -> str:
 
 
 @contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
-    """Say what to install where an import in a `with` block finds a package missing.
-
-    extra: the extra, or several with commas, that brings the package
-
-    Raises ConfigError.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        if package == "text_to_lora":
-            raise
-        raise ConfigError(
-            f"this needs the package {package!r}; pip install 'text-to-lora[{extra}]'"
-        ) from None
-
-
-@contextmanager
-def needs_extra(extras: str, what: str) -> Iterator[None]:
+def needs_extra(extras: str, what: str = "this") -> Iterator[None]:
     """Turn a package that is missing inside a `with` block into one line.
 
     extras: of this distribution that bring the package; what: needs it
