@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from text_to_lora.encoders.config import EncoderConfig, Kind, Pooling, TextSettings
+from text_to_lora.encoders.config import EncoderConfig, Pooling, TextSettings
 from text_to_lora.errors import ConfigError, T2LWarning, list_some, shorten
 from text_to_lora.files import content_hash
 
@@ -115,14 +115,23 @@ def count_known(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, i
     return counts
 
 
-def warn_unknown(texts: Sequence[str], counts: Sequence[tuple[int, int]]) -> None:
-    """Warn (T2LWarning), once for all, of descriptions with tokens that the encoder does not know.
+def warn_unread(encoder: TextEncoder, texts: Sequence[str]) -> None:
+    """Warn (T2LWarning) of descriptions that an encoder cuts, and of those it does not know.
 
-    counts: of `count_known`
+    Of tokens that the encoder does not know there is one warning for all descriptions.
     """
+    limit = encoder.config.max_tokens
+    for text, count in zip(texts, encoder.count_tokens(texts), strict=True):
+        if count > limit:
+            warnings.warn(
+                f"the encoder read {limit} of {count} tokens of the description "
+                f"{text.strip()[:40]!r}...; shorten it",
+                T2LWarning,
+                stacklevel=3,
+            )
     shares = [
         f"{known} of {all_tokens} tokens of the description {text.strip()[:40]!r}"
-        for text, (known, all_tokens) in zip(texts, counts, strict=True)
+        for text, (known, all_tokens) in zip(texts, count_known(encoder, texts), strict=True)
         if known < all_tokens or all_tokens == 0
     ]
     if shares:
@@ -132,18 +141,6 @@ def warn_unknown(texts: Sequence[str], counts: Sequence[tuple[int, int]]) -> Non
             T2LWarning,
             stacklevel=3,
         )
-
-
-def warn_cut(texts: Sequence[str], counts: Sequence[int], max_tokens: int) -> None:
-    """Warn (T2LWarning) of every description that is longer than the encoder reads."""
-    for text, count in zip(texts, counts, strict=True):
-        if count > max_tokens:
-            warnings.warn(
-                f"the encoder read {max_tokens} of {count} tokens of the description "
-                f"{text.strip()[:40]!r}...; shorten it",
-                T2LWarning,
-                stacklevel=3,
-            )
 
 
 class BatchedEncoder(ABC):
@@ -171,10 +168,8 @@ class BatchedEncoder(ABC):
         tokens that the encoder does not know.
         """
         prepared = prepare_all(texts, self.config)
-        counts = self._count(prepared)
-        warn_cut(texts, counts, self.config.max_tokens)
-        warn_unknown(texts, self._count_known(prepared))
-        order = sorted(range(len(texts)), key=counts.__getitem__)
+        warn_unread(self, texts)
+        order = sorted(range(len(texts)), key=self._count(prepared).__getitem__)
         embeddings = torch.empty(len(texts), self.config.embedding_dim)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -211,7 +206,7 @@ class BatchedEncoder(ABC):
 
 
 def make_config(
-    kind: Kind,
+    kind: str,
     name: str,
     *,
     revision: str | None,
@@ -219,7 +214,7 @@ def make_config(
     model_limit: int,
     pooling: Pooling,
     weights: str,
-    settings: TextSettings,
+    settings: TextSettings | None,
 ) -> EncoderConfig:
     """Fill an EncoderConfig: defaults resolved, fingerprint taken.
 
@@ -227,33 +222,14 @@ def make_config(
 
     Raises ConfigError when `settings` asks for more tokens than the model reads.
     """
-    max_tokens = model_limit if settings.max_tokens is None else settings.max_tokens
-    if max_tokens > model_limit:
-        raise ConfigError(
-            f"encoder: max_tokens is {max_tokens}; {name!r} reads at most {model_limit}"
-        )
+    settings = settings or TextSettings()
+    limit = model_limit if settings.max_tokens is None else settings.max_tokens
+    if limit > model_limit:
+        raise ConfigError(f"encoder: max_tokens is {limit}; {name!r} reads at most {model_limit}")
     norm = float(embedding_dim**0.5 if settings.norm is None else settings.norm)
-    parts = [
-        weights,
-        pooling,
-        embedding_dim,
-        max_tokens,
-        settings.prefix,
-        settings.add_full_stop,
-        norm,
-    ]
-    return EncoderConfig(
-        kind,
-        name,
-        revision,
-        embedding_dim,
-        max_tokens,
-        pooling,
-        settings.prefix,
-        settings.add_full_stop,
-        norm,
-        content_hash(parts),
-    )
+    read = (settings.prefix, settings.add_full_stop, norm)
+    fingerprint = content_hash([weights, pooling, embedding_dim, limit, *read])
+    return EncoderConfig(kind, name, revision, embedding_dim, limit, pooling, *read, fingerprint)
 
 
 class FileTokenizer:

@@ -61,7 +61,7 @@ class GteEncoder(BatchedEncoder):
                 model_limit=model_config.max_position_embeddings,
                 pooling="cls",
                 weights=folder_hash(folder),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
         self._device = device

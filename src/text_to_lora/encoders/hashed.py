@@ -34,7 +34,7 @@ class HashEncoder(BatchedEncoder):
                 model_limit=_MAX_TOKENS,
                 pooling="mean",
                 weights=content_hash("shake_256 of words, version 1"),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
 

@@ -52,7 +52,7 @@ class LanguageModelEncoder(BatchedEncoder):
                 model_limit=min(text_config.max_position_embeddings, _MAX_TOKENS),
                 pooling="last",
                 weights=module_hash(self._decoder),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
 

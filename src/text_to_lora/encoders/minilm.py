@@ -51,9 +51,9 @@ class MiniLMEncoder(BatchedEncoder):
         for name, expected in FILE_HASHES.items():
             if not (folder / name).is_file():
                 raise ConfigError(f"the text encoder lacks {name!r}; {_reinstall()}")
-            if (found := file_hash(folder / name)) != expected:
+            if (actual := file_hash(folder / name)) != expected:
                 raise ConfigError(
-                    f"the text encoder's {name} has SHA-256 {found}, not {expected}; {_reinstall()}"
+                    f"the text encoder's {name} has SHA-256 {actual}, not {expected}; {_reinstall()}"
                 )
         super().__init__(
             make_config(
@@ -64,7 +64,7 @@ class MiniLMEncoder(BatchedEncoder):
                 model_limit=_MAX_TOKENS,
                 pooling="mean",
                 weights=content_hash(FILE_HASHES),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
         self._device = device

@@ -66,7 +66,7 @@ class SentenceTransformerEncoder(BatchedEncoder):
                 model_limit=model.max_seq_length,
                 pooling=_POOLINGS[modes[0]],
                 weights=folder_hash(folder),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
         self._model = model
