@@ -150,6 +150,7 @@ class BatchedEncoder(ABC):
     """
 
     batch_size = 32
+    _unknown_id: int | None = None  # that stands for every token that the encoder does not know
 
     def __init__(self, config: EncoderConfig) -> None:
         self._config = config
@@ -169,7 +170,8 @@ class BatchedEncoder(ABC):
         """
         prepared = prepare_all(texts, self.config)
         warn_unread(self, texts)
-        order = sorted(range(len(texts)), key=self._count(prepared).__getitem__)
+        lengths = self.count_tokens(texts)
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
         embeddings = torch.empty(len(texts), self.config.embedding_dim)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -178,27 +180,19 @@ class BatchedEncoder(ABC):
 
     @final
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each prepared description, special tokens included, before any cut.
-
-        Raises ConfigError when a description is empty.
-        """
-        return self._count(prepare_all(texts, self.config))
+        """Tokens of each prepared description, special tokens included, before any cut."""
+        return [len(row) for row in self._tokenize(prepare_all(texts, self.config), special=True)]
 
     @final
     def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
-        """Tokens that the encoder knows, and all tokens, of each text, without special tokens.
-
-        Raises ConfigError when a description is empty.
-        """
-        return self._count_known(prepare_all(texts, self.config))
-
-    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
-        """Known tokens and all tokens of each text; an encoder that knows all gives (1, 1)."""
-        return [(1, 1)] * len(prepared)
+        """Tokens that the encoder knows, and all tokens, of each text, without special tokens."""
+        rows = self._tokenize(prepare_all(texts, self.config), special=False)
+        unknown = self._unknown_id
+        return [(sum(token != unknown for token in row), len(row)) for row in rows]
 
     @abstractmethod
-    def _count(self, prepared: list[str]) -> list[int]:
-        """Tokens of each text before any cut."""
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        """Token ids of each text before any cut, with or without special tokens."""
 
     @abstractmethod
     def _embed(self, prepared: list[str]) -> Tensor:
@@ -248,27 +242,26 @@ class FileTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
-    def ids(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-        """Token ids of each text, cut to `limit` tokens."""
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        self.unknown_id: int | None = self._tokenizer.token_to_id(name) if name else None
+
+    def ids(
+        self, texts: Sequence[str], limit: int | None = None, *, special: bool = True
+    ) -> list[list[int]]:
+        """Token ids of each text, cut to `limit` tokens; special: with special tokens."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
+        rows = [encoding.ids for encoding in encodings]
         if limit is None:
             return rows
         return [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in rows]
 
-    def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
-        """Tokens that are in the vocabulary, and all tokens, of each text, special ones left out."""
-        name = getattr(self._tokenizer.model, "unk_token", None)
-        place = self._tokenizer.token_to_id(name) if name else None
-        unknown = -1 if place is None else place
-        rows = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [(len(row.ids) - row.ids.count(unknown), len(row.ids)) for row in rows]
 
-
-def count_known_ids(tokenizer: Any, texts: list[str]) -> list[tuple[int, int]]:
-    """Tokens other than the unknown one, and all tokens, of each text, by transformers' tokenizer."""
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    return [(len(row) - list(row).count(unknown), len(row)) for row in rows]
+def tokenize(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    """Token ids of texts by a tokenizer of transformers; special: with special tokens."""
+    if not texts:
+        return []
+    rows = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+    return [list(row) for row in rows]
 
 
 def pad_right(ids: Sequence[Sequence[int]], device: str | torch.device) -> tuple[Tensor, Tensor]:

@@ -38,8 +38,8 @@ class HashEncoder(BatchedEncoder):
             )
         )
 
-    def _count(self, prepared: list[str]) -> list[int]:
-        return [len(_TOKEN.findall(text)) for text in prepared]
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        return [list(range(len(_TOKEN.findall(text)))) for text in prepared]
 
     def _embed(self, prepared: list[str]) -> Tensor:
         return torch.stack([self._mean(text) for text in prepared])

@@ -72,12 +72,10 @@ class MiniLMEncoder(BatchedEncoder):
         weights = load_file(folder / "model.safetensors")
         self._weights = {name: tensor.to(device) for name, tensor in weights.items()}
         self._tokenizer = FileTokenizer(folder / "tokenizer.json")
+        self._unknown_id = self._tokenizer.unknown_id
 
-    def _count(self, prepared: list[str]) -> list[int]:
-        return [len(ids) for ids in self._tokenizer.ids(prepared)]
-
-    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
-        return self._tokenizer.count_known(prepared)
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        return self._tokenizer.ids(prepared, special=special)
 
     def _embed(self, prepared: list[str]) -> Tensor:
         ids = self._tokenizer.ids(prepared, self.config.max_tokens)
