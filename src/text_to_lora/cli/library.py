@@ -59,9 +59,9 @@ def export(
             progress=show,
         )
     if as_json:
-        echo_json({"path": str(output), **asdict(report)})
+        echo_json({"path": str(output), "folders": report.folders, "kept": report.unchanged})
         return
-    there = f", {len(report.kept)} were there" if report.kept else ""
+    there = f", {len(report.unchanged)} were there" if report.unchanged else ""
     typer.echo(f"{output}  {len(report.folders)} adapters{there}")
 
 
