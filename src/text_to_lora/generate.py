@@ -294,7 +294,7 @@ class TextToLora:
 
         examples: the rows (input, answer) of each description, two or more; rows that are kept out
             of training choose after how many steps an adapter is best, which may be none
-        options: seconds=60.0, steps=None and more, as for `serving.refinement.refine_with`
+        options: seconds=60.0, steps=None and more, as for `refinement.refine_with`
 
         What was measured stands in `provenance` under "refinement". The base is loaded, if it is not
         yet, and frozen.

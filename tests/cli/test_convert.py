@@ -52,7 +52,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def own_checkpoint(tmp_path: Path, base_folder: Path) -> tuple[Path, Hypernetwork]:
+def tiny_checkpoint(tmp_path: Path, base_folder: Path) -> tuple[Path, Hypernetwork]:
     """A checkpoint in the reference's form whose text encoder is the tiny base model itself."""
     config = LlamaConfig.from_pretrained(base_folder)
     spec = LoraSpec.from_config(config, targets=["q_proj", "v_proj"], rank=8, rslora=True)
@@ -70,7 +70,7 @@ def own_checkpoint(tmp_path: Path, base_folder: Path) -> tuple[Path, Hypernetwor
         for kind in ("AB_offset", "mean_recon_target", "std_recon_target"):
             state[f"{kind}.A.{leaf}"] = torch.zeros(layers, 8, group.in_features)
             state[f"{kind}.B.{leaf}"] = torch.zeros(layers, group.out_features, 8)
-    folder = tmp_path / "own"
+    folder = tmp_path / "tiny"
     folder.mkdir()
     torch.save(state, folder / "hypermod.pt")
     args = yaml.safe_load((OFFICIAL / NAME / "args.yaml").read_text())
@@ -98,12 +98,12 @@ def test_the_converted_folder_generates_the_references_adapters(
 
 
 def test_a_converted_folder_works_from_description_to_adapter(
-    own_checkpoint: tuple[Path, Hypernetwork],
+    tiny_checkpoint: tuple[Path, Hypernetwork],
     base_folder: Path,
     tmp_path: Path,
     t2l: Callable[..., Any],
 ) -> None:
-    folder, hypernet = own_checkpoint
+    folder, hypernet = tiny_checkpoint
     out = tmp_path / "ours"
     assert t2l("convert", folder, "-o", out, "--base", base_folder).code == 0
     facade = TextToLora.from_pretrained(out)
@@ -189,11 +189,3 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
     assert done.err.startswith("error: ") and done.err.count("\n") == 1
     assert message in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
-
-
-def test_an_existing_folder_is_kept(
-    checkpoint: Path, tmp_path: Path, t2l: Callable[..., Any]
-) -> None:
-    done = t2l("convert", checkpoint, "-o", tmp_path)
-    assert done.code == 2
-    assert "exists already; pass --overwrite" in done.err

@@ -12,20 +12,20 @@ QUICK = ("--refine-seconds", 0)
 def test_the_demo_shows_every_row_with_its_misses(t2l: Any, hypernet_folder: Path) -> None:
     done = t2l("demo", "-m", hypernet_folder, "--rows", 1, "--seed", 3, "--json", *QUICK)
     assert done.code == 0
-    found = json.loads(done.out)
-    assert found["seed"] == 3
-    assert [row["description"] for row in found["rows"]] == [
+    facts = json.loads(done.out)
+    assert facts["seed"] == 3
+    assert [row["description"] for row in facts["rows"]] == [
         task.description for task in demo_tasks()
     ]
     text = t2l("demo", "-m", hypernet_folder, "--rows", 1, "--seed", 3, *QUICK).out
     assert text.startswith("rows drawn with seed 3; the base sees the input alone\n")
-    for row in found["rows"]:
+    for row in facts["rows"]:
         assert row["input"] in text
         assert repr(row["expected"]) in text
         assert repr(row["adapted"]) in text
-    misses = sum(row["adapted"] != row["expected"] for row in found["rows"])
+    misses = sum(row["adapted"] != row["expected"] for row in facts["rows"])
     assert text.count("MISS ") == misses > 0  # a random network is right by chance alone
-    assert f"adapted {len(found['rows']) - misses} of {len(found['rows'])}" in text
+    assert f"adapted {len(facts['rows']) - misses} of {len(facts['rows'])}" in text
 
 
 def test_the_seed_decides_the_rows(t2l: Any, hypernet_folder: Path) -> None:

@@ -43,8 +43,8 @@ def _commands(page: Path, program: str) -> list[str]:
     lines: list[str] = []
     for block in _blocks(page, "sh", "bash", "console"):
         lines += block.replace("\\\n", " ").splitlines()
-    found = (line.strip().removeprefix("$ ") for line in lines)
-    return [line for line in found if line.split(" ")[0] == program]
+    commands = (line.strip().removeprefix("$ ") for line in lines)
+    return [line for line in commands if line.split(" ")[0] == program]
 
 
 def _mentions(page: Path, program: str) -> list[str]:

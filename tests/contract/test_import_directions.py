@@ -96,14 +96,14 @@ def _find_imports(path: Path, with_types: bool) -> Iterator[str]:
 
 def _parts_imported(path: Path) -> set[str]:
     """Parts of this package that a file imports."""
-    found = set()
+    parts = set()
     for name in _imports(path):
         first, _, rest = name.partition(".")
         if first == "text_to_lora":
             part = rest.partition(".")[0]
             exists = (ROOT / part).is_dir() or (ROOT / f"{part}.py").is_file()
-            found.add(part if part and exists else "__init__")
-    return found
+            parts.add(part if part and exists else "__init__")
+    return parts
 
 
 @pytest.mark.parametrize("part", sorted({_part(path) for path in FILES}))
