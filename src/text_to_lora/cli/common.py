@@ -170,7 +170,7 @@ def silence_transformers() -> None:
 
 
 def load_base_quietly(
-    name: str | None = None, **options: Any
+    name: str | Path | None = None, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load_base` without what transformers writes to stderr."""
     from text_to_lora.models.base import load_base

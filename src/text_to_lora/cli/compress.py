@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from text_to_lora.choices import HeadName
 from text_to_lora.cli import common
 from text_to_lora.files import check_output
 
@@ -23,9 +24,7 @@ def compress(
             "default: text where every task has a description."
         ),
     ] = None,
-    head: Annotated[
-        Literal["joint", "shared", "rank"], Option(help="L, M or S: large to small.")
-    ] = "joint",
+    head: Annotated[HeadName, Option(help="L, M or S: large to small.")] = "joint",
     steps: Annotated[
         int | None, Option(min=1, help="Optimiser steps; default: what fits the library.")
     ] = None,

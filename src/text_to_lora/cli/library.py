@@ -103,7 +103,9 @@ def show(
 
 def _table(entries: Sequence[LibraryEntry]) -> Iterator[str]:
     """A heading and a line for each adapter, the first column to the left, others to the right."""
-    rows = [("task", "validation loss", "base loss", "steps", "descriptions")]
+    rows: list[tuple[str, ...]] = [
+        ("task", "validation loss", "base loss", "steps", "descriptions")
+    ]
     for entry in entries:
         losses = (entry.validation_loss, entry.base_loss)
         numbers = ["-" if loss is None else f"{loss:.4f}" for loss in losses]

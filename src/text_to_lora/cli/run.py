@@ -43,17 +43,18 @@ def run(
     with common.progress("loading the hypernetwork and the base model") as show:
         from text_to_lora.inference.answers import answer, count_dropped, effect
 
-        t2l, *loaded = common.load_model_and_base(model, base, device)
+        t2l, language_model, tokenizer = common.load_model_and_base(model, base, device)
         show("loading the text encoder and generating the adapter")
         adapters = t2l.generate([description], strength=strength)
-        dropped = count_dropped(*loaded, texts, max_new_tokens=max_new_tokens)
+        loaded = (language_model, tokenizer, texts)
+        dropped = count_dropped(*loaded, max_new_tokens=max_new_tokens)
         show("the base answers")
-        before = answer(*loaded, texts, max_new_tokens=max_new_tokens)
+        before = answer(*loaded, max_new_tokens=max_new_tokens)
         show("the adapted base answers")
         weights = adapters.weights
-        after = answer(*loaded, texts, weights=weights, max_new_tokens=max_new_tokens)
+        after = answer(*loaded, weights=weights, max_new_tokens=max_new_tokens)
         show("comparing")
-        change = float(effect(*loaded, texts, after, weights).mean())
+        change = float(effect(*loaded, after, weights).mean())
     _check_effect(change, strength)
     if as_json:
         names = ("input", "tokens_dropped", "base", "adapted")
