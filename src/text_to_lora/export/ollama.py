@@ -72,5 +72,7 @@ def _base_name(hub_name: str, engine_base: str | None) -> str:
             "or the path of a GGUF file of the base, with --engine-base"
         )
     if not re.fullmatch(r"\S([^\r\n\x00]*\S)?", name):
-        raise ConfigError(f"engine base {name!r} cannot stand in a Modelfile; give a name on one line")
+        raise ConfigError(
+            f"engine base {name!r} cannot stand in a Modelfile; give a name on one line"
+        )
     return name
