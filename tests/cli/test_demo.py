@@ -28,15 +28,6 @@ def test_the_demo_shows_every_row_with_its_misses(t2l: Any, hypernet_folder: Pat
     assert f"adapted {len(facts['rows']) - misses} of {len(facts['rows'])}" in text
 
 
-def test_the_seed_decides_the_rows(t2l: Any, hypernet_folder: Path) -> None:
-    def inputs(seed: int) -> list[str]:
-        done = t2l("demo", "-m", hypernet_folder, "--rows", 2, "--seed", seed, "--json", *QUICK)
-        return [row["input"] for row in json.loads(done.out)["rows"]]
-
-    assert inputs(1) == inputs(1)
-    assert inputs(1) != inputs(2)
-
-
 def test_the_demo_ends_with_a_refinement_and_what_to_type(
     t2l: Any, idle_hypernet_folder: Path
 ) -> None:
