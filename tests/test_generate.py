@@ -89,33 +89,13 @@ def test_blend_is_the_weighted_sum_of_changes(adapters: Adapters) -> None:
         adapters.blend([0.5, 0.5])
 
 
-def test_one_adapter_is_written_into_the_folder_itself(
-    t2l: TextToLora, base_folder: Path, tmp_path: Path
-) -> None:
-    adapters = t2l.generate(TEXTS[:1])
-    assert adapters.save(tmp_path / "out") == [tmp_path / "out"]
-    config = AutoModelForCausalLM.from_pretrained(base_folder).config
-    loaded = load_adapter(tmp_path / "out", base_config=config)
-    for key in loaded.a:
-        torch.testing.assert_close(loaded.delta(key), adapters.weights.delta(key))
-    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
-    assert provenance["description"] == TEXTS[0]
-    assert provenance["hypernet_fingerprint"] == t2l.fingerprint
-
-
-def test_several_adapters_are_numbered_folders_with_readable_names(
-    adapters: Adapters, tmp_path: Path
-) -> None:
-    folders = adapters.save(tmp_path / "out")
-    names = ["1-answer-in-capitals", "2-reply-with-the-last-word-only", "3-say-yes-or-no"]
-    assert [folder.name for folder in folders] == names
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
-
-
 def test_peft_runs_what_is_saved_as_we_do(adapters: Adapters, model: Any, tmp_path: Path) -> None:
     from peft import PeftModel
 
     folders = adapters.save(tmp_path / "out")
+    names = ["1-answer-in-capitals", "2-reply-with-the-last-word-only", "3-say-yes-or-no"]
+    assert [folder.name for folder in folders] == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     with torch.no_grad(), adapters.on(model, rows=[1, 1]):
         ours = model(IDS).logits
     theirs = PeftModel.from_pretrained(model, folders[1])(IDS).logits
@@ -144,20 +124,21 @@ def test_generated_adapters_can_be_trained_on(t2l: TextToLora, model: Any) -> No
     assert factors.grad is not None and factors.grad.abs().sum() > 0
 
 
-def test_one_adapter_replaces_three_where_that_is_asked_for(
-    adapters: Adapters, tmp_path: Path
+def test_one_adapter_is_the_folder_itself_and_replaces_several_where_that_is_asked_for(
+    t2l: TextToLora, adapters: Adapters, model: Any, tmp_path: Path
 ) -> None:
-    adapters.save(tmp_path / "out")
-    one = Adapters(
-        adapters.weights.select([0]),
-        adapters.descriptions[:1],
-        adapters.provenance[:1],
-        adapters.nearest[:1],
-    )
+    out = tmp_path / "out"
+    adapters.save(out)
+    one = t2l.generate(TEXTS[:1])
     with pytest.raises(ConfigError, match="exists already; pass --overwrite"):
-        one.save(tmp_path / "out")
-    one.save(tmp_path / "out", overwrite=True)
-    assert (tmp_path / "out" / "adapter_config.json").is_file()
+        one.save(out)
+    assert one.save(out, overwrite=True) == [out]
+    loaded = load_adapter(out, base_config=model.config)
+    for key in loaded.a:
+        torch.testing.assert_close(loaded.delta(key), one.weights.delta(key))
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["description"] == TEXTS[0]
+    assert provenance["hypernet_fingerprint"] == t2l.fingerprint
 
 
 def test_a_failure_among_several_leaves_nothing(adapters: Adapters, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from text_to_lora.tasks.folder import load_folder
 from text_to_lora.training import reconstruction
 from text_to_lora.training.compression import fit_settings
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
+from tiny_models import random_adapters
 
 Run = Callable[..., Any]
 ANSWERS = ("red", "green", "blue")
@@ -38,16 +39,7 @@ def library_folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) 
         rank=2,
         name=str(base_folder),
     )
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return 0.3 * torch.randn(3, *shape, generator=generator)
-
-    weights = LoraWeights(
-        spec,
-        {g.key: draw(len(g.layers), 2, g.in_features) for g in spec.groups},
-        {g.key: draw(len(g.layers), g.out_features, 2) for g in spec.groups},
-    )
+    weights = random_adapters(spec, 3, torch.Generator().manual_seed(0))
     entries = [
         LibraryEntry(f"say-{answer}", (f"Say {answer}.",) if answer != "blue" else ())
         for answer in ANSWERS

@@ -9,20 +9,14 @@ import torch
 
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
-from tiny_models import make_config
+from tiny_models import make_config, random_adapters
 
 
 def make_weights(base: str, *, adapters: int = 1, rank: int = 4, alpha: float = 4.0) -> LoraWeights:
     spec = LoraSpec.from_config(
         make_config(), targets=["q_proj", "v_proj"], rank=rank, alpha=alpha, name=base
     )
-    generator = torch.Generator().manual_seed(rank)
-    a, b = {}, {}
-    for group in spec.groups:
-        size = (adapters, len(group.layers))
-        a[group.key] = torch.randn(*size, rank, group.in_features, generator=generator)
-        b[group.key] = torch.randn(*size, group.out_features, rank, generator=generator)
-    return LoraWeights(spec, a, b)
+    return random_adapters(spec, adapters, torch.Generator().manual_seed(rank))
 
 
 @pytest.fixture

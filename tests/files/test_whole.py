@@ -10,6 +10,13 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.files import read_json, write_file, write_folder, write_json
 
 
+@pytest.fixture(params=["at once", "plain"])
+def renaming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rename by Linux's renameat2, and as where there is no such call."""
+    if request.param == "plain":
+        monkeypatch.setattr("text_to_lora.files.whole._rename_at_once", lambda *_, exchange: False)
+
+
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     with write_folder(tmp_path / "new" / "out") as folder:
         (folder / "a.txt").write_text("a")
@@ -38,13 +45,8 @@ def test_an_error_while_overwriting_leaves_the_old_folder(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("atomic", [True, False])
-def test_of_two_jobs_for_one_new_folder_the_later_fails(
-    atomic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By Linux's own call and by plain renaming."""
-    if not atomic:
-        monkeypatch.setattr("text_to_lora.files.whole._rename_at_once", lambda *_, exchange: False)
+@pytest.mark.usefixtures("renaming")
+def test_of_two_jobs_for_one_new_folder_the_later_fails(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
         pytest.raises(ConfigError, match=r"output '.*out' exists already: another job made it"),
@@ -68,12 +70,8 @@ def test_a_job_that_wrote_nothing_was_first_all_the_same(tmp_path: Path) -> None
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("atomic", [True, False])
-def test_a_folder_is_exchanged_whole(
-    atomic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not atomic:
-        monkeypatch.setattr("text_to_lora.files.whole._rename_at_once", lambda *_, exchange: False)
+@pytest.mark.usefixtures("renaming")
+def test_a_folder_is_exchanged_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for text in ("{}", "[]"):
         with write_folder(out, overwrite=True) as folder:
@@ -119,20 +117,19 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
-def test_of_two_jobs_for_one_new_file_the_later_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("one", "two"):
-        with pytest.raises(ConfigError, match=rf"output file '.*{name}' exists already; choose"):
-            write_file(
-                tmp_path / name,
-                lambda temporary: write_json(tmp_path / name, {}) or temporary.touch(),  # noqa: B023
-                overwrite=False,
-            )
-        assert read_json(tmp_path / name) == {}
-        monkeypatch.setattr("text_to_lora.files.whole._rename_at_once", lambda *_, exchange: False)
+@pytest.mark.usefixtures("renaming")
+def test_of_two_jobs_for_one_new_file_the_later_fails(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+
+    def write(temporary: Path) -> None:
+        write_json(file, {})
+        temporary.touch()
+
+    with pytest.raises(ConfigError, match=r"output file '.*file' exists already; choose"):
+        write_file(file, write, overwrite=False)
+    assert read_json(file) == {}
     write_json(tmp_path / "new", {"a": 1}, overwrite=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "one", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "new"]
 
 
 def test_what_exists_is_refused_with_its_name(tmp_path: Path) -> None:
