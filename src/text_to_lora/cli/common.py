@@ -127,21 +127,21 @@ def check_device(device: str) -> str:
 
 
 @contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
-    """Say what to install where an import in a `with` block finds a package missing.
+def needs_extra(extras: str, what: str = "this") -> Iterator[None]:
+    """Turn a package that is missing inside a `with` block into one line.
 
-    extra: the extra, or several with commas, that brings the package
+    extras: of this distribution that bring the package; what: needs it
 
-    Raises ConfigError.
+    Raises ConfigError saying what to install.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        if package == "text_to_lora":
+        missing = str(error.name).partition(".")[0]
+        if missing == "text_to_lora":
             raise
         raise ConfigError(
-            f"this needs the package {package!r}; pip install 'text-to-lora[{extra}]'"
+            f"{what} needs the package {missing!r}; pip install 'text-to-lora[{extras}]'"
         ) from None
 
 
