@@ -147,7 +147,7 @@ def test_the_room_that_a_prompt_needs_is_the_least_that_fits(
         )
         try:
             if check == "before":
-                scorer.check_room(rows, [description])
+                scorer.check_room([(rows[0], description)])
             else:
                 scorer.score(rows, prompt_texts=[description] if description else None)
         except ConfigError:
