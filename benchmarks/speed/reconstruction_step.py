@@ -51,9 +51,9 @@ SHARE_OF_FREE = 0.6  # of the machine's free memory, which others use as well
 SAME = 1e-4  # relative; sums in another order
 
 
-def naive_delta_loss(found: Pair, wanted: Pair) -> Tensor:
+def naive_delta_loss(predicted: Pair, wanted: Pair) -> Tensor:
     """The loss of `delta_loss`, by way of every ΔW."""
-    (a, b), (wanted_a, wanted_b) = found, wanted
+    (a, b), (wanted_a, wanted_b) = predicted, wanted
     losses = [(b[key] @ a[key] - wanted_b[key] @ wanted_a[key]).abs().mean() for key in a]
     return torch.stack(losses).mean()
 
@@ -94,15 +94,15 @@ def make_loss(
 ) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """One pass of a loss and its gradient, and the tensors that get one."""
     spec = shapes(layers)
-    found, wanted = (random_adapters(spec, tasks, device, seed) for seed in (0, 1))
-    factors = [*found.a.values(), *found.b.values()]
+    predicted, wanted = (random_adapters(spec, tasks, device, seed) for seed in (0, 1))
+    factors = [*predicted.a.values(), *predicted.b.values()]
     for factor in factors:
         factor.requires_grad_()
 
     def run() -> Tensor:
         for factor in factors:
             factor.grad = None
-        loss = LOSSES[name]((found.a, found.b), (wanted.a, wanted.b))
+        loss = LOSSES[name]((predicted.a, predicted.b), (wanted.a, wanted.b))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -262,14 +262,18 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "naive_delta": ("naive_delta", *naive),
     }
     times = {part: measure(options, "time", part, json.dumps(cases)) for part in MAKERS}
-    for part, found in times.items():
-        ours, theirs = (found["first_loss"][key] for key in ("delta_at_naive_size", "naive_delta"))
+    for part, predicted in times.items():
+        ours, theirs = (
+            predicted["first_loss"][key] for key in ("delta_at_naive_size", "naive_delta")
+        )
         if abs(ours - theirs) > SAME * theirs:
             raise SystemExit(f"{part}: the loss is {ours}, the naive one {theirs}")
         pairs = zip(
-            found["times_s"]["naive_delta"], found["times_s"]["delta_at_naive_size"], strict=True
+            predicted["times_s"]["naive_delta"],
+            predicted["times_s"]["delta_at_naive_size"],
+            strict=True,
         )
-        found["naive_over_ours"] = round(statistics.median(a / b for a, b in pairs), 2)
+        predicted["naive_over_ours"] = round(statistics.median(a / b for a, b in pairs), 2)
     return {
         "whole": {"tasks": whole[0], "layers": whole[1]},
         "naive": {"tasks": naive[0], "layers": naive[1]},
@@ -281,20 +285,20 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def summary(found: dict[str, Any]) -> list[dict[str, str]]:
+def summary(predicted: dict[str, Any]) -> list[dict[str, str]]:
     """The rows of the README's table."""
-    times, memory, naive = found["time"], found["memory_mib"], found["naive"]
-    own, other = memory["loss"]["delta"], memory["loss"]["naive_delta"]
+    times, memory, naive = predicted["time"], predicted["memory_mib"], predicted["naive"]
+    ours_loss, other = memory["loss"]["delta"], memory["loss"]["naive_delta"]
     step = times["step"]["median_s"]
-    size = f"{naive['tasks']} of {found['whole']['tasks']} tasks in {naive['layers']} layers"
+    size = f"{naive['tasks']} of {predicted['whole']['tasks']} tasks in {naive['layers']} layers"
     return [
         {
             "what": "memory of the loss of ΔW at Mistral-7B shapes, beyond inputs and gradients",
-            "result": f"{max(own['extra'], 0):.0f} MiB (naive: {other['extra']:,.0f} MiB for {size})",
+            "result": f"{max(ours_loss['extra'], 0):.0f} MiB (naive: {other['extra']:,.0f} MiB for {size})",
             "target": f"{TARGET_MIB:g} MiB",
         },
         {
-            "what": f"reconstruction steps of {found['whole']['tasks']} tasks at these shapes, M",
+            "what": f"reconstruction steps of {predicted['whole']['tasks']} tasks at these shapes, M",
             "result": f"{1 / step['delta']:.2f} a second on ΔW, {1 / step['factors']:.2f} on factors",
             "target": "",
         },
@@ -324,12 +328,12 @@ def main() -> None:
         return
     gpu = {} if options.device == "cpu" else {"gpu": torch.cuda.get_device_name()}
     recorder = Recorder(threads=options.threads, device=options.device, **gpu)
-    found = compare(options)
+    predicted = compare(options)
     result = {
         "rounds": options.rounds,
         "target_extra_mib": TARGET_MIB,
-        **found,
-        "summary": summary(found),
+        **predicted,
+        "summary": summary(predicted),
     }
     write_json(options.out, recorder.complete(result))
     for row in result["summary"]:

@@ -157,12 +157,12 @@ def test_break_even_is_found_by_counting_up(ours: tuple[int, int], other: tuple[
     first, second = Way("ours", *ours, 0), Way("other", *other, 0)
     enough = range(1, 200)
     good = [q for q in enough if first.flops(q) <= second.flops(q)]
-    found = cheaper(first, second)
-    if found is None:
+    interval = cheaper(first, second)
+    if interval is None:
         assert not good
     else:
-        last = enough[-1] if found[1] is None else found[1]
-        assert good == list(range(found[0], last + 1))
+        last = enough[-1] if interval[1] is None else interval[1]
+        assert good == list(range(interval[0], last + 1))
 
 
 def test_crossing_is_the_first_library_that_is_larger() -> None:

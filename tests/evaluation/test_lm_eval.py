@@ -179,8 +179,10 @@ def test_a_description_stands_in_the_prompt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = rows_of(tasks, "pick", 0, 1)
-    told, untold = (scorer.score(rows, prompt_texts=[text, None]) for text in ("Name it.", None))
-    assert told[0] != untold[0] and told[1] == untold[1]
+    described, untold = (
+        scorer.score(rows, prompt_texts=[text, None]) for text in ("Name it.", None)
+    )
+    assert described[0] != untold[0] and described[1] == untold[1]
     logged: list[Any] = []
 
     def spy(**options: Any) -> Any:
