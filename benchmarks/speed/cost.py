@@ -453,12 +453,11 @@ def make_cells(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Make cells, or measure the job that --job describes and print its result as JSON."""
-    parser = parse(__doc__, "cost")
+    parser = parse(__doc__, "cost", threads=1)
     add = parser.add_argument
     add("--cells", help="names with commas; default: all")
     add("--counts", type=int, nargs="+", default=list(COUNTS), help="adapters (default 1 16 256)")
     add("--device", default="cpu", help="torch device (default cpu)")
-    add("--threads", type=int, default=1, help="CPU threads (default 1)")
     add("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job is None:

@@ -406,9 +406,6 @@ def main() -> None:
         "--rows", type=int, nargs="+", default=[96, 384], help="rows a task (default 96 384)"
     )
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"
-    )
-    parser.add_argument(
         "--work", type=Path, default=Path("runs/joint_adapters"), help="folder to go on from"
     )
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)

@@ -187,7 +187,7 @@ def _status(field: str) -> int:
 
 
 def main() -> None:
-    parser = parse(__doc__, "hostile")
+    parser = parse(__doc__, "hostile", threads=None)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
