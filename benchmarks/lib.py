@@ -31,12 +31,15 @@ PLACEHOLDERS = {
 }
 
 
-def parse(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """A parser with the first line of a docstring, and --out for the result of this name."""
+def parse(
+    doc: str | None, name: str, *, threads: int | None = os.cpu_count()
+) -> argparse.ArgumentParser:
+    """A parser with --out for the result of this name, and --threads unless their default is None."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS / f"{name}.json", help="where the result goes"
-    )
+    add = parser.add_argument
+    if threads is not None:
+        add("--threads", type=int, default=threads, help=f"CPU threads (default {threads})")
+    add("--out", type=Path, default=RESULTS / f"{name}.json", help="where the result goes")
     return parser
 
 

@@ -123,8 +123,8 @@ def write_run(
 def evaluation_of(conditions: Mapping[str, Sequence[Sample]]) -> Evaluation:
     """What is read from such a folder."""
     samples: dict[str, list[Sample]] = {}
-    for name, rows in conditions.items():
-        samples.setdefault("shuffled" if "shuffled" in name else name, []).extend(rows)
+    for name, members in conditions.items():
+        samples.setdefault("shuffled" if "shuffled" in name else name, []).extend(members)
     facts = {"about": {}, "seconds": 1.5, "shots_left_out": 0}
     return Evaluation(
         SETTINGS,

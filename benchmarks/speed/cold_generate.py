@@ -49,7 +49,7 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     """Run the comparison, print it and write it down."""
-    parser = parse(__doc__, "cold_generate")
+    parser = parse(__doc__, "cold_generate", threads=None)
     parser.add_argument("--model", help="hypernetwork folder; default: the embedded one")
     parser.add_argument("--encoder", default=str(package_folder()), help="its encoder's folder")
     parser.add_argument("--runs", type=int, default=7, help="timed runs of each (default 7)")

@@ -170,8 +170,8 @@ def _load(setting: Setting, folder: Path, load: Callable[[], Any]) -> dict[str, 
         loaded = load()
         if setting.device == "cpu":
             return loaded
-        several = loaded if isinstance(loaded, list) else [loaded]
-        return [weights.to(device=setting.device) for weights in several]
+        adapters = loaded if isinstance(loaded, list) else [loaded]
+        return [weights.to(device=setting.device) for weights in adapters]
 
     cold = None
     if _drop_pages(folder):
@@ -203,15 +203,16 @@ def _apply(setting: Setting, count: int, work: Path) -> dict[str, Any]:
         start = time.perf_counter()
         with adapted(model, weights, range(count)):
             entered = time.perf_counter() - start
-            own = meter.time(run)
+            adapted_time = meter.time(run)
         per_token = layers / (count * tokens)
         result[name] = {
             "rows": count,
             "tokens_a_row": tokens,
             "base_seconds_per_token": base["seconds"] * per_token,
-            "adapter_seconds_per_token": (own["seconds"] - base["seconds"]) * per_token,
+            "adapter_seconds_per_token": (adapted_time["seconds"] - base["seconds"]) * per_token,
             "base_cpu_seconds_per_token": base["cpu_seconds"] * per_token,
-            "adapter_cpu_seconds_per_token": (own["cpu_seconds"] - base["cpu_seconds"]) * per_token,
+            "adapter_cpu_seconds_per_token": (adapted_time["cpu_seconds"] - base["cpu_seconds"])
+            * per_token,
             "enter_seconds": entered * layers,
         }
     return result
@@ -452,12 +453,11 @@ def make_cells(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Make cells, or measure the job that --job describes and print its result as JSON."""
-    parser = parse(__doc__, "cost")
+    parser = parse(__doc__, "cost", threads=1)
     add = parser.add_argument
     add("--cells", help="names with commas; default: all")
     add("--counts", type=int, nargs="+", default=list(COUNTS), help="adapters (default 1 16 256)")
     add("--device", default="cpu", help="torch device (default cpu)")
-    add("--threads", type=int, default=1, help="CPU threads (default 1)")
     add("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job is None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -149,9 +148,6 @@ def main() -> None:
     """Run all parts, print the result and write it down."""
     parser = parse(__doc__, "generation")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default 7)")
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="torch threads (default: all cores)"
-    )
     parser.add_argument("--device", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -261,11 +261,11 @@ def run_peft(
         write_json(work / "given.json", given)
         command = [sys.executable, "-c", PEFT_SCRIPT, str(work / "given.json"), str(output)]
         start = time.perf_counter()
-        found = run_json(command, environment)
+        measured = run_json(command, environment)
         wall += time.perf_counter() - start
-        if found["steps"] != job.num_steps:
-            raise SystemExit(f"Trainer took {found['steps']} steps, not {job.num_steps}")
-        dtype = found["dtype"]
+        if measured["steps"] != job.num_steps:
+            raise SystemExit(f"Trainer took {measured['steps']} steps, not {job.num_steps}")
+        dtype = measured["dtype"]
     return {"wall_s": round(wall, 2), "dtype": dtype}
 
 
@@ -284,10 +284,12 @@ def agree(config: LibraryConfig, work: Path) -> dict[str, Any]:
     base_config = load_base_config(config.base.name)
     apart = 0.0
     for place, job in enumerate(jobs):
-        own = joint.adapter(job.name)
+        joint_adapter = joint.adapter(job.name)
         other = load_adapter(work / "warm" / str(place), base_config=base_config)
-        for key in own.a:
-            difference = (own.delta(key) - other.delta(key)).norm() / other.delta(key).norm()
+        for key in joint_adapter.a:
+            difference = (joint_adapter.delta(key) - other.delta(key)).norm() / other.delta(
+                key
+            ).norm()
             apart = max(apart, float(difference))
     if apart > AGREE:
         raise SystemExit(f"the joint and the warm run differ by {apart:.1e} of the norm of ΔW")
@@ -321,8 +323,8 @@ def compare(
         output = work / f"joint-{number}"
         shutil.rmtree(output, ignore_errors=True)  # of a run that was cut off
         start = time.perf_counter()
-        found = child("joint", str(output))
-        return {"wall_s": round(time.perf_counter() - start, 2), **found}
+        measured = child("joint", str(output))
+        return {"wall_s": round(time.perf_counter() - start, 2), **measured}
 
     places = list(map(str, range(count)))
     # The joint run stands before and after the others, so that what disturbs one disturbs all.
@@ -374,20 +376,20 @@ def run_part(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def summary(results: Sequence[dict[str, Any]], tasks: int) -> list[dict[str, str]]:
     """The rows of the README's table."""
     rows = []
-    for found in results:
-        count = found["rows_a_task"]
+    for measured in results:
+        count = measured["rows_a_task"]
         rows += [
             {
                 "what": f"{tasks} adapters of {count} rows together, against PEFT and Trainer in "
                 "a process each",
-                "result": f"{found['peft_over_joint']:.1f} × as fast "
-                f"({found['joint']['wall_s']:.0f} s, {found['peft']['wall_s']:.0f} s)",
+                "result": f"{measured['peft_over_joint']:.1f} × as fast "
+                f"({measured['joint']['wall_s']:.0f} s, {measured['peft']['wall_s']:.0f} s)",
                 "target": f"{TARGET:g} ×",
             },
             {
                 "what": "the same, against one after another on a loaded base in the same dtype",
-                "result": f"{found['warm_over_joint']:.2f} × as fast "
-                f"({found['joint']['loop_s']:.0f} s, {found['warm']['loop_s']:.0f} s)",
+                "result": f"{measured['warm_over_joint']:.2f} × as fast "
+                f"({measured['joint']['loop_s']:.0f} s, {measured['warm']['loop_s']:.0f} s)",
                 "target": "",
             },
         ]
@@ -402,9 +404,6 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=32, help="adapters (default 32)")
     parser.add_argument(
         "--rows", type=int, nargs="+", default=[96, 384], help="rows a task (default 96 384)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"
     )
     parser.add_argument(
         "--work", type=Path, default=Path("runs/joint_adapters"), help="folder to go on from"

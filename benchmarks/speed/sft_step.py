@@ -213,10 +213,9 @@ def measure(
 
 def main() -> None:
     """Run the comparison, print it and write it down."""
-    parser = parse(__doc__, "sft_step")
+    parser = parse(__doc__, "sft_step", threads=1)
     parser.add_argument("--base", required=True, help="folder of a Llama-type base")
     parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
     parser.add_argument("--rows", type=int, default=32, help="rows, two for each adapter")
     parser.add_argument("--rank", type=int, default=8, help="rank of the adapters")

@@ -125,13 +125,13 @@ def judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]
         )
     seconds = time.perf_counter() - started
     over = _peak() - memory - 2 * sum(size for size, _ in before.values())
-    made = [path for path in output.rglob("*") if path.suffix != ".lock"]
+    written = [path for path in output.rglob("*") if path.suffix != ".lock"]
     checks = {
         "message of several lines": outcome == "refused" and len(message.splitlines()) > 1,
         "message too long": outcome == "refused" and len(message) > LONGEST_MESSAGE,
-        "half-written output": bool(made)
+        "half-written output": bool(written)
         if outcome != "read"
-        else any(p.name[0] == "." for p in made),
+        else any(p.name[0] == "." for p in written),
         "input changed": _listing(source) != before,
         "code executed": (work / "executed").exists(),
         "too slow": seconds > MAX_SECONDS,
@@ -187,7 +187,7 @@ def _status(field: str) -> int:
 
 
 def main() -> None:
-    parser = parse(__doc__, "hostile")
+    parser = parse(__doc__, "hostile", threads=None)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -175,13 +175,13 @@ class Study:
         folds: list[list[int]] = []
         for place, task in enumerate(tasks):
             rows = _draw(task.support(), cell.k, f"{cell.draw}/{task.name}")
-            own = make_folds(RefineTask(task.name, task.definition, rows), settings, 10**4)
-            own = [_with_steps(job, self.options.steps) for job in own]
-            if len(own) > 1:
-                own.append(make_job(task.name, rows, settings, self.options.steps))
-            folds.append(list(range(len(jobs), len(jobs) + len(own))))
-            owners += [place] * len(own)
-            jobs += own
+            of_task = make_folds(RefineTask(task.name, task.definition, rows), settings, 10**4)
+            of_task = [_with_steps(job, self.options.steps) for job in of_task]
+            if len(of_task) > 1:
+                of_task.append(make_job(task.name, rows, settings, self.options.steps))
+            folds.append(list(range(len(jobs), len(jobs) + len(of_task))))
+            owners += [place] * len(of_task)
+            jobs += of_task
         return jobs, owners, folds
 
     def _adapters(self, arm: str, tasks: Sequence[Task], owners: Sequence[int]) -> TaskAdapters:
@@ -221,10 +221,10 @@ class Study:
         step: int,
     ) -> None:
         everywhere = range(len(jobs))
-        kept_out = torch.stack(trainer.measure(everywhere, [job.selection for job in jobs]))
+        held_out = torch.stack(trainer.measure(everywhere, [job.selection for job in jobs]))
         tested = torch.stack(trainer.measure([places[-1] for places in folds], tests))
         for place, places in enumerate(folds):
-            figures = [*kept_out[:, places].nanmean(1).tolist(), *tested[:, place].tolist()]
+            figures = [*held_out[:, places].nanmean(1).tolist(), *tested[:, place].tolist()]
             curves[place].append([step, *(round(figure, 4) for figure in figures)])
 
 

@@ -66,10 +66,10 @@ def test_a_benchmark_is_scored_resumed_and_reported_anew(
 def test_what_cannot_be_scored_is_one_line(
     t2l: Any, hypernet_folder: Path, folder: Path, tmp_path: Path, options: Any, message: str
 ) -> None:
-    own = () if "--descriptions" in options else ("--descriptions", folder / "told.yml")
+    descriptions = () if "--descriptions" in options else ("--descriptions", folder / "told.yml")
     done = t2l(
         "eval", "benchmarks", "even", "--include-path", folder, "-o", tmp_path / "results",
-        "-m", hypernet_folder, *own, *options,
+        "-m", hypernet_folder, *descriptions, *options,
     )  # fmt: skip
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert message in done.err

@@ -62,15 +62,18 @@ def test_tasks_are_scored_and_reported_and_the_run_is_resumed(
 def test_every_condition_is_reached_by_its_flag(
     t2l: Any, data: Path, hypernet_folder: Path, tmp_path: Path
 ) -> None:
-    made = TextToLora.from_pretrained(str(hypernet_folder))
+    hypernet = TextToLora.from_pretrained(str(hypernet_folder))
     topics = ("red", "blue", "green")
     library = AdapterLibrary(
-        made.generate(topics).weights, [LibraryEntry(topic, (f"Say {topic}.",)) for topic in topics]
+        hypernet.generate(topics).weights,
+        [LibraryEntry(topic, (f"Say {topic}.",)) for topic in topics],
     )
     save_library(library, tmp_path / "library")
-    own = [LibraryEntry(name) for name in ("one", "three")]
-    save_library(AdapterLibrary(made.generate(["x", "y"]).weights, own), tmp_path / "oracle")
-    made.generate(["z"]).save(tmp_path / "multitask")
+    entries = [LibraryEntry(name) for name in ("one", "three")]
+    save_library(
+        AdapterLibrary(hypernet.generate(["x", "y"]).weights, entries), tmp_path / "oracle"
+    )
+    hypernet.generate(["z"]).save(tmp_path / "multitask")
     out = tmp_path / "results"
     done = t2l(
         *("eval", "suite", "--tasks", data, "-o", out, "-m", hypernet_folder, "--rows", 1),

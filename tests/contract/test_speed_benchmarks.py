@@ -63,9 +63,9 @@ def test_the_joint_and_the_warm_run_make_the_same_adapters(
     from benchmarks.speed import joint_adapters as script
 
     config = script.settings(recipe, folder, 14)
-    found = script.agree(config, tmp_path / "work")
-    assert found["tasks"] == 2 and found["steps"] == 4
-    assert 0 < found["largest_relative_difference_of_delta"] < 1e-4
+    result = script.agree(config, tmp_path / "work")
+    assert result["tasks"] == 2 and result["steps"] == 4
+    assert 0 < result["largest_relative_difference_of_delta"] < 1e-4
 
 
 def test_runs_that_differ_are_not_compared(
@@ -116,16 +116,16 @@ def test_the_naive_loss_of_delta_is_ours() -> None:
     spec = LoraSpec(
         BaseModelRef("x", None, "", "llama"), "layers", 3, 2, 4.0, True, tuple(make_groups(slots))
     )
-    found, wanted = (script.random_adapters(spec, 2, "cpu", seed) for seed in (0, 1))
+    result, wanted = (script.random_adapters(spec, 2, "cpu", seed) for seed in (0, 1))
     gradients = []
     for name in ("delta", "naive_delta"):
-        own = LoraWeights(
+        predicted = LoraWeights(
             spec,
-            {key: t.clone().requires_grad_() for key, t in found.a.items()},
-            {key: t.clone().requires_grad_() for key, t in found.b.items()},
+            {key: t.clone().requires_grad_() for key, t in result.a.items()},
+            {key: t.clone().requires_grad_() for key, t in result.b.items()},
         )
-        loss = script.LOSSES[name]((own.a, own.b), (wanted.a, wanted.b))
-        factors = [*own.a.values(), *own.b.values()]
+        loss = script.LOSSES[name]((predicted.a, predicted.b), (wanted.a, wanted.b))
+        factors = [*predicted.a.values(), *predicted.b.values()]
         gradients.append([loss.detach(), *torch.autograd.grad(loss, factors)])
     for ours, naive in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-9)
@@ -164,9 +164,9 @@ def test_every_part_of_the_costs_says_what_it_measured(measured: Any) -> None:
     parts = ("encode", "generate", "load-library", "load-folders", "merge")
     for part in parts:
         with torch.no_grad():
-            found = measured(part)
-        assert found["seconds"] > 0 and found["peak_bytes"] >= 0 and found["rounds"] >= 1
-    assert found["scaled"] == 3 / 2  # two of three switches are measured
+            result = measured(part)
+        assert result["seconds"] > 0 and result["peak_bytes"] >= 0 and result["rounds"] >= 1
+    assert result["scaled"] == 3 / 2  # two of three switches are measured
     with torch.no_grad():
         rows = measured("apply")["one_token"]
     assert rows["rows"] == 3 and rows["base_seconds_per_token"] > 0

@@ -109,10 +109,10 @@ def cells(
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
+    cell: dict[str, Any] = json.loads(
         (folder / "results" / "ablations" / f"{name}.json").read_text()
     )
-    return found
+    return cell
 
 
 def test_a_cell_holds_the_likelihoods_of_its_own_hypernetwork(
@@ -135,11 +135,11 @@ def test_a_cell_holds_the_likelihoods_of_its_own_hypernetwork(
 
 def test_cells_differ_as_their_names_say(cells: tuple[Path, list[Any]]) -> None:
     folder, _ = cells
-    found = {name: read(folder, name)["nll"] for name in NAMES}
-    assert found["default-0"]["matched"] != found["default-1"]["matched"]
-    assert found["in-prompt"]["matched_in_prompt"] != found["in-prompt"]["matched"]
-    assert set(found["hyperdecoder"]) == {"matched"}  # inputs cannot be shuffled or junk
-    assert set(found["references"]) == {"base", "in_prompt"}
+    nll = {name: read(folder, name)["nll"] for name in NAMES}
+    assert nll["default-0"]["matched"] != nll["default-1"]["matched"]
+    assert nll["in-prompt"]["matched_in_prompt"] != nll["in-prompt"]["matched"]
+    assert set(nll["hyperdecoder"]) == {"matched"}  # inputs cannot be shuffled or junk
+    assert set(nll["references"]) == {"base", "in_prompt"}
 
 
 def test_a_finished_cell_is_kept_and_refuses_other_settings(

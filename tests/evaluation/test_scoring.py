@@ -23,8 +23,8 @@ END = 5
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerFast, row: Row, description: str | None) -> list[int]:
-    told = f"[TASK] {description} " if description else ""
-    text = f"{told}[INPUT] {row.example.input} [ANSWER]"
+    described = f"[TASK] {description} " if description else ""
+    text = f"{described}[INPUT] {row.example.input} [ANSWER]"
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
@@ -51,20 +51,20 @@ def any_base(request: pytest.FixtureRequest) -> PreTrainedModel:
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("described", [False, True])
 def test_scores_equal_one_row_at_a_time_on_merged_weights(
     any_base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     tasks: list[Task],
     adapters: Callable[..., LoraWeights],
-    told: bool,
+    described: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", 120)
     rows = choose_rows(tasks, rows_per_task=3, seed=0)
     weights = adapters(any_base, 3)
     chosen = [place % 3 for place in range(len(rows))]
-    texts = [row.task.definition if told else None for row in rows]
+    texts = [row.task.definition if described else None for row in rows]
     merged = [deepcopy(any_base) for _ in range(3)]
     for model, adapter in zip(merged, weights.unbind(), strict=True):
         merge(model, adapter)
@@ -147,7 +147,7 @@ def test_the_room_that_a_prompt_needs_is_the_least_that_fits(
         )
         try:
             if check == "before":
-                scorer.check_room(rows, [description])
+                scorer.check_room([(rows[0], description)])
             else:
                 scorer.score(rows, prompt_texts=[description] if description else None)
         except ConfigError:
@@ -176,7 +176,7 @@ def test_shots_stand_before_the_input_and_the_longest_go_first(
     first = "[INPUT] a b [ANSWER] c [END]"
     last, question = "[INPUT] f [ANSWER] g [END]", "[INPUT] h [ANSWER]"
     middle = f"[INPUT] {'d ' * 12} [ANSWER] e [END]"
-    for text, max_length, cut, kept in (
+    for text, max_length, cut, num_shots in (
         (f"{first} {middle} {last} {question}", 60, False, 3),
         (f"{first} {last} {question}", 20, True, 2),
         (f"{last} {question}", 13, True, 1),
@@ -184,7 +184,7 @@ def test_shots_stand_before_the_input_and_the_longest_go_first(
     ):
         expected, answer = score(text, max_length)
         assert answer.nll * answer.tokens == pytest.approx(expected, rel=1e-4)
-        assert (answer.cut, answer.shots) == (cut, kept)
+        assert (answer.cut, answer.shots) == (cut, num_shots)
 
 
 def test_a_cut_prompt_is_marked(base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

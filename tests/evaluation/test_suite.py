@@ -86,11 +86,11 @@ def evaluate(
             "max_new_tokens": 4,
             "max_length": 48,
         }
-        made = {name: changes.pop(name) for name in ("generate",) if name in changes}
+        sources = {name: changes.pop(name) for name in ("generate",) if name in changes}
         options |= changes
         if "conditions" not in options:
             options["conditions"] = conditions_of(
-                kinds, options["tasks"], seed=options.get("seed", 0), **made
+                kinds, options["tasks"], seed=options.get("seed", 0), **sources
             )
         return evaluate_suite(**options)
 
@@ -300,7 +300,7 @@ def test_rows_that_lost_shots_are_marked_and_counted(evaluate: Evaluate, tmp_pat
     assert not any(sample.cut for sample in samples_of(tmp_path / "out", "base"))
 
 
-class _Own(Condition):
+class _PlugIn(Condition):
     """A plug-in: tells the prompt something, and leaves one task out."""
 
     name = "mine"
@@ -310,7 +310,7 @@ class _Own(Condition):
 
 
 def test_a_condition_of_ones_own_is_scored(evaluate: Evaluate, tmp_path: Path) -> None:
-    report = evaluate(conditions=[Base(), _Own()])
+    report = evaluate(conditions=[Base(), _PlugIn()])
     samples = samples_of(tmp_path / "out", "mine")
     assert {sample.prompt_text for sample in samples} == {"b c"}
     assert report["conditions"]["mine"]["tasks"] == 5
@@ -389,14 +389,14 @@ def test_plans_that_do_not_fit_are_named(
         def plan(self, rows: Sequence[Row]) -> list[Setup]:
             return [Setup(adapter="a" if place else None) for place in range(len(rows))]
 
-    for own, message in (
+    for condition, message in (
         (Short(), "plans 1 of 12 rows"),
         (Nothing(), "takes none of the 12 rows"),
         (Mixed(), "gives some rows an adapter and others none"),
         (Multitask(adapters(base, 2)), "gave 2 adapters for 1 keys"),
     ):
         with pytest.raises(ConfigError, match=message):
-            evaluate(conditions=[own])
+            evaluate(conditions=[condition])
 
 
 def test_programs_are_not_run_and_named(

@@ -125,16 +125,9 @@ def run_harm(
         identity = {"name": adapter.name, "setting": setting, "adapter": dict(adapter.identity)}
         part, state = read_finished(path, {"identity": identity}), ": finished before"
         if part is None:
-            others = [i for i, row in enumerate(rows) if group_of(row.task) != adapter.group]
-            nlls = _nlls(scorer, [rows[i] for i in others], factors)
-            harm = [
-                {"task": rows[i].task.name, "idx": rows[i].example.idx, "nll": nll - described[i]}
-                for i, nll in zip(others, nlls, strict=True)
-            ]
-            part, state = (
-                {"identity": identity, "harm": harm, "text": plain_text.effect(factors)},
-                "",
-            )
+            harm = _harm_of_rows(scorer, rows, described, adapter, factors)
+            part = {"identity": identity, "harm": harm, "text": plain_text.effect(factors)}
+            state = ""
             write_json(path, part)
         report(f"{place}/{len(adapters)} {adapter.name}{state}")
         parts[adapter.name] = part
@@ -194,6 +187,22 @@ def _nlls(
     """Answer NLL of each row, nats a token, with the task's definition in the prompt or without."""
     texts = [row.task.definition if described else None for row in rows]
     return [answer.nll for answer in scorer.score(rows, weights=weights, prompt_texts=texts)]
+
+
+def _harm_of_rows(
+    scorer: Scorer,
+    rows: Sequence[Row],
+    described: Sequence[float],
+    adapter: Judged,
+    factors: LoraWeights,
+) -> list[dict[str, Any]]:
+    """Harm to each row of another group than the adapter's; described: NLL without the adapter."""
+    others = [i for i, row in enumerate(rows) if group_of(row.task) != adapter.group]
+    nlls = _nlls(scorer, [rows[i] for i in others], factors)
+    return [
+        {"task": rows[i].task.name, "idx": rows[i].example.idx, "nll": nll - described[i]}
+        for i, nll in zip(others, nlls, strict=True)
+    ]
 
 
 class _PlainText:

@@ -145,8 +145,7 @@ def suite(
         max_new_tokens=max_new_tokens,
         max_length=max_length,
         label_likelihood=label_likelihood,
-        # The setting stands in run.json only where it was given, so that earlier runs go on.
-        **({"cut_descriptions": True} if cut_descriptions else {}),
+        cut_descriptions=cut_descriptions,
         provenance={"hypernet": t2l.fingerprint},
         progress=note,
     )

@@ -54,7 +54,8 @@ def draw_map(
     """Draw descriptions and the adapters made of them side by side, PCA and t-SNE.
 
     Writes map.png and map.json: coordinates, and how often a description's nearest one has the same
-    label, beside the same with labels shuffled. The base model is not loaded.
+    label, beside the same with labels shuffled. The base model is loaded only where the
+    hypernetwork reads descriptions with it.
 
     \b
     Examples:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -154,7 +154,7 @@ class LmEvalScorer:
         for task in tasks.inner.values():
             self._limit_answers(task, max_new_tokens)
 
-    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
+    def check_room(self, prompts: Iterable[tuple[Row, str | None]]) -> None:
         """Check nothing: lm-eval cuts the left of prompts that are too long."""
 
     def score(

@@ -22,7 +22,6 @@ from text_to_lora.evaluation.values import (
     compare_columns,
     finite,
     finite_rows,
-    json_number,
     mean_of,
     tables_of,
     task_means,
@@ -179,12 +178,13 @@ def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _tasks(tasks: Mapping[str, Mapping[str, Any]], tables: Tables) -> dict[str, Any]:
     """What each task's rows are, and their mean by condition and measure."""
-    means = {measure: task_means(table) for measure, table in tables.items()}
+    means = {measure: task_means(table).astype(object) for measure, table in tables.items()}
+    means = {measure: table.where(table.notna(), None) for measure, table in means.items()}
     return {
         task: {
             **facts,
             "conditions": {
-                name: {m: json_number(values.at[task, name]) for m, values in means.items()}
+                name: {m: values.at[task, name] for m, values in means.items()}
                 for name in means["nll"]
             },
         }

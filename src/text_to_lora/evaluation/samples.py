@@ -86,8 +86,8 @@ def read_evaluation(folder: Path) -> Evaluation:
         path = sample_path(folder, name)
         if path.exists():
             label = "shuffled" if condition["kind"] == "shuffled" else name
-            own_samples, metadata = read_samples(path)
-            samples.setdefault(label, []).extend(own_samples)
+            members, metadata = read_samples(path)
+            samples.setdefault(label, []).extend(members)
             counts = {"about": condition["about"], "seconds": 0.0, "shots_left_out": 0}
             counts = facts.setdefault(label, counts)
             counts["seconds"] = round(counts["seconds"] + metadata["seconds"], 1)

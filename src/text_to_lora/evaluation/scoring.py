@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -217,17 +217,17 @@ class Scorer:
             for row, row_encoded, key in zip(rows, encoded, keys, strict=True)
         ]
 
-    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
+    def check_room(self, prompts: Iterable[tuple[Row, str | None]]) -> None:
         """Check before anything is scored that every prompt fits without its input.
 
-        prompt_texts: description in each row's prompt
+        prompts: rows, each with the description in its prompt
 
         Raises ConfigError naming the tasks whose prompts do not, and the max_length that would do.
         """
         if self._cut_descriptions:
             return
         needed: dict[str, int] = {}
-        for row, text in zip(rows, prompt_texts, strict=True):
+        for row, text in prompts:
             name = row.task.name
             needed[name] = max(needed.get(name, 0), self._needed_length(row, text))
         tasks = [f"{name!r} ({n})" for name, n in needed.items() if n > self._max_length]

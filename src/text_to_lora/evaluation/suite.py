@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -42,35 +42,15 @@ from text_to_lora.tasks.task import Example, Row, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from text_to_lora.evaluation.lm_eval import LmEvalScorer
+
+    RowScorer = Scorer | LmEvalScorer
+
 # Rows that are scored together, and lost when a run stops; their adapters are in memory together.
 ROWS_PER_PART = 256
 ADAPTERS_PER_PART = 64
 
 Planned = tuple[Row, Setup]
-
-
-class RowScorer(Protocol):
-    """What scores rows with one model: `Scorer`, or `lm_eval.LmEvalScorer`."""
-
-    def score(
-        self,
-        rows: Sequence[Row],
-        *,
-        weights: LoraWeights | None,
-        adapters: Sequence[int] | None,
-        prompt_texts: Sequence[str | None],
-        shots: Sequence[Sequence[Example]],
-    ) -> list[Answer]:
-        """Score every row; the answers are in the order of the rows."""
-        ...
-
-    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
-        """Raise ConfigError before anything is scored when a prompt cannot fit."""
-        ...
-
-
-MakeScorer = Callable[["PreTrainedModel"], RowScorer]
-Report = Callable[[str], None]
 
 
 @one_job_a_folder
@@ -84,9 +64,9 @@ def evaluate_suite(
     rows_per_task: int | None = 40,
     seed: int = 0,
     examples: Callable[[Task], Sequence[Example]] = held_out,
-    make_scorer: MakeScorer | None = None,
+    make_scorer: Callable[[PreTrainedModel], RowScorer] | None = None,
     provenance: Mapping[str, Any] | None = None,
-    progress: Report | None = None,
+    progress: Callable[[str], None] | None = None,
     **scoring: Unpack[ScoringOptions],
 ) -> dict[str, Any]:
     """Score tasks under conditions and write samples, tables and plots; give the report.
@@ -95,7 +75,7 @@ def evaluate_suite(
     output_dir: `run.json` (settings, rows, what each condition is made of),
         `samples/<condition>.parquet`, and what `build_report` writes. A condition whose samples are
         there already is not scored again, nor are parts of one that stopped in the middle.
-    examples: the rows that may be drawn; by default those that nothing is trained on
+    examples: rows that may be drawn; by default those that nothing is trained on
     make_scorer: gives what scores rows with a model; None for `Scorer` with the options `scoring`
     provenance: JSON of what is evaluated (names, hashes); it has to be equal on resuming
     progress: called with a line about each condition and each part
@@ -105,15 +85,17 @@ def evaluate_suite(
     Raises ConfigError for equal names of tasks or conditions, a condition that takes no row, prompts
     that do not fit, or an output folder of another evaluation; TaskDataError for a task without rows.
     """
-    output_dir, report = Path(output_dir), progress or (lambda line: None)
     _check(tasks, conditions)
+    output_dir, report = Path(output_dir), progress or (lambda line: None)
     rows = choose_rows(tasks, rows_per_task=rows_per_task, seed=seed, examples=examples)
     make = make_scorer or (lambda model: Scorer(model, tokenizer, **options))
     options: ScoringOptions = {"label_likelihood": True, **scoring}
+    if not options.get("cut_descriptions"):
+        options.pop("cut_descriptions", None)  # runs that are older than this option can go on
     scorer = make(base)
     plans = {condition.name: _plan(condition, rows) for condition in conditions}
     every = [planned for plan in plans.values() for planned in plan]
-    scorer.check_room([row for row, _ in every], [setup.description for _, setup in every])
+    scorer.check_room([(row, setup.description) for row, setup in every])
     settings = {
         "base": base_identity(base),
         "seed": seed,
@@ -125,14 +107,9 @@ def evaluate_suite(
     _open_run(output_dir, settings, {c.name: _describe(c, plans[c.name]) for c in conditions})
     report(f"{len(rows)} rows of {len(tasks)} tasks, seed {seed}")
     for place, condition in enumerate(conditions, start=1):
-        title = f"{place}/{len(conditions)} {condition.name}"
         run = _ConditionRun(output_dir, condition, plans[condition.name])
-        if run.is_finished():
-            report(f"{title}: finished before")
-            continue
-        with condition.on(base) as model:
-            own_scorer = scorer if model is base else make(model)
-            run.score(own_scorer, lambda line, title=title: report(f"{title}: {line}"))
+        for line in run.run(base, scorer, make):
+            report(f"{place}/{len(conditions)} {condition.name}: {line}")
     return build_report(output_dir)
 
 
@@ -149,7 +126,23 @@ class _ConditionRun:
         self._num_rows = len(planned)
         self._parts = list(_split(planned))
 
-    def is_finished(self) -> bool:
+    def run(
+        self,
+        base: PreTrainedModel,
+        scorer: RowScorer,
+        make: Callable[[PreTrainedModel], RowScorer],
+    ) -> Iterator[str]:
+        """Score what is not finished yet; gives lines about the progress.
+
+        scorer: of the base; make: gives that of another model, as Arrow routing has one
+        """
+        if self._is_finished():
+            yield "finished before"
+            return
+        with self._condition.on(base) as model:
+            yield from self._score(scorer if model is base else make(model))
+
+    def _is_finished(self) -> bool:
         """Whether the samples are there.
 
         Raises ConfigError when they were scored with other adapters. The adapters of the first part
@@ -161,10 +154,10 @@ class _ConditionRun:
         check_signature(self._path, read_samples(self._path)[1]["signature"], signature)
         return True
 
-    def score(self, scorer: RowScorer, report: Report) -> None:
+    def _score(self, scorer: RowScorer) -> Iterator[str]:
         """Score the parts that are not there yet, and write the samples of all as one file.
 
-        report: called with a line after each part
+        Gives a line about the progress after each part.
         """
         done, seconds = 0, 0.0
         paths = [self._parts_folder / f"{place:05}.parquet" for place in range(len(self._parts))]
@@ -198,7 +191,7 @@ class _ConditionRun:
             write_samples(path, samples, metadata)
             pace = done / max(seconds, 1e-9)
             left = (self._num_rows - done) / pace
-            report(f"{done}/{self._num_rows} rows, {pace:.1f} rows/s, {left:.0f} s left")
+            yield f"{done}/{self._num_rows} rows, {pace:.1f} rows/s, {left:.0f} s left"
         self._join([read_samples(path) for path in paths])
 
     def _join(self, parts: Sequence[tuple[list[Sample], Mapping[str, Any]]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,8 +102,3 @@ def mean_of(values: Series, bootstrap: GroupBootstrap) -> dict[str, float | None
     """Mean over groups with its interval, as JSON values; None where no row has a finite value."""
     means = task_means(values).dropna()
     return None if means.empty else bootstrap.mean(means).to_dict()
-
-
-def json_number(value: float) -> float | None:
-    """A number as JSON, with null for NaN."""
-    return None if math.isnan(value) else float(value)

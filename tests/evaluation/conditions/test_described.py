@@ -38,8 +38,8 @@ def test_matched_and_paraphrases_read_the_tasks_own_descriptions(
     short = Task("short", "Do.", (), tasks[0].examples, tasks[0].metric, split="dev")
     second = Paraphrase(generate, 2)
     assert second.name == "paraphrase.2"
-    found = keys(second, [*rows, Row(short, short.examples[5])])
-    assert found == [f"{row.task.definition} Now." for row in rows] + [None]
+    chosen = keys(second, [*rows, Row(short, short.examples[5])])
+    assert chosen == [f"{row.task.definition} Now." for row in rows] + [None]
 
 
 def test_shuffled_reads_the_definition_that_it_is_told(rows: list[Row], generate: Generate) -> None:
@@ -50,10 +50,10 @@ def test_shuffled_reads_the_definition_that_it_is_told(rows: list[Row], generate
 
 
 def test_junk_texts_come_in_turn(rows: list[Row], generate: Generate) -> None:
-    found = keys(Junk(generate), rows)
+    chosen = keys(Junk(generate), rows)
     for name in ("poems", "coins", "birds"):
-        own = [text for row, text in zip(rows, found, strict=True) if row.task.name == name]
-        assert own == list(JUNK) * 2
+        of_task = [text for row, text in zip(rows, chosen, strict=True) if row.task.name == name]
+        assert of_task == list(JUNK) * 2
 
 
 def test_adapters_are_those_that_the_hypernetwork_makes(generate: Generate, same: Same) -> None:

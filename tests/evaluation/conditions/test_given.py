@@ -39,15 +39,15 @@ def naive_nearest(library: AdapterLibrary, text: str) -> str:
     """The task of the description with the largest cosine, one pair at a time."""
     encode = load_encoder("hash").encode
     query = encode([text])[0].tolist()
-    best, found = -math.inf, ""
+    best, nearest = -math.inf, ""
     for entry in library.entries:
         for description in entry.descriptions:
             other = encode([description])[0].tolist()
             dot = sum(x * y for x, y in zip(query, other, strict=True))
             cosine = dot / math.sqrt(sum(x * x for x in query) * sum(y * y for y in other))
             if cosine > best + 1e-6:  # float32 against float64
-                best, found = cosine, entry.task
-    return found
+                best, nearest = cosine, entry.task
+    return nearest
 
 
 def test_retrieval_finds_the_task_of_the_nearest_description(
@@ -117,7 +117,7 @@ def test_oracles_that_saw_scored_rows_are_refused(library: AdapterLibrary, rows:
         Oracle(seen).plan(rows)
     coins = [row for row in rows if row.task.name == "coins"]
     assert Oracle(seen).plan(coins) == [None] * len(coins)
-    own = with_record(library, data_dir="data", split="dev")
-    assert Oracle(own).plan(rows)[0] is not None
+    of_dev = with_record(library, data_dir="data", split="dev")
+    assert Oracle(of_dev).plan(rows)[0] is not None
     folders = with_record(library, data_dir=None, split="train", folders=["mine"])
     assert Oracle(folders).plan(rows)[0] is not None  # their tasks have splits of their own

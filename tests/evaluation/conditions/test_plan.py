@@ -48,9 +48,9 @@ def many_tasks() -> list[Task]:
 def test_donors_are_of_another_group_with_other_labels(seed: int) -> None:
     tasks = many_tasks()
     by_name = {task.name: task for task in tasks}
-    found = derangements(tasks, seed=seed)
-    assert len(found) == 3
-    for donors in found:
+    permutations = derangements(tasks, seed=seed)
+    assert len(permutations) == 3
+    for donors in permutations:
         assert set(donors) == set(by_name)
         assert sorted(donors.values()) == sorted(by_name)
         for name, donor_name in donors.items():
@@ -60,7 +60,7 @@ def test_donors_are_of_another_group_with_other_labels(seed: int) -> None:
             folded = [{label.lower() for label in t.metric.labels} for t in (task, donor)]
             assert not folded[0] & folded[1]
     for name in by_name:
-        assert len({donors[name] for donors in found}) == 3
+        assert len({donors[name] for donors in permutations}) == 3
 
 
 def test_derangements_depend_on_the_seed_alone() -> None:
@@ -89,7 +89,7 @@ def sources(
     draw: Callable[..., LoraWeights], generate: Generate, library: AdapterLibrary
 ) -> Sources:
     """Everything that any condition needs."""
-    own = [LibraryEntry(name) for name in ("poems", "birds")]
+    entries = [LibraryEntry(name) for name in ("poems", "birds")]
     return Sources(
         generate=generate,
         encode=load_encoder("hash").encode,
@@ -97,7 +97,7 @@ def sources(
         multitask_in_prompt=draw(1, seed=10),
         library=library,
         hyperdecoder=generate,
-        oracle=AdapterLibrary(draw(2, seed=4), own),
+        oracle=AdapterLibrary(draw(2, seed=4), entries),
     )
 
 

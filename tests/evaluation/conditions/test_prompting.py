@@ -56,7 +56,7 @@ def test_no_shots_are_refused() -> None:
         InContext(shots=0)
 
 
-class Own(Condition):
+class Plain(Condition):
     name = "own"
 
     def plan(self, rows: Sequence[Row]) -> list[Setup]:
@@ -64,9 +64,9 @@ class Own(Condition):
 
 
 def test_a_plug_in_needs_a_name_and_a_plan_alone(base: PreTrainedModel, rows: list[Row]) -> None:
-    own = Own()
-    assert own.about == {}
-    with own.on(base) as model:
+    plain = Plain()
+    assert plain.about == {}
+    with plain.on(base) as model:
         assert model is base
     with pytest.raises(ConfigError, match="condition 'own' plans adapters but has none"):
-        own.adapters(["key"])
+        plain.adapters(["key"])
