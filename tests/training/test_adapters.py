@@ -19,18 +19,14 @@ from text_to_lora.library.library import load_library
 from text_to_lora.lora import load_adapter, save_adapter
 from text_to_lora.models.base import load_base, load_base_config
 from text_to_lora.tasks.task import Example, Metric, Task
-from text_to_lora.training.adapters import (
-    LibraryConfig,
-    make_job,
-    make_trainer,
-    multitask_job,
-    pick_tasks,
-    train_adapters,
-)
+from text_to_lora.training.adapters import LibraryLearner, make_learner, train_adapters
 from text_to_lora.training.config import load_recipe, recipes
-from text_to_lora.training.data import RowEncoder
-from text_to_lora.training.joint import StackedAdapters
-from text_to_lora.training.joint_trainer import Job, JointTrainer
+from text_to_lora.training.encoding import RowEncoder
+from text_to_lora.training.joint import Job, JointTrainer
+from text_to_lora.training.library_config import LibraryConfig
+from text_to_lora.training.library_jobs import make_job, multitask_job, pick_tasks
+from text_to_lora.training.loop import Loop, Pace
+from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 
 Make = Callable[..., LibraryConfig]
 
@@ -131,34 +127,28 @@ def train_alone(
 
 
 @pytest.fixture(scope="module")
-def joint(config: Make, base_folder: Path) -> JointTrainer:
+def joint(config: Make, base_folder: Path) -> LibraryLearner:
     """All jobs of JOBS trained together to their ends."""
     base, tokenizer = load_base(base_folder)
-    trainer = make_trainer(config(run={"patience": PATIENCE}), base, tokenizer, JOBS)
-    while live := trainer.live:
-        trainer.step(live)
-        steps = trainer.steps
-        trainer.select(
-            [p for p in live if steps[p] % 2 == 0 or steps[p] == trainer.jobs[p].num_steps]
-        )
-    return trainer
+    learner = make_learner(config(run={"patience": PATIENCE}), base, tokenizer, JOBS)
+    Loop(learner, None, Pace()).run()
+    return learner
 
 
 @pytest.mark.parametrize("place", range(len(JOBS)), ids=[job.name for job in JOBS])
 def test_joint_training_gives_what_a_separate_run_gives(
-    joint: JointTrainer, place: int, config: Make, base_folder: Path, tmp_path: Path
+    joint: LibraryLearner, place: int, config: Make, base_folder: Path, tmp_path: Path
 ) -> None:
     """One task with PEFT, torch's AdamW and a row at a time, from the same start."""
     settings, job = config(run={"patience": PATIENCE}), JOBS[place]
     base, tokenizer = load_base(base_folder)
-    start = StackedAdapters(joint.adapters.spec, 1, torch.Generator().manual_seed(42)).weights()
+    spec = joint.trainer.adapters.spec
+    start = read_weights(StackedAdapters(spec, 1, torch.Generator().manual_seed(42)))
     save_adapter(start, tmp_path / "start", scale_safe=False)
     peft_model = PeftModel.from_pretrained(base, tmp_path / "start", is_trainable=True)
-    encoder = RowEncoder(
-        tokenizer, max_prompt_tokens=64, max_description_tokens=0, max_answer_tokens=16
-    )
+    encoder = RowEncoder(tokenizer, max_prompt_tokens=64, max_answer_tokens=16)
     kept, step, score = train_alone(job, settings, peft_model, encoder)
-    assert int(joint.best_step[place]) == step
+    assert int(joint.trainer.best_step[place]) == step
     if job.selection:
         assert float(joint.best_loss[place]) == pytest.approx(score, abs=1e-4)
     with torch.no_grad():
@@ -167,30 +157,30 @@ def test_joint_training_gives_what_a_separate_run_gives(
                 parameter.copy_(kept[name])
     peft_model.save_pretrained(str(tmp_path / "end"))
     alone = load_adapter(tmp_path / "end", base_config=base.config)
-    own = joint.best().select([place])
+    own = joint.trainer.best().select([place])
     for key in own.a:
         # Adam divides by the root of a moment, which enlarges what batching changes in the last bit.
         torch.testing.assert_close(own.delta(key), alone.delta(key), atol=2e-4, rtol=1e-3)
     assert any(own.b[key].abs().max() > 1e-3 for key in own.b)
 
 
-def test_a_task_that_gets_worse_stops_early_and_the_others_go_on(joint: JointTrainer) -> None:
-    steps = dict(zip((job.name for job in JOBS), joint.steps, strict=True))
+def test_a_task_that_gets_worse_stops_early_and_the_others_go_on(joint: LibraryLearner) -> None:
+    steps = dict(zip((job.name for job in JOBS), joint.trainer.steps, strict=True))
     assert steps["long"] == 6 and steps["short"] == 3 and steps["unselected"] == 3
     assert steps["stops"] < JOBS[2].num_steps
 
 
 def test_an_absent_task_keeps_everything_bit_by_bit(config: Make, base_folder: Path) -> None:
     base, tokenizer = load_base(base_folder)
-    trainer = make_trainer(config(), base, tokenizer, JOBS)
-    trainer.step([0, 1, 2, 3])
-    trainer.select([0, 1, 2])
-    before = {key: value.clone() for key, value in trainer.state_dict().items()}
-    trainer.step([0, 2])
-    trainer.select([0, 2])
-    for key, value in trainer.state_dict().items():
+    learner = make_learner(config(), base, tokenizer, JOBS)
+    learner.trainer.step([0, 1, 2, 3])
+    learner.select([0, 1, 2])
+    before = {key: value.clone() for key, value in learner.state_dict().items()}
+    learner.trainer.step([0, 2])
+    learner.select([0, 2])
+    for key, value in learner.state_dict().items():
         assert torch.equal(value[[1, 3]].nan_to_num(), before[key][[1, 3]].nan_to_num()), key
-    changed = [k for k, v in trainer.state_dict().items() if not torch.equal(v[0], before[k][0])]
+    changed = [k for k, v in learner.state_dict().items() if not torch.equal(v[0], before[k][0])]
     assert {"optimizer.steps", "weight.7", "optimizer.first.7"} <= set(changed)
 
 
@@ -199,10 +189,10 @@ def test_the_size_of_a_pass_does_not_change_the_result(config: Make, base_folder
     ends = []
     for tokens in (1, 100, 10_000):
         settings = config(run={"tokens_per_pass": tokens})
-        trainer = make_trainer(settings, base, tokenizer, JOBS)
+        trainer = make_learner(settings, base, tokenizer, JOBS).trainer
         for _ in range(2):
             trainer.step([0, 1, 2, 3])
-        ends.append(trainer.adapters.weights())
+        ends.append(trainer.weights())
     for other in ends[1:]:
         for key in ends[0].a:
             torch.testing.assert_close(other.delta(key), ends[0].delta(key), atol=1e-4, rtol=1e-3)
@@ -221,9 +211,7 @@ def test_a_library_holds_every_task_with_its_losses(
     assert library.names == [task.name for task in pick_tasks(config())]
     base, tokenizer = load_base(base_folder)
     tasks = {task.name: task for task in pick_tasks(config())}
-    encoder = RowEncoder(
-        tokenizer, max_prompt_tokens=64, max_description_tokens=0, max_answer_tokens=16
-    )
+    encoder = RowEncoder(tokenizer, max_prompt_tokens=64, max_answer_tokens=16)
     for entry in library.entries:
         task = tasks[entry.task]
         assert entry.descriptions == task.descriptions
@@ -235,7 +223,7 @@ def test_a_library_holds_every_task_with_its_losses(
             alone = float(loss_of(base, encoder, selection))
         assert entry.base_loss == pytest.approx(alone, abs=1e-4)
     assert library.training["run"]["rows"] == 20
-    assert any("of 2 tasks" in line for line in lines)
+    assert any("unfinished_tasks 2" in line for line in lines)
 
 
 class Killed(Exception):
@@ -329,8 +317,9 @@ def test_scored_rows_are_never_trained_on_nor_selected_by(config: Make) -> None:
 
 def test_a_loss_that_is_not_finite_names_task_and_step(config: Make, base_folder: Path) -> None:
     base, tokenizer = load_base(base_folder)
-    trainer = make_trainer(config(), base, tokenizer, JOBS)
+    trainer = make_learner(config(), base, tokenizer, JOBS).trainer
     trainer.step([0, 1])
+    assert isinstance(trainer.adapters, StackedAdapters)
     with torch.no_grad():
         trainer.adapters.b[0][1] = math.nan
     with pytest.raises(T2LError, match=r"the loss of short is not finite at step 2"):

@@ -22,10 +22,9 @@ from text_to_lora.hypernet import Hypernetwork, load_hypernet, save_hypernet
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights
 from text_to_lora.training import reconstruction
+from text_to_lora.training.library_batches import LibraryBatches, embed_tasks
 from text_to_lora.training.reconstruction import (
-    LibraryBatches,
     ReconstructionModule,
-    embed_tasks,
     make_hypernet,
     reconstruct,
     train_reconstruction,
@@ -137,7 +136,7 @@ def learn(library: AdapterLibrary, config: ReconstructionConfig, folder: Path) -
     hypernet = make_hypernet(config, library, embeddings.encoder)
     module = ReconstructionModule(hypernet, config.objective)
     steps = config.run.steps
-    batches = LibraryBatches(library, embeddings, steps=steps, tasks_per_batch=4, seed=0)
+    batches = LibraryBatches(library, embeddings, tasks_per_batch=4, seed=0)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.0)
     schedule = get_scheduler("linear", optimizer, steps // 10, steps)
     for step in range(steps):
@@ -338,7 +337,7 @@ def test_the_loss_is_what_the_paper_says_in_the_heads_unit(
     part = library.select(library.names[:3])
     embeddings = embed_tasks(part, config, tmp_path, CPU)
     hypernet = make_hypernet(config, part, embeddings.encoder)
-    batches = LibraryBatches(part, embeddings, steps=5, tasks_per_batch=2, seed=3)
+    batches = LibraryBatches(part, embeddings, tasks_per_batch=2, seed=3)
     loss = ReconstructionModule(hypernet, config.objective)(batches[4])
     tasks = batches.tasks(4).tolist()
     a, b = hypernet.predict(torch.eye(3)[tasks])
@@ -365,7 +364,7 @@ def test_a_pass_sees_every_adapter_once_and_depends_on_seed_and_step_alone(
     embeddings = embed_tasks(library, settings(), tmp_path, CPU)
 
     def make(seed: int = 1, **share: int) -> LibraryBatches:
-        return LibraryBatches(library, embeddings, steps=12, tasks_per_batch=3, seed=seed, **share)
+        return LibraryBatches(library, embeddings, tasks_per_batch=3, seed=seed, **share)
 
     steps = [make().tasks(step).tolist() for step in range(12)]
     passes = [steps[i] + steps[i + 1] for i in range(0, 12, 2)]  # 8 adapters: 2 steps of 3
@@ -391,7 +390,7 @@ def test_descriptions_are_drawn_from_the_tasks_own(
     encode = load_encoder("hash").encode
     own = [encode(entry.descriptions) for entry in library.entries]
     assert torch.equal(embeddings.first(), torch.stack([rows[0] for rows in own]))
-    batches = LibraryBatches(library, embeddings, steps=40, tasks_per_batch=4, seed=0)
+    batches = LibraryBatches(library, embeddings, tasks_per_batch=4, seed=0)
     drawn: list[set[int]] = [set() for _ in own]
     for step in range(40):
         for task, row in zip(batches.tasks(step).tolist(), batches[step].embeddings, strict=True):
@@ -428,7 +427,7 @@ def test_a_step_does_no_work_of_python_for_each_task(
         module = ReconstructionModule(
             make_hypernet(config, library, embeddings.encoder), config.objective
         )
-        batches = LibraryBatches(library, embeddings, steps=9, tasks_per_batch=tasks, seed=0)
+        batches = LibraryBatches(library, embeddings, tasks_per_batch=tasks, seed=0)
         batches[0]
         calls = 0
 

@@ -18,9 +18,8 @@ from text_to_lora.hypernet import load_hypernet
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.lora import LoraSpec
 from text_to_lora.training import reconstruction
+from text_to_lora.training.library_batches import LibraryBatches, embed_tasks
 from text_to_lora.training.reconstruction import (
-    LibraryBatches,
-    embed_tasks,
     reconstruct,
     train_reconstruction,
 )
@@ -141,7 +140,7 @@ def test_texts_go_with_their_embeddings(
     library: AdapterLibrary, read_settings: Settings, tmp_path: Path
 ) -> None:
     embeddings = embed_tasks(library, read_settings(), tmp_path, CPU)
-    batches = LibraryBatches(library, embeddings, steps=20, tasks_per_batch=3, seed=0)
+    batches = LibraryBatches(library, embeddings, tasks_per_batch=3, seed=0)
     seen = set()
     for step in range(20):
         batch = batches[step]

@@ -16,13 +16,13 @@ from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.inference.answers import answer
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
 from text_to_lora.models.base import load_base
-from text_to_lora.training import refine as refine_module
+from text_to_lora.training import loop
 from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.data import RowEncoder
-from text_to_lora.training.joint import StackedAdapters
+from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.refine import Refined, refine_adapters
 from text_to_lora.training.refine_folds import Mark, best_mark, is_due, make_folds, outlook
 from text_to_lora.training.refine_settings import Limits, RefineSettings, RefineTask
+from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ def loaded(base_folder: Path) -> Loaded:
 def start(model: Any, count: int = 1) -> LoraWeights:
     """LoRA's usual start, which changes nothing."""
     spec = LoraSpec.from_config(model.config, targets=["q_proj", "down_proj"], rank=2, alpha=4)
-    return StackedAdapters(spec, count, torch.Generator().manual_seed(3)).weights()
+    return read_weights(StackedAdapters(spec, count, torch.Generator().manual_seed(3)))
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def refine(loaded: Loaded) -> Refine:
 def loss_alone(loaded: Loaded, weights: LoraWeights, drawn: Sequence[tuple[str, str]]) -> float:
     """Mean over rows of the mean over answer tokens, a row at a time."""
     model, tokenizer = loaded
-    limits = {"max_prompt_tokens": 240, "max_description_tokens": 0, "max_answer_tokens": 16}
+    limits = {"max_prompt_tokens": 240, "max_answer_tokens": 16}
     encoder = RowEncoder(tokenizer, **limits)
     losses = []
     for row in drawn:
@@ -188,8 +188,8 @@ def kill_after(calls: int) -> Callable[[str], None]:
 def test_what_was_killed_goes_on_to_the_same_result(
     refine: Refine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refine_module, "_SAVE_SECONDS", -1.0)
-    monkeypatch.setattr(refine_module, "_SAVE_SHARE", 1e9)
+    monkeypatch.setattr(loop, "_SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "_SAVE_SHARE", 1e9)
     tasks = task("red", 9), task("blue", 3, name="few")
     whole = refine(*tasks)
     state = RunFolder(tmp_path / "state")
@@ -197,7 +197,7 @@ def test_what_was_killed_goes_on_to_the_same_result(
         refine(*tasks, state=state, report=kill_after(4))
     lines: list[str] = []
     resumed = refine(*tasks, state=state, report=lines.append)
-    assert lines[0].startswith("going on after step 3") and len(lines) == 4
+    assert lines[0].startswith("resuming after step 3") and len(lines) == 4
     assert_equal(resumed.weights, whole.weights, atol=0, rtol=0)
     for one, other in zip(resumed.records, whole.records, strict=True):
         assert one["by_step"] == other["by_step"]
@@ -215,7 +215,7 @@ def test_ctrl_c_waits_for_the_step_and_keeps_the_state(refine: Refine, tmp_path:
     assert signal.getsignal(signal.SIGINT) is handler
     lines: list[str] = []
     resumed = refine(task(), state=state, report=lines.append)
-    assert lines[0].startswith("going on after step 2")
+    assert lines[0].startswith("resuming after step 2")
     assert_equal(resumed.weights, refine(task()).weights, atol=0, rtol=0)
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate import tracking
+from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
@@ -27,10 +28,13 @@ from text_to_lora.errors import ConfigError, T2LError
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.lora import LoraSpec, load_adapter
-from text_to_lora.training import trainer as trainer_module
+from text_to_lora.training import descent, loop
+from text_to_lora.training import sft as sft_module
 from text_to_lora.training.config import RunConfig
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.sft import shared_settings, train_sft
+from text_to_lora.training.setup import shared_settings
+from text_to_lora.training.sft import train_sft
+from text_to_lora.training.step_adapters import TextAdapters
 
 Settings = Callable[..., RunConfig]
 # What makes a run depend on random numbers wherever it can.
@@ -43,7 +47,7 @@ NOISY: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes most of the time of a tiny run."""
-    monkeypatch.setattr(trainer_module, "plot_history", lambda history, path: None)
+    monkeypatch.setattr(sft_module, "plot_history", lambda history, path: None)
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
@@ -110,13 +114,14 @@ def test_checkpoints_hold_the_hypernetwork_and_never_the_base(
     folder = trained[0]
     names = sorted(path.name for path in folder.glob("checkpoint-*"))
     assert names == ["checkpoint-40", "checkpoint-60"]
-    tensors = load_file(folder / "checkpoint-60" / "model.safetensors")
+    state = load_file(folder / "checkpoint-60" / "state.safetensors")
     last = load_file(folder / "last" / "model.safetensors")
-    assert {f"hypernet.{name}" for name in last} == set(tensors)
+    prefix = "module.adapters.hypernet."
+    weights = {name: tensor for name, tensor in state.items() if name.startswith("module.")}
+    assert {f"{prefix}{name}" for name in last} == set(weights)
     for name, tensor in last.items():
-        assert torch.equal(tensor, tensors[f"hypernet.{name}"])
-    moments = torch.load(folder / "checkpoint-60" / "optimizer.pt", weights_only=True)["state"]
-    assert len(moments) == len(tensors)
+        assert torch.equal(tensor, state[f"{prefix}{name}"])
+    assert len(state) == 4 * len(weights)  # two moments and a count for each
 
 
 def test_weights_carry_no_folder_of_the_machine_that_made_them(
@@ -196,18 +201,18 @@ def test_a_run_killed_twice_while_it_writes_ends_in_the_same_bytes(
 ) -> None:
     config = settings(**NOISY)
     train_sft(config, output_dir=tmp_path / "whole")
-    save, folder = torch.save, tmp_path / "killed"
+    save, folder = loop.save_file, tmp_path / "killed"
 
     def half_save(payload: Any, path: Path) -> None:
         save(payload, path)
-        if trainer_step(path) >= 4 and path.name == "optimizer.pt":
+        if trainer_step(path) >= 4:
             path.write_bytes(path.read_bytes()[:1000])
             os.kill(os.getpid(), signal.SIGKILL)
 
     def trainer_step(path: Path) -> int:
         return int(path.parent.name.split("-")[1].split(".")[0])
 
-    monkeypatch.setattr(torch, "save", half_save)
+    monkeypatch.setattr(loop, "save_file", half_save)
     for _ in range(2):
         child = os.fork()
         if not child:
@@ -357,9 +362,9 @@ def test_a_run_that_starts_from_a_hypernetwork_starts_with_its_adapters_and_trai
     first: list[Hypernetwork] = []
     record = SftModule.__init__
 
-    def keep(module: SftModule, hypernet: Hypernetwork, *args: Any, **options: Any) -> None:
-        first.append(copy.deepcopy(hypernet).eval())
-        record(module, hypernet, *args, **options)
+    def keep(module: SftModule, adapters: TextAdapters, *args: Any, **options: Any) -> None:
+        first.append(copy.deepcopy(adapters.hypernet).eval())
+        record(module, adapters, *args, **options)
 
     monkeypatch.setattr(SftModule, "__init__", keep)
     result = load_hypernet(train_sft(config, output_dir=tmp_path / "run"))
@@ -480,10 +485,10 @@ def test_what_cannot_work_is_refused_before_training(
 def test_dtype_auto_is_settled_when_the_run_begins(
     settings: Settings, tmp_path: Path, no_plot: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from text_to_lora.training import sft
+    from text_to_lora.training import setup
 
     for fast, dtype in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(sft, "has_fast_product", lambda dtype, device, fast=fast: fast)
+        monkeypatch.setattr(setup, "has_fast_product", lambda dtype, device, fast=fast: fast)
         config = settings(base={"dtype": "auto"}, data={"eval_rows": 0}, run={"steps": 1})
         train_sft(config, output_dir=tmp_path / dtype)
         stored = json.loads((tmp_path / dtype / "config.json").read_text())
@@ -493,19 +498,23 @@ def test_dtype_auto_is_settled_when_the_run_begins(
 def test_loggers_get_losses_and_validation(
     settings: Settings, tmp_path: Path, no_plot: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import TrainerCallback, integrations
-    from transformers.integrations import integration_utils
-
     seen: list[str] = []
 
-    class Recorder(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            seen.extend(logs)
+    class Recorder(GeneralTracker):
+        name = "recorder"
+        requires_logging_directory = False
+        tracker = None
 
-    monkeypatch.setitem(integrations.INTEGRATION_TO_CALLBACK, "tensorboard", Recorder)
-    monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: True)
-    config = settings(run={"steps": 2, "report_to": ["tensorboard"]})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        train_sft(config, output_dir=tmp_path / "run")
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__()
+
+        def store_init_configuration(self, values: Any) -> None: ...
+
+        def log(self, values: Any, step: int | None = None, **options: Any) -> None:
+            seen.extend(values)
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
+    monkeypatch.setattr(descent, "get_available_trackers", lambda: ["recorder"])
+    config = settings(run={"steps": 2, "report_to": ["recorder"]})
+    train_sft(config, output_dir=tmp_path / "run")
     assert {"loss", "eval_unseen_tasks_loss", "learning_rate"} <= set(seen)

@@ -11,7 +11,7 @@ import torch
 
 from text_to_lora import TextToLora, load_base
 from text_to_lora.hypernet import load_hypernet
-from text_to_lora.training import trainer as trainer_module
+from text_to_lora.training import sft as trainer_module
 from text_to_lora.training.config import RunConfig
 from text_to_lora.training.sft import train_sft
 

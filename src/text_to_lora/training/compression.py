@@ -22,8 +22,8 @@ from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.checkpoints import RunFolder
+from text_to_lora.training.library_batches import embed_tasks
 from text_to_lora.training.reconstruction import (
-    embed_tasks,
     load_reading_base,
     make_reader,
     reconstruct,
@@ -129,7 +129,7 @@ def compress(
     output: Path | str,
     overwrite: bool = False,
     resume: bool = True,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = lambda line: None,
     base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> Compression:
     """Train a hypernetwork to reconstruct a library and write its folder, whole or not at all.

@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from text_to_lora.tasks.user_rows import Rows
-from text_to_lora.training.joint_trainer import Job
+from text_to_lora.training.joint import Job
 from text_to_lora.training.refine_settings import RefineSettings, RefineTask
 
 LEAVE_ONE_OUT_BELOW: Final = 8

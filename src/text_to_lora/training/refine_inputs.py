@@ -10,7 +10,7 @@ from text_to_lora.errors import ConfigError, T2LWarning, shorten
 from text_to_lora.files import content_hash
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.tasks.prompts import PromptFormat
-from text_to_lora.training.data import RowEncoder, check_positions
+from text_to_lora.training.encoding import RowEncoder, check_positions
 from text_to_lora.training.refine_settings import RefineInputs, RefineSettings, RefineTask
 
 if TYPE_CHECKING:
@@ -62,12 +62,11 @@ def make_encoder(
             f"{cut} of {total} inputs are longer than {longest} tokens and lose their beginning; "
             "shorten them, or raise max_prompt_tokens where the base reads more",
             T2LWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
     return RowEncoder(
         tokenizer,
         max_prompt_tokens=longest,
-        max_description_tokens=0,
         max_answer_tokens=settings.max_answer_tokens,
     )
 

@@ -1,0 +1,222 @@
+"""Gradient descent on one module, over one or several processes: for the loop of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from torch import Tensor, nn
+
+from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.training.checkpoints import RunFolder
+from text_to_lora.training.config import AdamWSection, LengthSection
+from text_to_lora.training.loop import Learner, Line, Loop, Pace, StepFigures
+from text_to_lora.training.optimizer import learning_rate, make_adamw
+
+
+class StepBatch(Protocol):
+    """What a process runs of one step; size: in the unit that pace is counted in."""
+
+    @property
+    def size(self) -> int:
+        """In the unit that pace is counted in."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """The same batch on another device."""
+        ...
+
+
+class StepBatches(Protocol):
+    """The batches of a process by step."""
+
+    def __getitem__(self, step: int) -> StepBatch:
+        """The batch of a step, counted from 0."""
+        ...
+
+
+def make_accelerator(run: LengthSection, folder: Path) -> Accelerator:
+    """The device, the processes of a launcher, and the loggers of a run.
+
+    folder: for what loggers write
+
+    Raises ConfigError for a logger that is not installed.
+    """
+    loggers = [str(name) for name in get_available_trackers()]
+    for name in run.report_to:
+        if name not in loggers:
+            raise ConfigError(
+                f"run.report_to has {name!r}, which is not installed; "
+                f"installed: {', '.join(loggers) or 'none'}"
+            )
+    # A run before this one in the same process may have been on another device.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=run.device == "cpu",
+        mixed_precision="no",
+        log_with=list(run.report_to) or None,
+        project_dir=folder,
+    )
+    return accelerator
+
+
+def add_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, on the CPU."""
+    if accelerator.num_processes == 1:
+        return values
+    total: Tensor = accelerator.reduce(values.to(accelerator.device), "sum")
+    return total.cpu()
+
+
+@final
+class DescentLearner(Learner):
+    """Trains a module whose forward pass is this process's share of a step's loss.
+
+    measure: validates the weights as they are, on every process; None never validates
+    select: gives of what was measured the number that is least for the best weights
+    save_best: writes the weights as they are as the result; called in the first process alone
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: StepBatches,
+        accelerator: Accelerator,
+        *,
+        run: LengthSection,
+        optimizer: AdamWSection,
+        unit: str,
+        measure: Callable[[], dict[str, float]] | None,
+        select: Callable[[Mapping[str, float]], float],
+        save_best: Callable[[], None],
+    ) -> None:
+        self.unit = unit
+        self.num_steps = run.steps
+        self.best_step: int | None = None
+        self.best_loss: float | None = None
+        self._module = module
+        self._model: nn.Module = accelerator.prepare(module)
+        self._batches = batches
+        self._accelerator = accelerator
+        self._run = run
+        self._settings = optimizer
+        self._optimizer = make_adamw(module.parameters(), optimizer)
+        self._measure = measure
+        self._select = select
+        self._save_best = save_best
+
+    def is_over(self, step: int) -> bool:
+        """See Learner.is_over; also when validation has not improved for too long."""
+        if step >= self.num_steps:
+            return True
+        if self._run.patience is None or self.best_step is None:
+            return False
+        return step - self.best_step >= self._run.patience * self._run.eval_every
+
+    def step(self, step: int) -> StepFigures:
+        """See Learner.step."""
+        batch = self._batches[step]
+        processes = self._accelerator.num_processes
+        self._module.train()
+        try:
+            loss = self._model(batch.to(self._accelerator.device))
+        except T2LError as error:
+            raise T2LError(f"{error} at step {step + 1}; lower optimizer.lr") from None
+        (loss * processes).backward()  # gradients are averaged over the processes
+        notes = {"learning_rate": learning_rate(self._settings, step, self.num_steps)}
+        if self._settings.max_grad_norm:
+            parameters = self._module.parameters()
+            norm = nn.utils.clip_grad_norm_(parameters, self._settings.max_grad_norm)
+            notes["grad_norm"] = float(norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = notes["learning_rate"]
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        figures = torch.tensor([float(loss.detach()), batch.size], dtype=torch.float64)
+        total, units = add_over_processes(self._accelerator, figures).tolist()
+        return StepFigures(total, int(units), notes)
+
+    def validate(self, step: int) -> dict[str, float]:
+        """See Learner.validate; every `run.eval_every` steps and at the end."""
+        if self._measure is None or (step % self._run.eval_every and step < self.num_steps):
+            return {}
+        metrics = self._measure()
+        loss = self._select(metrics)
+        if not math.isfinite(loss):
+            raise T2LError(f"the validation loss is {loss} at step {step}; lower optimizer.lr")
+        if self.best_loss is None or loss < self.best_loss:
+            self.best_loss, self.best_step = loss, step
+            if self._accelerator.is_main_process:
+                self._save_best()
+        return metrics
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See Learner.state_dict."""
+        state = {f"module.{name}": value for name, value in self._module.state_dict().items()}
+        for place, moments in self._optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{place}.{name}": value for name, value in moments.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See Learner.load_state_dict."""
+        prefix = "module."
+        self._module.load_state_dict(
+            {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+        )
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("optimizer."):
+                _, place, name = key.split(".")
+                moments.setdefault(int(place), {})[name] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def notes(self) -> dict[str, Any]:
+        """See Learner.notes."""
+        return {"best_step": self.best_step, "best_loss": self.best_loss}
+
+    def load_notes(self, notes: Mapping[str, Any]) -> None:
+        """See Learner.load_notes."""
+        self.best_step, self.best_loss = notes["best_step"], notes["best_loss"]
+
+
+def descend(
+    learner: DescentLearner,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    run: LengthSection,
+    *,
+    report: Callable[[str], None],
+    plot: Callable[[Sequence[Line]], None],
+) -> Loop:
+    """Run the loop of a learner over all processes, and give it when it is over.
+
+    plot: draws the history after each validation
+    """
+
+    def watch(lines: Sequence[Line]) -> None:
+        line = dict(lines[-1])
+        accelerator.log(line, step=int(line.pop("step")))
+        if "loss" not in line:
+            plot(lines)
+
+    if run.report_to:
+        accelerator.init_trackers("text-to-lora")
+    loop = Loop(
+        learner,
+        folder,
+        Pace(run.log_every, run.save_every, run.keep_checkpoints),
+        report=report,
+        watch=watch,
+        is_main=accelerator.is_main_process,
+        interruptible=accelerator.num_processes == 1,
+    )
+    loop.run()
+    accelerator.end_training()
+    return loop
