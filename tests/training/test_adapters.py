@@ -19,10 +19,11 @@ from text_to_lora.library.library import load_library
 from text_to_lora.lora import load_adapter, save_adapter
 from text_to_lora.models.base import load_base, load_base_config
 from text_to_lora.tasks.task import Example, Metric, Task
-from text_to_lora.training.adapters import LibraryLearner, make_learner, train_adapters
+from text_to_lora.training.adapters import make_learner, train_adapters
 from text_to_lora.training.config import load_recipe, recipes
 from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.joint import Job, JointTrainer
+from text_to_lora.training.joint_learner import JointLearner
 from text_to_lora.training.library_config import LibraryConfig
 from text_to_lora.training.library_jobs import make_job, multitask_job, pick_tasks
 from text_to_lora.training.loop import Loop, Pace
@@ -93,10 +94,7 @@ def loss_of(
 
 
 def train_alone(
-    job: Job,
-    config: LibraryConfig,
-    model: PeftModel,
-    encoder: RowEncoder,
+    job: Job, config: LibraryConfig, model: PeftModel, encoder: RowEncoder
 ) -> tuple[dict[str, Tensor], int, float]:
     """A plain loop over one task: weights of the best step, that step, and its loss."""
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -127,7 +125,7 @@ def train_alone(
 
 
 @pytest.fixture(scope="module")
-def joint(config: Make, base_folder: Path) -> LibraryLearner:
+def joint(config: Make, base_folder: Path) -> JointLearner:
     """All jobs of JOBS trained together to their ends."""
     base, tokenizer = load_base(base_folder)
     learner = make_learner(config(run={"patience": PATIENCE}), base, tokenizer, JOBS)
@@ -137,7 +135,7 @@ def joint(config: Make, base_folder: Path) -> LibraryLearner:
 
 @pytest.mark.parametrize("place", range(len(JOBS)), ids=[job.name for job in JOBS])
 def test_joint_training_gives_what_a_separate_run_gives(
-    joint: LibraryLearner, place: int, config: Make, base_folder: Path, tmp_path: Path
+    joint: JointLearner, place: int, config: Make, base_folder: Path, tmp_path: Path
 ) -> None:
     """One task with PEFT, torch's AdamW and a row at a time, from the same start."""
     settings, job = config(run={"patience": PATIENCE}), JOBS[place]
@@ -148,9 +146,9 @@ def test_joint_training_gives_what_a_separate_run_gives(
     peft_model = PeftModel.from_pretrained(base, tmp_path / "start", is_trainable=True)
     encoder = RowEncoder(tokenizer, max_prompt_tokens=64, max_answer_tokens=16)
     kept, step, score = train_alone(job, settings, peft_model, encoder)
-    assert int(joint.trainer.best_step[place]) == step
+    assert joint.best(place).step == step
     if job.selection:
-        assert float(joint.best_loss[place]) == pytest.approx(score, abs=1e-4)
+        assert joint.best(place).loss == pytest.approx(score, abs=1e-4)
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
             if name in kept:
@@ -164,7 +162,7 @@ def test_joint_training_gives_what_a_separate_run_gives(
     assert any(own.b[key].abs().max() > 1e-3 for key in own.b)
 
 
-def test_a_task_that_gets_worse_stops_early_and_the_others_go_on(joint: LibraryLearner) -> None:
+def test_a_task_that_gets_worse_stops_early_and_the_others_go_on(joint: JointLearner) -> None:
     steps = dict(zip((job.name for job in JOBS), joint.trainer.steps, strict=True))
     assert steps["long"] == 6 and steps["short"] == 3 and steps["unselected"] == 3
     assert steps["stops"] < JOBS[2].num_steps
@@ -172,16 +170,16 @@ def test_a_task_that_gets_worse_stops_early_and_the_others_go_on(joint: LibraryL
 
 def test_an_absent_task_keeps_everything_bit_by_bit(config: Make, base_folder: Path) -> None:
     base, tokenizer = load_base(base_folder)
-    learner = make_learner(config(), base, tokenizer, JOBS)
-    learner.trainer.step([0, 1, 2, 3])
-    learner.select([0, 1, 2])
-    before = {key: value.clone() for key, value in learner.state_dict().items()}
-    learner.trainer.step([0, 2])
-    learner.select([0, 2])
-    for key, value in learner.state_dict().items():
-        assert torch.equal(value[[1, 3]].nan_to_num(), before[key][[1, 3]].nan_to_num()), key
-    changed = [k for k, v in learner.state_dict().items() if not torch.equal(v[0], before[k][0])]
-    assert {"optimizer.steps", "weight.7", "optimizer.first.7"} <= set(changed)
+    trainer = make_learner(config(), base, tokenizer, JOBS).trainer
+    trainer.step([0, 1, 2, 3])
+    trainer.keep([0, 1, 2])
+    before = {key: value.clone() for key, value in trainer.state_dict().items()}
+    trainer.step([0, 2])
+    trainer.keep([0, 2])
+    for key, value in trainer.state_dict().items():
+        assert torch.equal(value[[1, 3]], before[key][[1, 3]]), key
+    changed = [k for k, v in trainer.state_dict().items() if not torch.equal(v[0], before[k][0])]
+    assert {"optimizer.steps", "weight.7", "best.7", "optimizer.first.7"} <= set(changed)
 
 
 def test_the_size_of_a_pass_does_not_change_the_result(config: Make, base_folder: Path) -> None:

@@ -18,11 +18,9 @@ from text_to_lora.training.batches import Batch, Part, TrainingBatches, split_by
 from text_to_lora.training.config import RunConfig
 from text_to_lora.training.encoding import RowEncoder, TextEmbeddings, check_positions
 from text_to_lora.training.objectives import (
-    AnswerLesson,
     AnswerObjective,
     DistillationObjective,
     SwappedTaskObjective,
-    TeacherLesson,
 )
 from text_to_lora.training.split import TaskSplit, load_tasks, split_by_group
 from text_to_lora.training.validation import make_batches as make_validation_batches
@@ -87,8 +85,10 @@ def answer_of(part: Part, row: int) -> str:
     return TOKENIZER.decode(part.rows.unbind()[row][-part.rows.answer_lengths[row] :]).strip()
 
 
-def lesson_of(part: Part, kind: type) -> Any:
-    return next((lesson for lesson in part.lessons if isinstance(lesson, kind)), None)
+def places_of(part: Part, *, taught: bool) -> tuple[int, ...]:
+    """The places of the rows that a teacher answers, or of those that learn their answers."""
+    places = [each.places for each in part.lessons if (each.teacher is not None) == taught]
+    return places[0] if places else ()
 
 
 def test_the_answer_alone_is_learned_and_the_description_stays_out() -> None:
@@ -148,8 +148,9 @@ def test_the_teacher_reads_the_description_and_the_same_answer(make_batches: Mak
     for part in make_batches(DistillationObjective(1.0), parts=2)[0].parts:
         (lesson,) = part.lessons
         assert lesson.places == tuple(range(len(part.rows)))
-        assert torch.equal(lesson.teacher.targets, part.rows.targets)  # type: ignore[attr-defined]
-        for name, ids in zip(part.task_names, lesson.teacher.unbind(), strict=True):  # type: ignore[attr-defined]
+        assert lesson.teacher is not None
+        assert torch.equal(lesson.teacher.targets, part.rows.targets)
+        for name, ids in zip(part.task_names, lesson.teacher.unbind(), strict=True):
             assert name.removeprefix("say-") in TOKENIZER.decode(ids).partition("Input:")[0]
 
 
@@ -165,10 +166,10 @@ def test_a_swapped_row_keeps_its_input_and_the_teacher_reads_another_task(
         ids: list[int] = part.rows.unbind()[row].tolist()
         return ids[: -part.rows.answer_lengths[row]]
 
-    lesson = lesson_of(part, TeacherLesson)
+    answers, lesson = part.lessons
     assert (len(lesson.places), lesson.weight) == (3, 0.6)  # one row of each of three tasks
-    answers = lesson_of(part, AnswerLesson).places
-    assert sorted((*answers, *lesson.places)) == list(range(9))  # no other loss on these rows
+    assert sorted((*answers.places, *lesson.places)) == list(range(9))  # they have no other loss
+    assert lesson.teacher is not None
     for i, seed in enumerate(part.noise_seeds):
         assert prompt(part, i) == prompt(plain, before[seed])
         differs = part.task_names[i] != plain.task_names[before[seed]]
@@ -182,8 +183,8 @@ def test_a_swapped_row_keeps_its_input_and_the_teacher_reads_another_task(
 def test_rows_are_swapped_from_a_step_on_and_need_another_task(make_batches: Make) -> None:
     later = make_batches(AnswerObjective(), SwappedTaskObjective(1.0, examples=1, after=3))
     assert rows_of([later[2]]) == rows_of([make_batches()[2]])
-    assert lesson_of(later[2].parts[0], TeacherLesson) is None
-    assert len(lesson_of(later[3].parts[0], TeacherLesson).places) == 3
+    assert places_of(later[2].parts[0], taught=True) == ()
+    assert len(places_of(later[3].parts[0], taught=True)) == 3
     with pytest.raises(ConfigError, match=r"swapped_examples is 3 of data\.examples_per_task=3"):
         make_batches(SwappedTaskObjective(1.0, examples=3))
 
@@ -248,9 +249,7 @@ def test_validation_rows_are_held_out_and_even_over_tasks(tasks: list[Task]) -> 
     assert rows == pick_rows(tasks, 9, seed=0)
 
 
-def test_a_shuffled_description_is_of_another_group_and_of_other_labels(
-    tasks: list[Task],
-) -> None:
+def test_a_shuffled_description_is_of_another_group_and_of_other_labels(tasks: list[Task]) -> None:
     by_text = {text: task for task in tasks for text in task.descriptions}
     twins = [replace(task, name=f"{task.name}-twin") for task in tasks[:2]]
     for row in pick_rows([*tasks, *twins], 20, seed=0):

@@ -23,7 +23,7 @@ from text_to_lora.lora import LoraSpec, LoraWeights, adapted
 from text_to_lora.training.batches import Batch, Part, split_by_length
 from text_to_lora.training.config import ObjectiveSection
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.objectives import AnswerLesson, Lesson, TeacherLesson
+from text_to_lora.training.objectives import Lesson
 from text_to_lora.training.step_adapters import StackedAdapters, StepAdapters, TextAdapters
 from tiny_models import make_config
 
@@ -109,17 +109,17 @@ def make_batch(
 ) -> Batch:
     """Five rows; of those in `swapped` the teacher alone knows the answer."""
 
-    def teach(group: Sequence[int], places: tuple[int, ...], weight: float) -> TeacherLesson:
+    def teach(group: Sequence[int], places: tuple[int, ...], weight: float) -> Lesson:
         prompts = [DESCRIBED[group[place]] for place in places]
         answers = [ANSWERS[group[place]] for place in places]
-        return TeacherLesson(places, weight, Rows.join(prompts, answers))
+        return Lesson(places, weight, teacher=Rows.join(prompts, answers))
 
     def make_part(group: Sequence[int]) -> Part:
         own = tuple(place for place, row in enumerate(group) if row not in swapped)
         others = tuple(place for place, row in enumerate(group) if row in swapped)
         lessons: list[Lesson] = []
         if objective.ce_weight and own:
-            lessons.append(AnswerLesson(own, objective.ce_weight, objective.label_smoothing))
+            lessons.append(Lesson(own, objective.ce_weight, objective.label_smoothing))
         if objective.distill_weight and own:
             lessons.append(teach(group, own, objective.distill_weight))
         if others:

@@ -274,10 +274,7 @@ def test_a_finished_run_is_not_run_again(
 
 
 def test_a_run_goes_on_where_it_was_interrupted(
-    library: AdapterLibrary,
-    settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    library: AdapterLibrary, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout, drawn descriptions and a batch that does not divide the library."""
     config = settings(
@@ -483,11 +480,7 @@ def test_one_adapter_has_no_deviation(
     ],
 )
 def test_a_library_that_does_not_fit_is_refused(
-    changes: dict[str, Any],
-    said: str,
-    library: AdapterLibrary,
-    settings: Settings,
-    tmp_path: Path,
+    changes: dict[str, Any], said: str, library: AdapterLibrary, settings: Settings, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         reconstruct(library, settings(data=changes), output_dir=tmp_path / "run")

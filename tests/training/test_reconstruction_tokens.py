@@ -19,10 +19,7 @@ from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_libr
 from text_to_lora.lora import LoraSpec
 from text_to_lora.training import reconstruction
 from text_to_lora.training.library_batches import LibraryBatches, embed_tasks
-from text_to_lora.training.reconstruction import (
-    reconstruct,
-    train_reconstruction,
-)
+from text_to_lora.training.reconstruction import reconstruct, train_reconstruction
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
 from tiny_models import random_adapters, save_base
 

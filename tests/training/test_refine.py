@@ -19,8 +19,9 @@ from text_to_lora.models.base import load_base
 from text_to_lora.training import loop
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.encoding import RowEncoder
+from text_to_lora.training.joint_learner import Mark, best_mark
 from text_to_lora.training.refine import Refined, refine_adapters
-from text_to_lora.training.refine_folds import Mark, best_mark, is_due, make_folds, outlook
+from text_to_lora.training.refine_folds import is_due, make_folds, outlook
 from text_to_lora.training.refine_settings import Limits, RefineSettings, RefineTask
 from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 
@@ -319,8 +320,8 @@ def marks(*losses: float, scores: Sequence[float] = ()) -> list[Mark]:
 
 def test_the_step_is_chosen_by_loss_or_by_exact_answers() -> None:
     found = marks(3.0, 1.0, 2.0, 2.5, scores=[0.0, 0.2, 0.5, 0.5])
-    assert best_mark(found, RefineSettings.make()).step == 1
-    assert best_mark(found, RefineSettings.make(select_by="score")).step == 2
+    assert best_mark(found).step == 1
+    assert best_mark(found, by_score=True).step == 2
 
 
 @pytest.mark.parametrize(

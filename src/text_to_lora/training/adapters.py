@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor
 
-from text_to_lora.errors import T2LError
 from text_to_lora.files import read_json
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora.peft_format import save_adapter
@@ -24,17 +21,13 @@ from text_to_lora.tasks.task import Task
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.encoding import RowEncoder, check_positions
 from text_to_lora.training.joint import Job, JointTrainer
+from text_to_lora.training.joint_learner import JointLearner
 from text_to_lora.training.library_config import LibraryConfig
 from text_to_lora.training.library_jobs import MULTITASK, make_job, multitask_job, pick_tasks
-from text_to_lora.training.loop import Learner, Loop, Pace, StepFigures
+from text_to_lora.training.loop import Loop, Pace
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.plots import plot_library
-from text_to_lora.training.setup import (
-    load_for_training,
-    make_spec,
-    resolve_dtype,
-    shared_settings,
-)
+from text_to_lora.training.setup import load_for_training, make_spec, resolve_dtype, shared_settings
 from text_to_lora.training.step_adapters import StackedAdapters
 
 if TYPE_CHECKING:
@@ -151,7 +144,7 @@ def _train_group(group: _Group, report: Callable[[str], None]) -> None:
         Pace(log_every=run.eval_every, save_every=run.save_every),
         report=lambda line: report(f"{group.path.name}: {line}"),
     ).run()
-    entries = learner.outcomes()
+    entries = [_outcome(learner, place) for place in range(len(group.jobs))]
     library = AdapterLibrary(
         learner.trainer.best().to(device="cpu"),
         [LibraryEntry(task=entry["task"]) for entry in entries],
@@ -165,7 +158,7 @@ def make_learner(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     jobs: Sequence[Job],
-) -> LibraryLearner:
+) -> JointLearner:
     """What trains fresh adapters for these jobs.
 
     Raises ConfigError when the rows do not fit the base's positions, SpecError when the base has no
@@ -195,107 +188,26 @@ def make_learner(
         label_smoothing=config.objective.label_smoothing,
         seed=run.seed,
     )
-    return LibraryLearner(trainer, run.patience)
+    return JointLearner(
+        trainer,
+        [[place] for place in range(len(jobs))],
+        is_due=lambda place, step: (
+            step % jobs[place].eval_every == 0 or step == jobs[place].num_steps
+        ),
+        patience=run.patience,
+    )
 
 
-@final
-class LibraryLearner(Learner):
-    """Trains the jobs of a group side by side, each as far as its selection rows let it.
-
-    patience: validations without a better loss after which a job stops; None never stops early
-    """
-
-    def __init__(self, trainer: JointTrainer, patience: int | None) -> None:
-        self.unit = "tokens"
-        self.num_steps = max(job.num_steps for job in trainer.jobs)
-        self.trainer = trainer
-        self._patience = patience
-        num_jobs = len(trainer.jobs)
-        self.base_loss = torch.full((num_jobs,), math.nan, dtype=torch.float64)
-        self.best_loss = self.base_loss.clone()
-        self._misses = torch.zeros(num_jobs, dtype=torch.long)
-
-    def begin(self) -> None:
-        """See Learner.begin; fresh adapters change nothing, so that the losses are the base's."""
-        self.base_loss.copy_(self.trainer.measure(range(len(self.trainer.jobs)))[0])
-
-    def live(self) -> list[int]:
-        """Jobs that have steps left and have not stopped early."""
-        steps, misses = self.trainer.steps, self._misses.tolist()
-        return [
-            place
-            for place, job in enumerate(self.trainer.jobs)
-            if steps[place] < job.num_steps
-            and (self._patience is None or misses[place] < self._patience)
-        ]
-
-    def is_over(self, step: int) -> bool:
-        """See Learner.is_over."""
-        return not self.live()
-
-    def step(self, step: int) -> StepFigures:
-        """See Learner.step; the next step of every live job."""
-        live = self.live()
-        loss, tokens = self.trainer.step(live)
-        return StepFigures(loss, tokens, {"tasks": len(live)})
-
-    def validate(self, step: int) -> dict[str, float]:
-        """See Learner.validate; the jobs that took this step, where they are due."""
-        taken = self.trainer.steps
-        due = [
-            place
-            for place, job in enumerate(self.trainer.jobs)
-            if taken[place] == step and (step % job.eval_every == 0 or step == job.num_steps)
-        ]
-        if not due:
-            return {}
-        self.select(due)
-        return {
-            "best_loss": float(self.best_loss.nanmean()),
-            "base_loss": float(self.base_loss.nanmean()),
-            "unfinished_tasks": len(self.live()),
-        }
-
-    def select(self, due: Sequence[int]) -> None:
-        """Validate these jobs, and keep the weights of those that are better than before."""
-        jobs = self.trainer.jobs
-        losses = self.trainer.measure(due)[0]
-        index = torch.tensor(due)
-        # Without rows to select by the last state is the result.
-        unselected = torch.tensor([not jobs[place].selection for place in due])
-        for place, loss in zip(due, losses, strict=True):
-            if jobs[place].selection and not loss.isfinite():
-                raise T2LError(
-                    f"the validation loss of {jobs[place].name} is {float(loss)} at step "
-                    f"{self.trainer.steps[place]}; lower optimizer.lr"
-                )
-        better = unselected | self.best_loss[index].isnan() | (losses < self.best_loss[index])
-        self._misses[index] = torch.where(better, 0, self._misses[index] + 1)
-        self.best_loss[index[better]] = losses[better]
-        self.trainer.keep(index[better].tolist())
-
-    def outcomes(self) -> list[dict[str, Any]]:
-        """What came of each job, as fields of a library's entry."""
-        return [
-            {
-                "task": job.name,
-                "validation_loss": _number(self.best_loss[place]),
-                "base_loss": _number(self.base_loss[place]),
-                "steps": int(self.trainer.best_step[place]),
-                "rows": min(len(job.rows), self.trainer.steps[place] * job.batch_size),
-            }
-            for place, job in enumerate(self.trainer.jobs)
-        ]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """See Learner.state_dict."""
-        losses = {"base_loss": self.base_loss, "best_loss": self.best_loss}
-        return self.trainer.state_dict() | losses | {"misses": self._misses}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See Learner.load_state_dict."""
-        for key, value in self.state_dict().items():
-            value.copy_(state[key])
+def _outcome(learner: JointLearner, place: int) -> dict[str, Any]:
+    """What came of a job, as fields of a library's entry; without selection rows without losses."""
+    job, best = learner.trainer.jobs[place], learner.best(place)
+    return {
+        "task": job.name,
+        "validation_loss": best.loss if job.selection else None,
+        "base_loss": learner.base_marks[place].loss if job.selection else None,
+        "steps": best.step,
+        "rows": min(len(job.rows), learner.trainer.steps[place] * job.batch_size),
+    }
 
 
 def _run_processes(groups: Sequence[_Group], processes: int, report: Callable[[str], None]) -> None:
@@ -327,8 +239,3 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     return torch.device(name)
-
-
-def _number(value: Tensor) -> float | None:
-    """A number for JSON; None for the loss of a task without selection rows."""
-    return None if value.isnan() else float(value)

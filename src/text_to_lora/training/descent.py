@@ -20,24 +20,14 @@ from text_to_lora.training.loop import Learner, Line, Loop, Pace, StepFigures
 from text_to_lora.training.optimizer import learning_rate, make_adamw
 
 
-class StepBatch(Protocol):
-    """What a process runs of one step; size: in the unit that pace is counted in."""
-
-    @property
-    def size(self) -> int:
-        """In the unit that pace is counted in."""
-        ...
-
-    def to(self, device: torch.device) -> Any:
-        """The same batch on another device."""
-        ...
-
-
 class StepBatches(Protocol):
-    """The batches of a process by step."""
+    """The batches of a process by step, counted from 0.
 
-    def __getitem__(self, step: int) -> StepBatch:
-        """The batch of a step, counted from 0."""
+    A batch has a `size` in the unit that pace is counted in, and `to`, as a tensor has it.
+    """
+
+    def __getitem__(self, step: int) -> Any:
+        """The batch of a step."""
         ...
 
 
@@ -57,13 +47,12 @@ def make_accelerator(run: LengthSection, folder: Path) -> Accelerator:
             )
     # A run before this one in the same process may have been on another device.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=run.device == "cpu",
         mixed_precision="no",
         log_with=list(run.report_to) or None,
         project_dir=folder,
     )
-    return accelerator
 
 
 def add_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
@@ -156,34 +145,32 @@ class DescentLearner(Learner):
                 self._save_best()
         return metrics
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """See Learner.state_dict."""
-        state = {f"module.{name}": value for name, value in self._module.state_dict().items()}
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """See Learner.state."""
+        tensors = {f"module.{name}": value for name, value in self._module.state_dict().items()}
         for place, moments in self._optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{place}.{name}": value for name, value in moments.items()}
-        return state
+            tensors |= {f"optimizer.{place}.{name}": value for name, value in moments.items()}
+        return tensors, self.best()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See Learner.load_state_dict."""
-        prefix = "module."
-        self._module.load_state_dict(
-            {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-        )
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """See Learner.load_state."""
+        weights: dict[str, Tensor] = {}
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            if key.startswith("optimizer."):
-                _, place, name = key.split(".")
-                moments.setdefault(int(place), {})[name] = value
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            if kind == "module":
+                weights[name] = value
+            else:
+                place, moment = name.split(".")
+                moments.setdefault(int(place), {})[moment] = value
+        self._module.load_state_dict(weights)
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.best_step, self.best_loss = values["best_step"], values["best_loss"]
 
-    def notes(self) -> dict[str, Any]:
-        """See Learner.notes."""
+    def best(self) -> dict[str, Any]:
+        """The step of the best weights, and their loss; None without validation."""
         return {"best_step": self.best_step, "best_loss": self.best_loss}
-
-    def load_notes(self, notes: Mapping[str, Any]) -> None:
-        """See Learner.load_notes."""
-        self.best_step, self.best_loss = notes["best_step"], notes["best_loss"]
 
 
 def descend(

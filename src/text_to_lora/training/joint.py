@@ -19,7 +19,7 @@ from text_to_lora.training.batches import Batch, Part
 from text_to_lora.training.config import AdamWSection
 from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.objectives import AnswerLesson
+from text_to_lora.training.objectives import Lesson
 from text_to_lora.training.optimizer import TaskwiseAdamW
 from text_to_lora.training.step_adapters import read_weights
 
@@ -83,7 +83,6 @@ class JointTrainer:
         lengths = [job.num_steps for job in jobs]
         self._optimizer = TaskwiseAdamW(self._parameters, optimizer, lengths, anchors)
         self._best = [parameter.detach().clone() for parameter in self._parameters]
-        self.best_step = torch.zeros(len(jobs), dtype=torch.long)
 
     @property
     def steps(self) -> list[int]:
@@ -94,7 +93,7 @@ class JointTrainer:
     def step(self, present: Sequence[int]) -> tuple[float, int]:
         """Take the next step of these jobs; gives their mean loss and the tokens that it took.
 
-        Raises T2LError naming the tasks whose loss is not finite, and the step.
+        Raises T2LError naming the tasks whose loss is not finite, the step and the learning rate.
         """
         steps = self.steps
         drawn = []
@@ -111,7 +110,10 @@ class JointTrainer:
             try:
                 loss = self._module(batch)
             except T2LError as error:
-                raise T2LError(f"{error} at step {steps[present[0]] + 1}") from None
+                raise T2LError(
+                    f"{error} at step {steps[present[0]] + 1}; the learning rate is "
+                    f"{self._optimizer.settings.lr:g}, lower it"
+                ) from None
             loss.backward()
             total += float(loss.detach())
             tokens += batch.size
@@ -119,11 +121,16 @@ class JointTrainer:
         return total / len(present), tokens
 
     def measure(
-        self, jobs: Sequence[int], rows: Sequence[Sequence[tuple[str, str]]] | None = None
+        self,
+        jobs: Sequence[int],
+        rows: Sequence[Sequence[tuple[str, str]]] | None = None,
+        *,
+        adapted: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """How well each of these jobs' adapters answers its rows, [jobs] each; NaN without rows.
 
         rows: (input, answer) for each of the jobs; None for their selection rows
+        adapted: False lets the base alone answer
         Gives the mean loss in nats a token, and the share of rows whose greedy answer is right.
         """
         rows = [self.jobs[place].selection for place in jobs] if rows is None else rows
@@ -135,7 +142,9 @@ class JointTrainer:
         sums = torch.zeros(3, len(self.jobs), dtype=torch.float64)  # loss, right answers, rows
         if drawn:
             batch = self._batch(drawn, 1)
-            losses, exact = (figure.cpu().double() for figure in self._module.measure(batch))
+            losses, exact = (
+                figure.cpu().double() for figure in self._module.measure(batch, adapted=adapted)
+            )
             owners = torch.tensor([place for part in batch.parts for place in part.adapters])
             sums.index_add_(1, owners, torch.stack([losses, exact, torch.ones_like(losses)]))
         index = torch.tensor(jobs, dtype=torch.long)
@@ -144,7 +153,6 @@ class JointTrainer:
     def keep(self, jobs: Sequence[int]) -> None:
         """Take the weights of these jobs as the best so far."""
         index = torch.tensor(jobs, dtype=torch.long)
-        self.best_step[index] = self._optimizer.steps[index]
         for best, parameter in zip(self._best, self._parameters, strict=True):
             on_device = index.to(best.device)
             best.index_copy_(0, on_device, parameter.detach()[on_device])
@@ -165,7 +173,7 @@ class JointTrainer:
         state = {f"optimizer.{key}": value for key, value in self._optimizer.state_dict().items()}
         for place, (parameter, best) in enumerate(zip(self._parameters, self._best, strict=True)):
             state |= {f"weight.{place}": parameter.detach(), f"best.{place}": best}
-        return state | {"best_step": self.best_step}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave."""
@@ -182,7 +190,7 @@ class JointTrainer:
         for places in self._passes(lengths):
             # Neighbours of one job share its adapter's product where they can.
             chosen = [drawn[place] for place in sorted(places)]
-            lesson = AnswerLesson(tuple(range(len(chosen))), 1.0, self._label_smoothing)
+            lesson = Lesson(tuple(range(len(chosen))), label_smoothing=self._label_smoothing)
             parts.append(
                 Part(
                     rows=self._encoder.join((*row, None) for _, _, row in chosen),

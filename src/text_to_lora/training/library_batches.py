@@ -179,9 +179,7 @@ class LibraryBatches:
 
 
 def take_adapters(
-    library: LoraWeights,
-    choose: Callable[[Tensor], Tensor],
-    device: torch.device | None = None,
+    library: LoraWeights, choose: Callable[[Tensor], Tensor], device: torch.device | None = None
 ) -> tuple[Factors, Factors]:
     """Adapters chosen from the stacked tensors, fp32."""
     return (

@@ -74,19 +74,12 @@ class Learner(ABC):
         """Validate what is not validated yet, before a loop ends for good or for lack of time."""
 
     @abstractmethod
-    def state_dict(self) -> dict[str, Tensor]:
-        """The tensors that going on depends on."""
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and the JSON values that going on depends on."""
 
     @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave."""
-
-    def notes(self) -> dict[str, Any]:
-        """The JSON values that going on depends on."""
-        return {}
-
-    def load_notes(self, notes: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take what `notes` gave."""
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take what `state` gave."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +179,7 @@ class Loop:
                     f"{str(checkpoint)!r} was written by an earlier release; start anew with "
                     "--fresh, or finish the run with that release"
                 )
-            self._learner.load_state_dict(load_file(tensors))
-            self._learner.load_notes(state["notes"])
+            self._learner.load_state(load_file(tensors), state["learner"])
             self.step, self.units, self.seconds = state["step"], state["units"], state["seconds"]
             self._loss_sum, self._loss_count = state["loss_sum"], state["loss_count"]
             self.lines = state["lines"]
@@ -255,8 +247,9 @@ class Loop:
         if self._folder is None or not self._is_main:
             return
         saving_at = self._clock()
+        tensors, values = self._learner.state()
         with self._folder.checkpoint(self.step, keep=self._pace.checkpoints) as folder:
-            save_file(self._learner.state_dict(), folder / "state.safetensors")
+            save_file(tensors, folder / "state.safetensors")
             state = {
                 "step": self.step,
                 "units": self.units,
@@ -264,7 +257,7 @@ class Loop:
                 "loss_sum": self._loss_sum,
                 "loss_count": self._loss_count,
                 "lines": self.lines,
-                "notes": self._learner.notes(),
+                "learner": values,
             }
             write_json(folder / "history.json", state)
         self._saved_at = self._clock()

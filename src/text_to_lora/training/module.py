@@ -103,17 +103,18 @@ class SftModule(nn.Module):
         return loss
 
     @torch.no_grad()
-    def measure(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def measure(self, batch: Batch, *, adapted: bool = True) -> tuple[Tensor, Tensor]:
         """How well adapters answer, without smoothing, noise or dropout, [rows] each.
 
+        adapted: False lets the base alone answer
         Gives the cross-entropy of every row in nats a token, and whether its answer is the greedy
         one.
         """
         self.adapters.eval()
-        weights = self.adapters(batch.embeddings, batch.texts)
+        weights = self.adapters(batch.embeddings, batch.texts) if adapted else None
         losses, exact = [], []
         for part in batch.parts:
-            places = self._places(part, weights)
+            places = None if weights is None else self._places(part, weights)
             with answer_logits(self.base, part.rows, weights, places) as logits:
                 losses.append(answer_losses(logits, part.rows))
                 exact.append(are_answers_exact(logits, part.rows))
@@ -147,8 +148,7 @@ class SftModule(nn.Module):
             losses = logits.new_zeros(len(part.rows), dtype=torch.float32)
             for lesson, reference in zip(part.lessons, references, strict=True):
                 index = torch.tensor(lesson.places, device=logits.device)
-                added = lesson.weight * lesson.losses(logits, part.rows, reference)
-                losses = losses.index_add(0, index, added)
+                losses = losses.index_add(0, index, lesson.losses(logits, part.rows, reference))
             finite = losses.detach().isfinite()
             if not finite.all():
                 bad = {name for name, ok in zip(part.task_names, finite, strict=True) if not ok}

@@ -1,4 +1,4 @@
-"""What rows learn from: a run has a list of objectives, and each gives some rows a lesson."""
+"""What rows learn from: a run has a list of objectives, and each teaches some rows a lesson."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearnedRow:
-    """A row of a step.
-
-    task: the description and the answer are of this task
-    is_swapped: the input is of another task than `task`
-    """
+    """A row of a step; its description and answer are of `task`, its input too unless swapped."""
 
     task: Task
     input: str
@@ -36,69 +32,42 @@ class LearnedRow:
 
 
 @dataclass(frozen=True)
-class Lesson(ABC):
-    """What some rows that run through the base together learn.
+class Lesson:
+    """What some of the rows that run through the base together learn.
 
-    places: of these rows among those that run together; weight: factor of their losses
+    places: of these rows; weight: factor of their losses
+    label_smoothing: share of the target spread over the vocabulary, without a teacher
+    teacher: the same rows with their description in the prompt, which the base without adapters
+        answers; None to learn the answers themselves
     """
 
     places: tuple[int, ...]
-    weight: float
+    weight: float = 1.0
+    label_smoothing: float = 0.0
+    teacher: Rows | None = None
 
     def reference(self, base: PreTrainedModel) -> Tensor | None:
-        """What the base without adapters says to it, where the losses need that."""
-        return None
-
-    @abstractmethod
-    def losses(self, logits: Tensor, rows: Rows, reference: Tensor | None) -> Tensor:
-        """The loss of each of its rows, without the weight, [places].
-
-        logits: of all rows' answers, [answer tokens, vocab]; reference: what `reference` gave
-        """
-
-    def to(self, device: torch.device) -> Lesson:
-        """The same lesson on another device."""
-        return self
-
-
-@final
-@dataclass(frozen=True)
-class AnswerLesson(Lesson):
-    """Rows learn their answers by cross-entropy."""
-
-    label_smoothing: float = 0.0
-
-    def losses(self, logits: Tensor, rows: Rows, reference: Tensor | None) -> Tensor:
-        """See Lesson.losses; in nats a token."""
-        losses = answer_losses(logits, rows, label_smoothing=self.label_smoothing)
-        return losses[list(self.places)]
-
-
-@final
-@dataclass(frozen=True)
-class TeacherLesson(Lesson):
-    """Rows learn to answer as the base does that has the description in its prompt.
-
-    teacher: the rows with that prompt, [places]
-    """
-
-    teacher: Rows
-
-    def reference(self, base: PreTrainedModel) -> Tensor:
-        """See Lesson.reference; the teacher's logits, [answer tokens of its rows, vocab]."""
+        """The teacher's logits, [answer tokens of the places, vocab]; None without one."""
+        if self.teacher is None:
+            return None
         with torch.no_grad(), answer_logits(base, self.teacher) as logits:
             return logits
 
     def losses(self, logits: Tensor, rows: Rows, reference: Tensor | None) -> Tensor:
-        """See Lesson.losses; KL in nats a token."""
-        assert reference is not None
+        """The weighted loss of each of its rows, in nats a token, [places].
+
+        logits: of the answers of all rows, [answer tokens, vocab]; reference: by `reference`
+        """
+        if self.teacher is None or reference is None:
+            losses = answer_losses(logits, rows, label_smoothing=self.label_smoothing)
+            return self.weight * losses[list(self.places)]
         places = torch.tensor(self.places, device=logits.device)
         student = logits[torch.isin(rows.of_row, places)]
-        return distillation_kl(student, reference, self.teacher)
+        return self.weight * distillation_kl(student, reference, self.teacher)
 
-    def to(self, device: torch.device) -> TeacherLesson:
-        """See Lesson.to."""
-        return replace(self, teacher=self.teacher.to(device))
+    def to(self, device: torch.device) -> Lesson:
+        """The same lesson on another device."""
+        return replace(self, teacher=self.teacher and self.teacher.to(device))
 
 
 class Objective(ABC):
@@ -116,7 +85,7 @@ class Objective(ABC):
 @final
 @dataclass(frozen=True)
 class AnswerObjective(Objective):
-    """Rows that are not swapped learn their answers."""
+    """Rows that are not swapped learn their answers by cross-entropy."""
 
     weight: float = 1.0
     label_smoothing: float = 0.0
@@ -124,15 +93,15 @@ class AnswerObjective(Objective):
     def lesson(self, rows: Sequence[LearnedRow], encoder: RowEncoder) -> Lesson | None:
         """See Objective.lesson."""
         places = tuple(place for place, row in enumerate(rows) if not row.is_swapped)
-        return AnswerLesson(places, self.weight, self.label_smoothing) if places else None
+        return Lesson(places, self.weight, self.label_smoothing) if places else None
 
 
 @final
 @dataclass(frozen=True)
 class DistillationObjective(Objective):
-    """Rows that are not swapped learn from the base that reads their description."""
+    """Rows that are not swapped learn from the base that reads their description, by KL."""
 
-    weight: float
+    weight: float = 1.0
 
     def lesson(self, rows: Sequence[LearnedRow], encoder: RowEncoder) -> Lesson | None:
         """See Objective.lesson."""
@@ -148,8 +117,8 @@ class SwappedTaskObjective(Objective):
     examples: such rows of each task of a step; after: steps before the first with such rows
     """
 
-    weight: float
-    examples: int
+    weight: float = 1.0
+    examples: int = 1
     after: int = 0
 
     def num_swapped(self, step: int) -> int:
@@ -169,9 +138,8 @@ def make_objectives(section: ObjectiveSection, data: DataSection) -> list[Object
     if section.distill_weight:
         objectives.append(DistillationObjective(section.distill_weight))
     if data.swapped_examples:
-        objectives.append(
-            SwappedTaskObjective(section.swapped_weight, data.swapped_examples, data.swapped_after)
-        )
+        examples, after = data.swapped_examples, data.swapped_after
+        objectives.append(SwappedTaskObjective(section.swapped_weight, examples, after))
     return objectives
 
 
@@ -180,7 +148,5 @@ def _teach(
 ) -> Lesson | None:
     """A lesson by the base for the rows that are swapped, or for those that are not."""
     places = tuple(place for place, row in enumerate(rows) if row.is_swapped == swapped)
-    if not places:
-        return None
     prompts = [(rows[p].input, rows[p].answer, rows[p].description) for p in places]
-    return TeacherLesson(places, weight, encoder.join(prompts))
+    return Lesson(places, weight, teacher=encoder.join(prompts)) if places else None

@@ -93,7 +93,7 @@ def reconstruct(
     resume: go on with an interrupted run of the same settings; False deletes it first
     report: gets lines of progress
     base: the base model and its tokenizer, loaded already, where `tokens.read` is true; the model is
-        moved to the run's device; None loads what `load_reading_base` names
+        moved to the run's device; None loads the one that `data.base` names, or else the adapters
 
     Raises ConfigError when settings, library or folder cannot work, and T2LError naming tasks and
     step when a loss is not finite.
@@ -112,19 +112,27 @@ def reconstruct(
         return result
 
     embeddings = embed_tasks(library, config, folder.path, device)
-    base = base or load_reading_base(library, config, device)
-    tokens = None if base is None else token_config(config.tokens, base[0].config)
-    hypernet = make_hypernet(config, library, embeddings.encoder, tokens)
-    reader = None if base is None else make_reader(hypernet, *base, device)
+    hypernet, reader = _make_reading_hypernet(config, library, embeddings.encoder, device, base)
     tell = report if is_main else lambda line: None
     tell(
         f"{len(library)} adapters of {library.spec.num_parameters:,} numbers, "
         f"{hypernet.num_parameters:,} parameters to train"
     )
     last_counts = config.run.select_by == "last"
+    descriptions = None
+    if config.conditioning.kind == "text":
+        descriptions = TrainingDescriptions.make(embeddings.first_texts(), embeddings.first())
 
     def save(path: Path) -> None:
-        _save(hypernet, path, config, embeddings)
+        training = shared_settings(config)
+        save_hypernet(
+            path,
+            hypernet,
+            embeddings.encoder,
+            training=training,
+            descriptions=descriptions,
+            overwrite=True,
+        )
 
     def save_best() -> None:
         if not last_counts:
@@ -149,45 +157,10 @@ def reconstruct(
             part: {name: measured[step][f"eval_{name}"] for name in ("factor_l1", "delta_error")}
             for part, step in (("last", loop.step), ("best", learner.best_step or 0))
         }
-        outcome = loop.result() | learner.notes() | errors
+        outcome = loop.result() | learner.best() | errors
         folder.finish(outcome | {"parameters": hypernet.num_parameters})
     accelerator.wait_for_everyone()
     return result
-
-
-def load_reading_base(
-    library: AdapterLibrary, config: ReconstructionConfig, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
-    """The base model that reads descriptions, with its tokenizer; None where none is read.
-
-    It is the one that `data.base` names, or else the one that the library's adapters name.
-
-    Raises ConfigError when it cannot be loaded, SpecError when it is not the adapters' base.
-    """
-    if not config.tokens.read:
-        return None
-    return load_base(config.data.base, spec=library.spec, device=device)
-
-
-def make_reader(
-    hypernet: Hypernetwork,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    device: torch.device,
-) -> TokenReader | None:
-    """What reads descriptions for a hypernetwork with a base that is moved to a device.
-
-    None where the hypernetwork reads no token states.
-
-    Raises SpecError when the model is not the base of the hypernetwork's adapters.
-    """
-    tokens = hypernet.config.tokens
-    if tokens is None:
-        return None
-    hypernet.spec.check_base(model.config)
-    module: nn.Module = model
-    module.to(device)
-    return TokenReader(model, tokenizer, hypernet.spec, tokens)
 
 
 @torch.no_grad()
@@ -297,23 +270,6 @@ def _make_learner(
     )
 
 
-def _save(
-    hypernet: Hypernetwork, path: Path, config: ReconstructionConfig, embeddings: TaskEmbeddings
-) -> None:
-    """Write the weights as they are."""
-    descriptions = None
-    if config.conditioning.kind == "text":
-        descriptions = TrainingDescriptions.make(embeddings.first_texts(), embeddings.first())
-    save_hypernet(
-        path,
-        hypernet,
-        embeddings.encoder,
-        training=shared_settings(config),
-        descriptions=descriptions,
-        overwrite=True,
-    )
-
-
 def _choose_adapters(library: AdapterLibrary, config: ReconstructionConfig) -> AdapterLibrary:
     """The adapters that the run is about."""
     count = config.data.adapters
@@ -343,6 +299,29 @@ def _sign(config: ReconstructionConfig, library: AdapterLibrary) -> Reconstructi
     return config.model_copy(
         update={"data": config.data.model_copy(update={"fingerprint": actual})}
     )
+
+
+def _make_reading_hypernet(
+    config: ReconstructionConfig,
+    library: AdapterLibrary,
+    encoder: EncoderConfig,
+    device: torch.device,
+    base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None,
+) -> tuple[Hypernetwork, TokenReader | None]:
+    """A fresh hypernetwork, and what reads descriptions for it where `tokens.read` is true.
+
+    Raises ConfigError when no base can be loaded, SpecError when it is not the adapters' base.
+    """
+    if not config.tokens.read:
+        return make_hypernet(config, library, encoder), None
+    model, tokenizer = base or load_base(config.data.base, spec=library.spec, device=device)
+    library.spec.check_base(model.config)
+    module: nn.Module = model
+    module.to(device)
+    tokens = token_config(config.tokens, model.config)
+    assert tokens is not None
+    hypernet = make_hypernet(config, library, encoder, tokens)
+    return hypernet, TokenReader(model, tokenizer, library.spec, tokens)
 
 
 def make_hypernet(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 from text_to_lora.tasks.user_rows import Rows
 from text_to_lora.training.joint import Job
+from text_to_lora.training.joint_learner import Mark
 from text_to_lora.training.refine_settings import RefineSettings, RefineTask
 
 LEAVE_ONE_OUT_BELOW: Final = 8
@@ -18,18 +18,6 @@ FOLD_STEPS: Final = 16
 PATIENCE: Final = 8
 """Marks without a better one after which a task stops."""
 _SMALL_FALL: Final = 0.01  # nats a token; less is within what another draw of rows changes
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Kept-out figures of a task after some steps, means over its kept-out rows.
-
-    loss: nats an answer token; score: share of rows whose greedy answer is right word for word
-    """
-
-    step: int
-    loss: float
-    score: float
 
 
 def make_folds(task: RefineTask, settings: RefineSettings, steps: int) -> list[Job]:
@@ -80,13 +68,6 @@ def make_job(
 def is_due(step: int) -> bool:
     """Whether kept-out rows are judged after a step: after each at first, then at growing distances."""
     return step % max(1, step // 8) == 0
-
-
-def best_mark(marks: Sequence[Mark], settings: RefineSettings) -> Mark:
-    """The mark whose step is chosen; of equal ones the first."""
-    if settings.select_by == "loss":
-        return min(marks, key=lambda mark: mark.loss)
-    return min(marks, key=lambda mark: (-mark.score, mark.loss))
 
 
 def outlook(marks: Sequence[Mark]) -> str:

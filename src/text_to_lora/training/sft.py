@@ -46,12 +46,7 @@ from text_to_lora.training.step_adapters import (
     TextAdapters,
     read_weights,
 )
-from text_to_lora.training.validation import (
-    ValidationRow,
-    ValidationSet,
-    validate,
-    validation_rows,
-)
+from text_to_lora.training.validation import ValidationRow, ValidationSet, validate, validation_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -117,7 +112,7 @@ def train_sft(
         save(folder.path / "last")
         if not sets:
             save(result)
-        folder.finish(loop.result() | learner.notes())
+        folder.finish(loop.result() | learner.best())
     accelerator.wait_for_everyone()
     return result
 

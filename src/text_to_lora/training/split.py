@@ -94,11 +94,7 @@ class TaskSplit:
         validated = data.eval_rows > 0 and data.family_tasks > 0
         unseen = synthetic("validation", data.validation_family_tasks if validated else 0)
         training_families = synthetic("train", data.family_tasks)
-        evaluation = {
-            "seen_tasks": training,
-            "unseen_tasks": held_out,
-            "unseen_families": unseen,
-        }
+        evaluation = {"seen_tasks": training, "unseen_tasks": held_out, "unseen_families": unseen}
         return cls(
             training=_shorten([*training, *training_families], data.descriptions_per_task),
             evaluation={
