@@ -205,5 +205,6 @@ def descend(
         interruptible=accelerator.num_processes == 1,
     )
     loop.run()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # `end_training` would end the process group as well
+        tracker.finish()
     return loop

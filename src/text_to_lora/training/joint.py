@@ -77,6 +77,7 @@ class JointTrainer:
         self._encoder = encoder
         self._tokens_per_pass = tokens_per_pass
         self._label_smoothing = label_smoothing
+        self.learning_rate = optimizer.lr
         self._seed = seed
         self._parameters = list(self.adapters.parameters())
         anchors = [p.detach().clone() for p in self._parameters] if pull_to_start else None
@@ -112,7 +113,7 @@ class JointTrainer:
             except T2LError as error:
                 raise T2LError(
                     f"{error} at step {steps[present[0]] + 1}; the learning rate is "
-                    f"{self._optimizer.settings.lr:g}, lower it"
+                    f"{self.learning_rate:g}, lower it"
                 ) from None
             loss.backward()
             total += float(loss.detach())

@@ -140,8 +140,8 @@ class JointLearner(Learner):
             job = self.trainer.jobs[self.jobs[task][0]]
             if job.selection and not abs(mark.loss) < float("inf"):
                 raise T2LError(
-                    f"the validation loss of {job.name} is {mark.loss} at step {mark.step}; "
-                    "lower the learning rate"
+                    f"the kept-out loss of {job.name} is {mark.loss} at step {mark.step}; the "
+                    f"learning rate is {self.trainer.learning_rate:g}, lower it"
                 )
             self.marks[task].append(mark)
             if self.best(task) is mark:

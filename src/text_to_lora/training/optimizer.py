@@ -60,7 +60,7 @@ class TaskwiseAdamW:
     ) -> None:
         self._tensors = list(tensors)
         self._anchors: Sequence[Tensor | None] = anchors or [None] * len(tensors)
-        self.settings = settings
+        self._settings = settings
         self._total = list(total_steps)
         self.steps = torch.zeros(len(total_steps), dtype=torch.long)
         self._first = [torch.zeros_like(tensor) for tensor in tensors]
@@ -69,7 +69,7 @@ class TaskwiseAdamW:
     @torch.no_grad()
     def step(self, tasks: Sequence[int]) -> None:
         """Update these tasks from the gradients, and set the gradients to None."""
-        settings = self.settings
+        settings = self._settings
         places = torch.tensor(tasks)
         index = places.to(self._tensors[0].device)
         gradients = [
