@@ -53,14 +53,15 @@ from text_to_lora.models.base import load_base_config
 from text_to_lora.models.find import find_base
 from text_to_lora.tasks.task import Task
 from text_to_lora.training import adapters
-from text_to_lora.training.adapters import LibraryConfig, make_job, pick_tasks
 from text_to_lora.training.config import load_recipe
-from text_to_lora.training.data import RowEncoder
-from text_to_lora.training.joint import TaskwiseAdamW
-from text_to_lora.training.joint_trainer import Job
+from text_to_lora.training.encoding import RowEncoder
+from text_to_lora.training.joint import Job
+from text_to_lora.training.library_config import LibraryConfig
+from text_to_lora.training.library_jobs import make_job, pick_tasks
 from text_to_lora.training.losses import answer_losses
-from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype
-from text_to_lora.training.static import StaticAdapter
+from text_to_lora.training.optimizer import TaskwiseAdamW
+from text_to_lora.training.setup import load_for_training, make_spec, resolve_dtype
+from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 
 TARGET = 4.0
 BLOCKS = 4
@@ -150,7 +151,10 @@ class Clock:
         return timed
 
     def shares(self, total: float) -> dict[str, Any]:
-        """Seconds of each part of a loop of `total` seconds, and the share of padding."""
+        """Give the seconds of each part of a loop of `total` seconds, and the share of padding.
+
+        The share is below zero where equal beginnings of rows are computed once.
+        """
         rest = total - sum(self.seconds.values())
         return {
             "loop_s": round(total, 2),
@@ -237,7 +241,6 @@ def make_encoder(config: LibraryConfig, tokenizer: Any) -> RowEncoder:
     return RowEncoder(
         tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
-        max_description_tokens=0,
         max_answer_tokens=config.data.max_answer_tokens,
     )
 
@@ -288,7 +291,7 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
         job = jobs[place]
         start = time.perf_counter()
         # The start that the joint run gives every task.
-        adapter = StaticAdapter(spec, torch.Generator().manual_seed(config.run.seed))
+        adapter = StackedAdapters(spec, 1, torch.Generator().manual_seed(config.run.seed))
         adamw = torch.optim.AdamW(
             adapter.parameters(),
             lr=optimizer.lr,
@@ -305,7 +308,7 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
         )
 
         def update(
-            adapter: StaticAdapter = adapter,
+            adapter: StackedAdapters = adapter,
             adamw: torch.optim.Optimizer = adamw,
             schedule: torch.optim.lr_scheduler.LambdaLR = schedule,
         ) -> None:
@@ -318,11 +321,11 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
         with clock.running():
             for step in range(job.num_steps):
                 rows = encoder.join((*row, None) for row in job.batch(step))
-                with answer_logits(base, rows, adapter(torch.empty(1, 0))) as logits:
+                with answer_logits(base, rows, adapter(torch.empty(0, 0))) as logits:
                     torch.autograd.backward(answer_losses(logits, rows).mean())
                 timed_update()
         loop += time.perf_counter() - start
-        save_adapter(adapter.adapter(), output / str(place), provenance={}, overwrite=True)
+        save_adapter(read_weights(adapter), output / str(place), provenance={}, overwrite=True)
     return clock.shares(loop)
 
 

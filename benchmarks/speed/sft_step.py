@@ -5,7 +5,8 @@
 All are one forward and one backward pass of the same frozen base in bfloat16 over the same rows,
 drawn from training tasks, with logits of the answers only:
 
-floor: the base alone, rows packed without padding, its gradient taken down to the embeddings
+floor: the base alone, rows packed without padding and each computed in full, its gradient taken down to
+    the embeddings
 static_peft: one LoRA of PEFT for all rows, padded to the longest as a Trainer does, the head's input
     contiguous
 adapted: an adapter of its own for every two rows, given; gradients of A and B
@@ -42,10 +43,12 @@ from text_to_lora.inference.rows import Rows, answer_logits, logits_at
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.sampling import TaskSampler
-from text_to_lora.training.config import ObjectiveSection
-from text_to_lora.training.data import Batch, Part, RowEncoder
+from text_to_lora.training.batches import Batch, Part
+from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.losses import answer_losses
 from text_to_lora.training.module import SftModule
+from text_to_lora.training.objectives import Lesson
+from text_to_lora.training.step_adapters import TextAdapters
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROWS_PER_ADAPTER = 2
@@ -110,7 +113,7 @@ def floor_step(base: PreTrainedModel, rows: Rows) -> Step:
         handle = base.get_input_embeddings().register_forward_hook(
             lambda module, args, output: output.requires_grad_()
         )
-        with answer_logits(base, rows) as logits:
+        with answer_logits(base, rows, share=False) as logits:
             loss = answer_losses(logits, rows).mean()
             torch.autograd.backward(loss)
         handle.remove()
@@ -169,7 +172,7 @@ def step_before(
 ) -> Step:
     """The step of commit f28a688, rebuilt: SftModule.forward, its part and Aligned in one."""
     (part,) = batch.parts
-    rows = part.student
+    rows = part.rows
     inputs, places = padded(rows)
     columns = max(rows.answer_lengths)
     seq = inputs["input_ids"].shape[1]
@@ -218,15 +221,14 @@ def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
         max(adapters) + 1, EMBEDDING_DIM, generator=torch.Generator().manual_seed(2)
     )
     names = tuple(map(str, adapters))
-    part = Part(rows, None, (), (False,) * len(rows), tuple(adapters), names, ())
-    batch = Batch((part,), embeddings, len(rows), seed=0)
-    objective = ObjectiveSection(label_smoothing=0.0, neftune_alpha=0.0, weight_penalty=0.0)
+    part = Part(rows, tuple(adapters), names, lessons=(Lesson(tuple(range(len(rows)))),))
+    batch = Batch((part,), embeddings, texts=(), total_rows=len(rows))
     hypernet = make_hypernet()
     steps = {
         "floor": floor_step(base, rows),
         "static_peft": static_step(load_frozen(options.base), spec, rows),
         "adapted": adapted_step(base, hypernet(embeddings), adapters, rows),
-        "whole": whole_step(SftModule(hypernet, base, objective), batch),
+        "whole": whole_step(SftModule(TextAdapters(hypernet), base), batch),
         "before": step_before(load_frozen(options.base), make_hypernet(), batch, adapters),
     }
     return steps, rows

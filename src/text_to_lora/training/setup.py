@@ -13,8 +13,8 @@ from torch import Tensor
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.encoders.load import load_encoder
 from text_to_lora.errors import T2LWarning
+from text_to_lora.hypernet.config import TokenConfig
 from text_to_lora.hypernet.layers import has_fast_product
-from text_to_lora.hypernet.tokens import TokenConfig
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.models.base import load_base
 from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
