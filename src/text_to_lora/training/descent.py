@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from text_to_lora.errors import ConfigError, T2LError
 from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.config import AdamWSection, LengthSection
+from text_to_lora.training.config import AdamWSection, LengthSection, Recipe
 from text_to_lora.training.loop import Learner, Line, Loop, Pace, StepFigures
 from text_to_lora.training.optimizer import learning_rate, make_adamw
 
@@ -31,36 +31,110 @@ class StepBatches(Protocol):
         ...
 
 
-def make_accelerator(run: LengthSection, folder: Path) -> Accelerator:
-    """The device, the processes of a launcher, and the loggers of a run.
+@final
+class Session:
+    """The folder, the device, the processes and the loggers of one run.
 
-    folder: for what loggers write
+    output_dir: of the run; report: gets lines of progress, of the first process alone
 
     Raises ConfigError for a logger that is not installed.
     """
-    loggers = [str(name) for name in get_available_trackers()]
-    for name in run.report_to:
-        if name not in loggers:
-            raise ConfigError(
-                f"run.report_to has {name!r}, which is not installed; "
-                f"installed: {', '.join(loggers) or 'none'}"
-            )
-    # A run before this one in the same process may have been on another device.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        cpu=run.device == "cpu",
-        mixed_precision="no",
-        log_with=list(run.report_to) or None,
-        project_dir=folder,
-    )
 
+    def __init__(
+        self, run: LengthSection, output_dir: Path | str, report: Callable[[str], None]
+    ) -> None:
+        loggers = [str(name) for name in get_available_trackers()]
+        for name in run.report_to:
+            if name not in loggers:
+                raise ConfigError(
+                    f"run.report_to has {name!r}, which is not installed; "
+                    f"installed: {', '.join(loggers) or 'none'}"
+                )
+        self.folder = RunFolder(output_dir)
+        self._run = run
+        # A run before this one in the same process may have been on another device.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self._accelerator = Accelerator(
+            cpu=run.device == "cpu",
+            mixed_precision="no",
+            log_with=list(run.report_to) or None,
+            project_dir=self.folder.path,
+        )
+        self.device: torch.device = self._accelerator.device
+        self.process: int = self._accelerator.process_index
+        self.processes: int = self._accelerator.num_processes
+        self.is_main = self.process == 0
+        self.report = report if self.is_main else lambda line: None
 
-def add_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, on the CPU."""
-    if accelerator.num_processes == 1:
-        return values
-    total: Tensor = accelerator.reduce(values.to(accelerator.device), "sum")
-    return total.cpu()
+    def open(self, config: Recipe, *, resume: bool) -> bool:
+        """Open the folder of the run; gives whether the run is finished already.
+
+        Raises ConfigError as RunFolder.open does.
+        """
+        if self.is_main:
+            self.folder.open(config, resume=resume)
+        self._accelerator.wait_for_everyone()
+        return self.folder.result is not None
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """A module on the device, whose gradients are averaged over the processes."""
+        prepared: nn.Module = self._accelerator.prepare(module)
+        return prepared
+
+    def add(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, on the CPU."""
+        if self.processes == 1:
+            return values
+        total: Tensor = self._accelerator.reduce(values.to(self.device), "sum")
+        return total.cpu()
+
+    def train(self, learner: Learner, plot: Callable[[Sequence[Line], Path], None]) -> Loop:
+        """Run the loop of a learner, and give it when it is over.
+
+        plot: draws the history into a file, after each validation
+        """
+
+        def watch(lines: Sequence[Line]) -> None:
+            line = dict(lines[-1])
+            self._accelerator.log(line, step=int(line.pop("step")))
+            if "loss" not in line:
+                plot(lines, self.folder.path / "history.png")
+
+        if self._run.report_to:
+            self._accelerator.init_trackers("text-to-lora")
+        run = self._run
+        loop = Loop(
+            learner,
+            self.folder,
+            Pace(run.log_every, run.save_every, run.keep_checkpoints),
+            report=self.report,
+            watch=watch,
+            is_main=self.is_main,
+            interruptible=self.processes == 1,
+        )
+        loop.run()
+        for tracker in self._accelerator.trackers:  # `end_training` ends the process group as well
+            tracker.finish()
+        return loop
+
+    def finish(
+        self,
+        save: Callable[[Path], None],
+        result: Path,
+        outcome: Mapping[str, Any],
+        *,
+        last_counts: bool,
+    ) -> None:
+        """Write the last weights and the record of the run.
+
+        save: writes the weights as they are; result: receives them too where `last_counts`
+        """
+        if self.is_main:
+            save(self.folder.path / "last")
+            if last_counts:
+                save(result)
+            self.folder.finish(outcome)
+        self._accelerator.wait_for_everyone()
 
 
 @final
@@ -76,7 +150,7 @@ class DescentLearner(Learner):
         self,
         module: nn.Module,
         batches: StepBatches,
-        accelerator: Accelerator,
+        session: Session,
         *,
         run: LengthSection,
         optimizer: AdamWSection,
@@ -90,9 +164,9 @@ class DescentLearner(Learner):
         self.best_step: int | None = None
         self.best_loss: float | None = None
         self._module = module
-        self._model: nn.Module = accelerator.prepare(module)
+        self._model = session.prepare(module)
         self._batches = batches
-        self._accelerator = accelerator
+        self._session = session
         self._run = run
         self._settings = optimizer
         self._optimizer = make_adamw(module.parameters(), optimizer)
@@ -111,10 +185,10 @@ class DescentLearner(Learner):
     def step(self, step: int) -> StepFigures:
         """See Learner.step."""
         batch = self._batches[step]
-        processes = self._accelerator.num_processes
+        processes = self._session.processes
         self._module.train()
         try:
-            loss = self._model(batch.to(self._accelerator.device))
+            loss = self._model(batch.to(self._session.device))
         except T2LError as error:
             raise T2LError(f"{error} at step {step + 1}; lower optimizer.lr") from None
         (loss * processes).backward()  # gradients are averaged over the processes
@@ -128,7 +202,7 @@ class DescentLearner(Learner):
         self._optimizer.step()
         self._optimizer.zero_grad()
         figures = torch.tensor([float(loss.detach()), batch.size], dtype=torch.float64)
-        total, units = add_over_processes(self._accelerator, figures).tolist()
+        total, units = self._session.add(figures).tolist()
         return StepFigures(total, int(units), notes)
 
     def validate(self, step: int) -> dict[str, float]:
@@ -141,7 +215,7 @@ class DescentLearner(Learner):
             raise T2LError(f"the validation loss is {loss} at step {step}; lower optimizer.lr")
         if self.best_loss is None or loss < self.best_loss:
             self.best_loss, self.best_step = loss, step
-            if self._accelerator.is_main_process:
+            if self._session.is_main:
                 self._save_best()
         return metrics
 
@@ -171,40 +245,3 @@ class DescentLearner(Learner):
     def best(self) -> dict[str, Any]:
         """The step of the best weights, and their loss; None without validation."""
         return {"best_step": self.best_step, "best_loss": self.best_loss}
-
-
-def descend(
-    learner: DescentLearner,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    run: LengthSection,
-    *,
-    report: Callable[[str], None],
-    plot: Callable[[Sequence[Line]], None],
-) -> Loop:
-    """Run the loop of a learner over all processes, and give it when it is over.
-
-    plot: draws the history after each validation
-    """
-
-    def watch(lines: Sequence[Line]) -> None:
-        line = dict(lines[-1])
-        accelerator.log(line, step=int(line.pop("step")))
-        if "loss" not in line:
-            plot(lines)
-
-    if run.report_to:
-        accelerator.init_trackers("text-to-lora")
-    loop = Loop(
-        learner,
-        folder,
-        Pace(run.log_every, run.save_every, run.keep_checkpoints),
-        report=report,
-        watch=watch,
-        is_main=accelerator.is_main_process,
-        interruptible=accelerator.num_processes == 1,
-    )
-    loop.run()
-    for tracker in accelerator.trackers:  # `end_training` would end the process group as well
-        tracker.finish()
-    return loop

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from text_to_lora.encoders.config import EncoderConfig
@@ -27,13 +26,7 @@ from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
 from text_to_lora.outputs import one_job_a_folder
-from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.descent import (
-    DescentLearner,
-    add_over_processes,
-    descend,
-    make_accelerator,
-)
+from text_to_lora.training.descent import DescentLearner, Session
 from text_to_lora.training.library_batches import (
     LibraryBatches,
     TaskBatch,
@@ -98,22 +91,16 @@ def reconstruct(
     step when a loss is not finite.
     Source: Text-to-LoRA (arXiv 2506.06105), equation 6.
     """
-    folder = RunFolder(output_dir)
-    accelerator = make_accelerator(config.run, folder.path)
-    device, is_main = accelerator.device, accelerator.is_main_process
+    session = Session(config.run, output_dir, report)
     library = _choose_adapters(library, config)
     config = _sign(config, library)
-    if is_main:
-        folder.open(config, resume=resume)
-    accelerator.wait_for_everyone()
-    result = folder.path / "hypernet"
-    if folder.result is not None:
+    result = session.folder.path / "hypernet"
+    if session.open(config, resume=resume):
         return result
-
-    embeddings = embed_tasks(library, config, folder.path, device)
+    device = session.device
+    embeddings = embed_tasks(library, config, session.folder.path, device)
     hypernet, reader = _make_reading_hypernet(config, library, embeddings.encoder, device, base)
-    tell = report if is_main else lambda line: None
-    tell(
+    session.report(
         f"{len(library)} adapters of {library.spec.num_parameters:,} numbers, "
         f"{hypernet.num_parameters:,} parameters to train"
     )
@@ -138,27 +125,16 @@ def reconstruct(
             save(result)
 
     module = ReconstructionModule(hypernet, config.objective, reader)
-    learner = _make_learner(config, module, library, embeddings, accelerator, save_best)
-    loop = descend(
-        learner,
-        folder,
-        accelerator,
-        config.run,
-        report=tell,
-        plot=lambda lines: plot_reconstruction(lines, folder.path / "history.png"),
-    )
-    if is_main:
-        save(folder.path / "last")
-        if last_counts:
-            save(result)
-        measured = {line["step"]: line for line in loop.lines if "eval_delta_error" in line}
-        errors = {
-            part: {name: measured[step][f"eval_{name}"] for name in ("factor_l1", "delta_error")}
-            for part, step in (("last", loop.step), ("best", learner.best_step or 0))
-        }
-        outcome = loop.result() | learner.best() | errors
-        folder.finish(outcome | {"parameters": hypernet.num_parameters})
-    accelerator.wait_for_everyone()
+    learner = _make_learner(config, module, library, embeddings, session, save_best)
+    loop = session.train(learner, lambda lines, path: plot_reconstruction(lines, path))
+    measured = {line["step"]: line for line in loop.lines if "eval_delta_error" in line}
+    errors = {
+        part: {name: measured[step][f"eval_{name}"] for name in ("factor_l1", "delta_error")}
+        for part, step in (("last", loop.step), ("best", learner.best_step or 0))
+    }
+    outcome = loop.result() | learner.best() | errors
+    outcome["parameters"] = hypernet.num_parameters
+    session.finish(save, result, outcome, last_counts=last_counts)
     return result
 
 
@@ -233,11 +209,11 @@ def _make_learner(
     module: ReconstructionModule,
     library: AdapterLibrary,
     embeddings: TaskEmbeddings,
-    accelerator: Accelerator,
+    session: Session,
     save_best: Callable[[], None],
 ) -> DescentLearner:
     """What the loop trains: the module on the library, measured on all of it."""
-    process, processes, count = accelerator.process_index, accelerator.num_processes, len(library)
+    count, process, processes = len(library), session.process, session.processes
     share = slice(count * process // processes, count * (process + 1) // processes)
     weights = LoraWeights(library.spec, *take_adapters(library.weights, itemgetter(share)))
     vectors, texts = embeddings.first()[share], embeddings.first_texts()[share]
@@ -245,7 +221,7 @@ def _make_learner(
     def measure() -> dict[str, float]:
         errors = reconstruction_errors(module.hypernet, weights, vectors, texts, module.reader)
         sums = torch.stack([error.double().sum() for error in errors.values()])
-        means = add_over_processes(accelerator, sums) / count
+        means = session.add(sums) / count
         return dict(zip(errors, means.tolist(), strict=True))
 
     selected = "factor_l1" if config.run.select_by == "factors" else "delta_error"
@@ -259,7 +235,7 @@ def _make_learner(
             process=process,
             processes=processes,
         ),
-        accelerator,
+        session,
         run=config.run,
         optimizer=config.optimizer,
         unit="adapters",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
-from accelerate import Accelerator
 
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import ConfigError
@@ -19,14 +18,8 @@ from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.batches import TrainingBatches
-from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import RunConfig
-from text_to_lora.training.descent import (
-    DescentLearner,
-    add_over_processes,
-    descend,
-    make_accelerator,
-)
+from text_to_lora.training.descent import DescentLearner, Session
 from text_to_lora.training.encoding import RowEncoder, TextEmbeddings, check_positions
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.objectives import make_objectives
@@ -72,24 +65,18 @@ def train_sft(
     when a loss is not finite.
     Source: Text-to-LoRA (arXiv 2506.06105), equation 5.
     """
-    folder = RunFolder(output_dir)
-    accelerator = make_accelerator(config.run, folder.path)
-    device, is_main = accelerator.device, accelerator.is_main_process
-    config = config.model_copy(update={"base": resolve_dtype(config.base, device)})
-    if is_main:
-        folder.open(config, resume=resume)
-    accelerator.wait_for_everyone()
-    result = folder.path / ("hypernet" if config.hypernet.kind == "text" else "adapter")
-    if folder.result is not None:
+    session = Session(config.run, output_dir, report)
+    config = config.model_copy(update={"base": resolve_dtype(config.base, session.device)})
+    folder = session.folder.path
+    result = folder / ("hypernet" if config.hypernet.kind == "text" else "adapter")
+    if session.open(config, resume=resume):
         return result
-
-    tell = report if is_main else lambda line: None
-    base, tokenizer = load_for_training(config.base, device)
-    data = _Data.make(config, base, tokenizer, folder.path)
+    base, tokenizer = load_for_training(config.base, session.device)
+    data = _Data.make(config, base, tokenizer, folder)
     counts = {name: len(tasks) for name, tasks in data.split.evaluation.items()}
-    tell(f"{len(data.split.training)} tasks to train on, validation on {counts}")
+    session.report(f"{len(data.split.training)} tasks to train on, validation on {counts}")
     adapters, save = _make_adapters(config, base, tokenizer, data)
-    tell(f"{sum(p.numel() for p in adapters.parameters()):,} parameters to train")
+    session.report(f"{sum(p.numel() for p in adapters.parameters()):,} parameters to train")
     module = SftModule(
         adapters,
         base,
@@ -98,22 +85,9 @@ def train_sft(
         gradient_checkpointing=config.base.gradient_checkpointing,
     )
     sets = data.validation_sets(config)
-    learner = _make_learner(config, module, data, sets, accelerator, lambda: save(result))
-    plot = folder.path / "history.png"
-    loop = descend(
-        learner,
-        folder,
-        accelerator,
-        config.run,
-        report=tell,
-        plot=lambda lines: plot_history(lines, plot),
-    )
-    if is_main:
-        save(folder.path / "last")
-        if not sets:
-            save(result)
-        folder.finish(loop.result() | learner.best())
-    accelerator.wait_for_everyone()
+    learner = _make_learner(config, module, data, sets, session, lambda: save(result))
+    loop = session.train(learner, lambda lines, path: plot_history(lines, path))
+    session.finish(save, result, loop.result() | learner.best(), last_counts=not sets)
     return result
 
 
@@ -235,19 +209,18 @@ def _make_learner(
     module: SftModule,
     data: _Data,
     sets: Mapping[str, ValidationSet],
-    accelerator: Accelerator,
+    session: Session,
     save_best: Callable[[], None],
 ) -> DescentLearner:
     """What the loop trains: the module on the run's batches, judged by its validation sets."""
-    process, processes = accelerator.process_index, accelerator.num_processes
 
     def measure() -> dict[str, float]:
         return validate(
             sets,
-            lambda batch: module.measure(batch.to(accelerator.device))[0],
-            process=process,
-            processes=processes,
-            add=lambda values: add_over_processes(accelerator, values),
+            lambda batch: module.measure(batch.to(session.device))[0],
+            process=session.process,
+            processes=session.processes,
+            add=session.add,
         )
 
     select_by = config.run.select_by
@@ -260,10 +233,10 @@ def _make_learner(
             data.embeddings,
             make_objectives(config.objective, config.data),
             parts=config.optimizer.accumulation,
-            process=process,
-            processes=processes,
+            process=session.process,
+            processes=session.processes,
         ),
-        accelerator,
+        session,
         run=config.run,
         optimizer=config.optimizer,
         unit="tokens",
