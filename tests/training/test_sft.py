@@ -495,7 +495,7 @@ def test_loggers_get_losses_and_validation(
 def test_long_descriptions_are_warned_of_once(encoder_folder: Path, tmp_path: Path) -> None:
     section = EncoderSection(name=f"minilm:{encoder_folder}")
     with pytest.warns(T2LWarning, match="reads 256 tokens of a description; 2 of 3 are longer"):
-        embed_texts(section, ["a", "b" * 300, "c" * 400], tmp_path, torch.device("cpu"))
+        embed_texts(section, ["a", "b " * 300, "c " * 400], tmp_path, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
