@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.export.gguf import name_tensors, write_gguf
-from text_to_lora.files import write_folder, write_text
+from text_to_lora.files import MODELFILE, MODELFILE_START, write_folder, write_text
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import MODELFILE, MODELFILE_START
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from text_to_lora.files import write_file
+from text_to_lora.plots import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,15 +56,13 @@ def plot_library(losses: Sequence[tuple[float, float]], path: Path) -> None:
 @contextmanager
 def _plot(path: Path, size: tuple[float, float] = (8, 5)) -> Iterator[Axes]:
     """Axes to draw on, written as a PNG file when the block is left."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(*size)
     axes = figure.subplots()
     yield axes
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    save_figure(figure, path)
 
 
 def _draw(axes: Axes, history: History, key: str, label: str, style: str, *, color: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.files import one_job_a_folder
 from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig, TokenConfig
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
@@ -25,7 +26,6 @@ from text_to_lora.library.library import AdapterLibrary, load_library
 from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
-from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.training.descent import DescentLearner, Session
 from text_to_lora.training.library_batches import (
     LibraryBatches,

@@ -11,11 +11,11 @@ import torch
 
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import ConfigError
+from text_to_lora.files import one_job_a_folder
 from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.lora.peft_format import save_adapter
-from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.batches import TrainingBatches
 from text_to_lora.training.config import RunConfig
