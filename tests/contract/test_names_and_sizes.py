@@ -46,9 +46,7 @@ LEFT = (
     "src/text_to_lora/inference",
     "src/text_to_lora/library",
     "src/text_to_lora/lora",
-    "src/text_to_lora/refinement.py",
     "src/text_to_lora/tasks",
-    "src/text_to_lora/training",
     "tests",
 )
 

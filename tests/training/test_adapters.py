@@ -116,8 +116,8 @@ def train_alone(
             score = float(loss_of(model, encoder, job.selection)) if job.selection else -step
         misses += 1
         if score < best[2]:
-            kept = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-            best, misses = (kept, step + 1, score), 0
+            state = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            best, misses = (state, step + 1, score), 0
         if misses == PATIENCE:
             break
     return best
@@ -144,21 +144,21 @@ def test_joint_training_gives_what_a_separate_run_gives(
     save_adapter(start, tmp_path / "start", scale_safe=False)
     peft_model = PeftModel.from_pretrained(base, tmp_path / "start", is_trainable=True)
     encoder = RowEncoder(tokenizer, max_prompt_tokens=64, max_answer_tokens=16)
-    kept, step, score = train_alone(job, settings, peft_model, encoder)
+    state, step, score = train_alone(job, settings, peft_model, encoder)
     assert joint.best(place).step == step
     if job.selection:
         assert joint.best(place).loss == pytest.approx(score, abs=1e-4)
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
-            if name in kept:
-                parameter.copy_(kept[name])
+            if name in state:
+                parameter.copy_(state[name])
     peft_model.save_pretrained(str(tmp_path / "end"))
     alone = load_adapter(tmp_path / "end", base_config=base.config)
-    own = joint.trainer.best().select([place])
-    for key in own.a:
+    expected = joint.trainer.best().select([place])
+    for key in expected.a:
         # Adam divides by the root of a moment, which enlarges what batching changes in the last bit.
-        torch.testing.assert_close(own.delta(key), alone.delta(key), atol=2e-4, rtol=1e-3)
-    assert any(own.b[key].abs().max() > 1e-3 for key in own.b)
+        torch.testing.assert_close(expected.delta(key), alone.delta(key), atol=2e-4, rtol=1e-3)
+    assert any(expected.b[key].abs().max() > 1e-3 for key in expected.b)
 
 
 def test_a_task_that_gets_worse_stops_early_and_the_others_go_on(joint: JointLearner) -> None:
@@ -273,8 +273,8 @@ def test_the_multitask_adapter_sees_the_rows_of_all_tasks(
     settings = config()
     tasks = pick_tasks(settings)
     job = multitask_job(tasks, settings)
-    own = [row for task in tasks for row in make_job(task, settings).rows]
-    assert sorted(job.rows) == sorted(own)
+    expected = [row for task in tasks for row in make_job(task, settings).rows]
+    assert sorted(job.rows) == sorted(expected)
     assert job.batch_size == 6
     path = train_adapters(settings, output_dir=tmp_path / "run", multitask=True)
     assert path == tmp_path / "run" / "multitask"

@@ -85,9 +85,9 @@ def answer_of(part: Part, row: int) -> str:
     return TOKENIZER.decode(part.rows.unbind()[row][-part.rows.answer_lengths[row] :]).strip()
 
 
-def places_of(part: Part, *, taught: bool) -> tuple[int, ...]:
+def places_of(part: Part, *, has_teacher: bool) -> tuple[int, ...]:
     """The places of the rows that a teacher answers, or of those that learn their answers."""
-    places = [each.places for each in part.lessons if (each.teacher is not None) == taught]
+    places = [each.places for each in part.lessons if (each.teacher is not None) == has_teacher]
     return places[0] if places else ()
 
 
@@ -183,8 +183,8 @@ def test_a_swapped_row_keeps_its_input_and_the_teacher_reads_another_task(
 def test_rows_are_swapped_from_a_step_on_and_need_another_task(make_batches: Make) -> None:
     later = make_batches(AnswerObjective(), SwappedTaskObjective(1.0, examples=1, after=3))
     assert rows_of([later[2]]) == rows_of([make_batches()[2]])
-    assert places_of(later[2].parts[0], taught=True) == ()
-    assert len(places_of(later[3].parts[0], taught=True)) == 3
+    assert places_of(later[2].parts[0], has_teacher=True) == ()
+    assert len(places_of(later[3].parts[0], has_teacher=True)) == 3
     with pytest.raises(ConfigError, match=r"swapped_examples is 3 of data\.examples_per_task=3"):
         make_batches(SwappedTaskObjective(1.0, examples=3))
 
@@ -277,10 +277,10 @@ def test_validation_batches_hold_every_row_once(
 
 
 def test_whole_groups_are_set_aside_whatever_other_tasks_there_are(tasks: list[Task]) -> None:
-    kept, aside = split_by_group(tasks, 3)
-    assert kept and aside
-    assert not {task.group for task in kept} & {task.group for task in aside}
-    assert split_by_group(kept, 3) == (kept, [])
+    training, held_out = split_by_group(tasks, 3)
+    assert training and held_out
+    assert not {task.group for task in training} & {task.group for task in held_out}
+    assert split_by_group(training, 3) == (training, [])
     assert split_by_group(tasks, 0) == (tasks, [])
 
 
@@ -314,13 +314,15 @@ def test_a_smaller_number_of_tasks_is_a_part_of_a_larger_whatever_their_order(
 def test_tasks_with_few_descriptions_are_not_trained_on_when_asked(
     tasks: list[Task], settings: Settings
 ) -> None:
-    kept, aside = split_by_group(tasks, 3)
-    rich = replace(kept[0], descriptions=(*kept[0].descriptions, "One more.", "And one more."))
+    training, held_out = split_by_group(tasks, 3)
+    rich = replace(
+        training[0], descriptions=(*training[0].descriptions, "One more.", "And one more.")
+    )
     least = len(rich.descriptions)
     chosen = settings(data={"min_descriptions": least}).data
-    split = TaskSplit.make([rich, *kept[1:], *aside], chosen)
+    split = TaskSplit.make([rich, *training[1:], *held_out], chosen)
     assert [task.name for task in split.training] == [rich.name]
-    assert {t.name for t in split.evaluation["unseen_tasks"]} == {t.name for t in aside}
+    assert {t.name for t in split.evaluation["unseen_tasks"]} == {t.name for t in held_out}
 
 
 def test_tasks_must_be_there_and_have_names_of_their_own(

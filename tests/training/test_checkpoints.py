@@ -13,9 +13,9 @@ Settings = Callable[..., RunConfig]
 
 @pytest.fixture
 def folder(tmp_path: Path, settings: Settings) -> RunFolder:
-    made = RunFolder(tmp_path / "run")
-    made.open(settings(), resume=True)
-    return made
+    run = RunFolder(tmp_path / "run")
+    run.open(settings(), resume=True)
+    return run
 
 
 def write(folder: RunFolder, step: int, keep: int = 2) -> None:

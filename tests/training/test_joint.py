@@ -49,7 +49,8 @@ def test_each_task_is_stepped_as_by_an_optimiser_of_its_own() -> None:
     parameters = [t.clone().requires_grad_() for t in stacked]
     joint = TaskwiseAdamW(parameters, settings, totals)
     optimizers = [
-        torch.optim.AdamW(own, lr=0.1, weight_decay=0.3, betas=settings.betas) for own in alone
+        torch.optim.AdamW(single, lr=0.1, weight_decay=0.3, betas=settings.betas)
+        for single in alone
     ]
     schedules = [
         get_scheduler("linear", optimizer, round(0.3 * total), total)
@@ -63,19 +64,19 @@ def test_each_task_is_stepped_as_by_an_optimiser_of_its_own() -> None:
             parameter.grad = torch.full(size, 7.0)  # of absent tasks: must not count
         for task in tasks:
             drawn = gradients(task, counts[task])
-            for parameter, own, gradient in zip(parameters, alone[task], drawn, strict=True):
+            for parameter, single, gradient in zip(parameters, alone[task], drawn, strict=True):
                 assert parameter.grad is not None
                 parameter.grad[task] = gradient
-                own.grad = gradient.clone()
+                single.grad = gradient.clone()
             torch.nn.utils.clip_grad_norm_(alone[task], 1.0)
             optimizers[task].step()
             schedules[task].step()
             counts[task] += 1
         joint.step(tasks)
         for task in range(3):
-            for parameter, own, old in zip(parameters, alone[task], before, strict=True):
+            for parameter, single, old in zip(parameters, alone[task], before, strict=True):
                 if task in tasks:
-                    torch.testing.assert_close(parameter[task], own)
+                    torch.testing.assert_close(parameter[task], single)
                 else:
                     assert torch.equal(parameter[task], old[task])
             if task not in tasks:

@@ -115,13 +115,13 @@ def make_batch(
         return Lesson(places, weight, teacher=Rows.join(prompts, answers))
 
     def make_part(group: Sequence[int]) -> Part:
-        own = tuple(place for place, row in enumerate(group) if row not in swapped)
+        answered = tuple(place for place, row in enumerate(group) if row not in swapped)
         others = tuple(place for place, row in enumerate(group) if row in swapped)
         lessons: list[Lesson] = []
-        if objective.ce_weight and own:
-            lessons.append(Lesson(own, objective.ce_weight, objective.label_smoothing))
-        if objective.distill_weight and own:
-            lessons.append(teach(group, own, objective.distill_weight))
+        if objective.ce_weight and answered:
+            lessons.append(Lesson(answered, objective.ce_weight, objective.label_smoothing))
+        if objective.distill_weight and answered:
+            lessons.append(teach(group, answered, objective.distill_weight))
         if others:
             lessons.append(teach(group, others, objective.swapped_weight))
         return Part(

@@ -103,20 +103,20 @@ def _no_plot(plots: list[int]) -> None:
     """Leave out the plots."""
 
 
-def relative_error(found: LoraWeights, wanted: LoraWeights) -> float:
+def relative_error(generated: LoraWeights, wanted: LoraWeights) -> float:
     """Mean over adapters of |ΔW - ΔW'| / |ΔW'|, from whole ΔW."""
     flat = [
         torch.cat([weights.delta(key).flatten(1) for key in weights.a], dim=1).double()
-        for weights in (found, wanted)
+        for weights in (generated, wanted)
     ]
     return ((flat[0] - flat[1]).norm(dim=1) / flat[1].norm(dim=1)).mean().item()
 
 
-def factor_error(found: LoraWeights, wanted: LoraWeights) -> float:
+def factor_error(generated: LoraWeights, wanted: LoraWeights) -> float:
     """Mean |error| of A and of B, halved, over groups."""
     errors = [
         ((f[key] - w[key]).abs().mean() / 2).item()
-        for f, w in ((found.a, wanted.a), (found.b, wanted.b))
+        for f, w in ((generated.a, wanted.a), (generated.b, wanted.b))
         for key in w
     ]
     return sum(errors) / len(wanted.a)
@@ -171,10 +171,10 @@ def test_raw_factors_and_products_are_learned_too(
         objective={"target": target, "delta_scaling": 100.0},
         run={"steps": 120},
     )
-    found = learn(library, config, tmp_path)(torch.eye(4)).detach()
-    assert relative_error(found, library.weights) < 0.05
+    generated = learn(library, config, tmp_path)(torch.eye(4)).detach()
+    assert relative_error(generated, library.weights) < 0.05
     # Many pairs of factors have one product, of which only the loss on factors asks for one.
-    assert (factor_error(found, library.weights) < 0.01) == (target == "factors")
+    assert (factor_error(generated, library.weights) < 0.01) == (target == "factors")
 
 
 @pytest.fixture(scope="module")
@@ -227,12 +227,14 @@ def test_the_errors_of_a_run_are_those_of_the_adapters_that_it_gives(
     result = read_result(folder)
     for part, name in (("hypernet", "best"), ("last", "last")):
         loaded = load_hypernet(folder / part)
-        found = loaded.hypernet(torch.eye(4)).detach()
+        generated = loaded.hypernet(torch.eye(4)).detach()
         errors = result[name]
         assert errors["delta_error"] == pytest.approx(
-            relative_error(found, library.weights), rel=1e-4
+            relative_error(generated, library.weights), rel=1e-4
         )
-        assert errors["factor_l1"] == pytest.approx(factor_error(found, library.weights), rel=1e-4)
+        assert errors["factor_l1"] == pytest.approx(
+            factor_error(generated, library.weights), rel=1e-4
+        )
         assert result["parameters"] == loaded.hypernet.num_parameters
     history = read_history(folder)
     checks = [line for line in history if "eval_delta_error" in line]
@@ -334,11 +336,11 @@ def test_the_loss_is_what_the_paper_says_in_the_heads_unit(
             mean = (b[key] @ a[key] - wanted).abs().mean().item()
             total += mean * (library.spec.scaling if scaled else 1.0)
             continue
-        for found, all_of_it in ((a[key], w.a[key]), (b[key], w.b[key])):
+        for generated, all_of_it in ((a[key], w.a[key]), (b[key], w.b[key])):
             wanted = all_of_it[tasks]
             if target == "zscore":
                 wanted = (wanted - all_of_it.mean(0)) / (all_of_it.std(0) + 1e-10)
-            total += (found - wanted).abs().mean().item() / 2
+            total += (generated - wanted).abs().mean().item() / 2
     assert loss.item() == pytest.approx(total / len(a), rel=1e-4)
 
 
@@ -373,13 +375,13 @@ def test_descriptions_are_drawn_from_the_tasks_own(
     config = settings(conditioning={"kind": "text"})
     embeddings = embed_tasks(library, config, tmp_path, CPU)
     encode = load_encoder("hash").encode
-    own = [encode(entry.descriptions) for entry in library.entries]
-    assert torch.equal(embeddings.first(), torch.stack([rows[0] for rows in own]))
+    by_task = [encode(entry.descriptions) for entry in library.entries]
+    assert torch.equal(embeddings.first(), torch.stack([rows[0] for rows in by_task]))
     batches = LibraryBatches(library, embeddings, tasks_per_batch=4, seed=0)
-    drawn: list[set[int]] = [set() for _ in own]
+    drawn: list[set[int]] = [set() for _ in by_task]
     for step in range(40):
         for task, row in zip(batches.tasks(step).tolist(), batches[step].embeddings, strict=True):
-            places = [i for i, one in enumerate(own[task]) if torch.equal(one, row)]
+            places = [i for i, one in enumerate(by_task[task]) if torch.equal(one, row)]
             assert places
             drawn[task] |= set(places)
     assert drawn == [{0, 1}] * 4

@@ -134,8 +134,8 @@ def test_a_start_that_no_step_improves_is_kept_bit_by_bit(refined: Refined, refi
 def test_tasks_trained_together_are_as_if_alone(refine: Refine, loaded: Loaded) -> None:
     tasks = task("red", 9), task(["up", "down"], 4, name="ways"), task("green", 12)
     together = refine(*tasks)
-    for place, own in enumerate(tasks):
-        alone = refine(own)
+    for place, single in enumerate(tasks):
+        alone = refine(single)
         # Adam divides by the root of a moment, which enlarges what batching changes in the last bit.
         assert_equal(together.weights.select([place]), alone.weights, atol=5e-4, rtol=1e-2)
         assert together.records[place]["steps"] == alone.records[0]["steps"]
@@ -160,9 +160,9 @@ def test_under_eight_rows_each_is_left_out_in_turn_and_all_train_the_result(
 
 def test_the_rows_that_are_kept_out_do_not_depend_on_their_order() -> None:
     settings = RefineSettings.make()
-    own = task(["yes", "no", "perhaps"], 30)
-    (job,) = make_folds(own, settings, 3)
-    (turned,) = make_folds(RefineTask("t", "d", own.rows[::-1]), settings, 3)
+    single = task(["yes", "no", "perhaps"], 30)
+    (job,) = make_folds(single, settings, 3)
+    (turned,) = make_folds(RefineTask("t", "d", single.rows[::-1]), settings, 3)
     assert job.selection == turned.selection and len(job.selection) == 8
     counts = [
         sum(reply == label for _, reply in job.selection) for label in ("yes", "no", "perhaps")
@@ -319,9 +319,9 @@ def marks(*losses: float, scores: Sequence[float] = ()) -> list[Mark]:
 
 
 def test_the_step_is_chosen_by_loss_or_by_exact_answers() -> None:
-    found = marks(3.0, 1.0, 2.0, 2.5, scores=[0.0, 0.2, 0.5, 0.5])
-    assert best_mark(found).step == 1
-    assert best_mark(found, by_score=True).step == 2
+    curve = marks(3.0, 1.0, 2.0, 2.5, scores=[0.0, 0.2, 0.5, 0.5])
+    assert best_mark(curve).step == 1
+    assert best_mark(curve, by_score=True).step == 2
 
 
 @pytest.mark.parametrize(

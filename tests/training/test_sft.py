@@ -215,14 +215,14 @@ def test_a_run_killed_twice_while_it_writes_ends_in_the_same_bytes(
 def test_accumulated_parts_give_the_weights_of_the_whole_batch(
     settings: Settings, tmp_path: Path, plots: list[int]
 ) -> None:
-    found = []
+    weights = []
     for parts in (1, 4):
         # A large eps, since Adam divides gradients of zero and noise by their own size.
         config = settings(optimizer={"accumulation": parts, "eps": 1e-3}, **NOISY)
         train_sft(config, output_dir=tmp_path / str(parts))
-        found.append(load_file(tmp_path / str(parts) / "last" / "model.safetensors"))
-    for name, tensor in found[0].items():
-        torch.testing.assert_close(found[1][name], tensor, atol=1e-5, rtol=1e-4)
+        weights.append(load_file(tmp_path / str(parts) / "last" / "model.safetensors"))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-5, rtol=1e-4)
 
 
 def test_two_processes_give_the_losses_and_weights_of_one(

@@ -104,21 +104,8 @@ def reconstruct(
         f"{len(library)} adapters of {library.spec.num_parameters:,} numbers, "
         f"{hypernet.num_parameters:,} parameters to train"
     )
+    save = _make_saver(hypernet, config, embeddings)
     last_counts = config.run.select_by == "last"
-    descriptions = None
-    if config.conditioning.kind == "text":
-        descriptions = TrainingDescriptions.make(embeddings.first_texts(), embeddings.first())
-
-    def save(path: Path) -> None:
-        training = shared_settings(config)
-        save_hypernet(
-            path,
-            hypernet,
-            embeddings.encoder,
-            training=training,
-            descriptions=descriptions,
-            overwrite=True,
-        )
 
     def save_best() -> None:
         if not last_counts:
@@ -202,6 +189,23 @@ class ReconstructionModule(nn.Module):
         if not loss.isfinite():
             raise T2LError(f"the loss is {loss.item()} for adapters {', '.join(batch.names())}")
         return loss
+
+
+def _make_saver(
+    hypernet: Hypernetwork, config: ReconstructionConfig, embeddings: TaskEmbeddings
+) -> Callable[[Path], None]:
+    """What writes the weights as they are."""
+    descriptions = None
+    if config.conditioning.kind == "text":
+        descriptions = TrainingDescriptions.make(embeddings.first_texts(), embeddings.first())
+    training = shared_settings(config)
+
+    def save(path: Path) -> None:
+        encoder = embeddings.encoder
+        described: Any = {"training": training, "descriptions": descriptions}
+        save_hypernet(path, hypernet, encoder, **described, overwrite=True)
+
+    return save
 
 
 def _make_learner(

@@ -27,9 +27,9 @@ def factor_loss(predicted: Pair, wanted: Pair) -> Tensor:
     Source: Text-to-LoRA (arXiv 2506.06105), released code with `factorized`.
     """
     losses = [
-        functional.l1_loss(found_side[key], wanted_side[key])
-        for found_side, wanted_side in zip(predicted, wanted, strict=True)
-        for key in found_side
+        functional.l1_loss(predicted_side[key], wanted_side[key])
+        for predicted_side, wanted_side in zip(predicted, wanted, strict=True)
+        for key in predicted_side
     ]
     return torch.stack(losses).mean()
 

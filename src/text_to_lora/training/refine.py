@@ -164,11 +164,11 @@ class _Search:
             )
         folds = len(self._folds[task])
         in_turn = folds > 1
-        kept_out = self._jobs[self._folds[task][0]].selection
+        selection = self._jobs[self._folds[task][0]].selection
         return {
             "rows": len(rows),
             "rows_sha256": self._tasks[task].rows_hash,
-            "kept_out_rows": folds if in_turn else len(kept_out),
+            "kept_out_rows": folds if in_turn else len(selection),
             "kept_out_by": "each left out in turn" if in_turn else "a share kept out",
             "seconds": round(seconds, 2),
             "steps": best.step,

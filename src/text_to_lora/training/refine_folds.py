@@ -31,21 +31,21 @@ def make_folds(task: RefineTask, settings: RefineSettings, steps: int) -> list[J
     rng.shuffle(rows)
     rows.sort(key=lambda row: row[1])  # of each answer in proportion, as far as that goes
     if len(rows) < LEAVE_ONE_OUT_BELOW:
-        kept_out = [{place} for place in range(len(rows))]
+        folds = [{place} for place in range(len(rows))]
         steps = min(steps, FOLD_STEPS)
     else:
         count = min(max(2, round(settings.keep_out * len(rows))), len(rows) - 2)
         offset = rng.random()
-        kept_out = [{int((part + offset) * len(rows) / count) for part in range(count)}]
+        folds = [{int((part + offset) * len(rows) / count) for part in range(count)}]
     return [
         make_job(
             task.name,
             [row for place, row in enumerate(rows) if place not in places],
             settings,
             steps,
-            kept_out=tuple(rows[place] for place in sorted(places)),
+            selection=tuple(rows[place] for place in sorted(places)),
         )
-        for places in kept_out
+        for places in folds
     ]
 
 
@@ -54,7 +54,7 @@ def make_job(
     rows: Sequence[tuple[str, str]],
     settings: RefineSettings,
     steps: int,
-    kept_out: Rows = (),
+    selection: Rows = (),
 ) -> Job:
     """Whole shuffled passes over rows, as many as the steps need."""
     rng = Random(f"{settings.seed}/order")
@@ -62,7 +62,7 @@ def make_job(
     order: list[tuple[str, str]] = []
     while len(order) < steps * batch_size:
         order += rng.sample(rows, len(rows))
-    return Job(name, order[: steps * batch_size], kept_out, batch_size, eval_every=1)
+    return Job(name, order[: steps * batch_size], selection, batch_size, eval_every=1)
 
 
 def is_due(step: int) -> bool:
