@@ -38,7 +38,7 @@ def t2l(
     return run
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def plots(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Leave out what takes most of the time of a tiny run; counts how often it is asked for."""
     asked: list[int] = []

@@ -98,11 +98,6 @@ def settings() -> Settings:
     return make
 
 
-@pytest.fixture(autouse=True)
-def _no_plot(plots: list[int]) -> None:
-    """Leave out the plots."""
-
-
 def relative_error(generated: LoraWeights, wanted: LoraWeights) -> float:
     """Mean over adapters of |ΔW - ΔW'| / |ΔW'|, from whole ΔW."""
     flat = [
@@ -467,11 +462,7 @@ def test_one_adapter_is_learned_without_z_scores(
     ],
 )
 def test_a_library_that_does_not_fit_is_refused(
-    data: dict[str, Any],
-    message: str,
-    library: AdapterLibrary,
-    settings: Settings,
-    tmp_path: Path,
+    data: dict[str, Any], message: str, library: AdapterLibrary, settings: Settings, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         reconstruct(library, settings(data=data), output_dir=tmp_path / "run")
@@ -513,10 +504,7 @@ def test_a_loss_that_is_not_finite_names_tasks_and_step(
             {"tokens": {"read": True}, "conditioning": {"kind": "one-hot"}},
             r"^tokens\.read is true but conditioning\.kind is 'one-hot', which has no description",
         ),
-        (
-            {"data": {"base": "embedded"}},
-            r"^data\.base is 'embedded' but tokens\.read is false",
-        ),
+        ({"data": {"base": "embedded"}}, r"^data\.base is 'embedded' but tokens\.read is false"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_line(

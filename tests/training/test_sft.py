@@ -163,9 +163,7 @@ def kill_at(event: int, run: Callable[[], object]) -> int:
     return int(counted or 0)
 
 
-def test_a_run_killed_anywhere_ends_in_the_same_bytes(
-    settings: Settings, tmp_path: Path, plots: list[int]
-) -> None:
+def test_a_run_killed_anywhere_ends_in_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
     config = settings(**NOISY)
     whole = tmp_path / "whole"
     changes = kill_at(0, lambda: train_sft(config, output_dir=whole))
@@ -184,7 +182,7 @@ def test_a_run_killed_anywhere_ends_in_the_same_bytes(
 
 
 def test_a_run_killed_twice_while_it_writes_ends_in_the_same_bytes(
-    settings: Settings, tmp_path: Path, plots: list[int], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(**NOISY)
     train_sft(config, output_dir=tmp_path / "whole")
@@ -213,7 +211,7 @@ def test_a_run_killed_twice_while_it_writes_ends_in_the_same_bytes(
 
 
 def test_accumulated_parts_give_the_weights_of_the_whole_batch(
-    settings: Settings, tmp_path: Path, plots: list[int]
+    settings: Settings, tmp_path: Path
 ) -> None:
     weights = []
     for parts in (1, 4):
@@ -226,7 +224,7 @@ def test_accumulated_parts_give_the_weights_of_the_whole_batch(
 
 
 def test_two_processes_give_the_losses_and_weights_of_one(
-    settings: Settings, tmp_path: Path, plots: list[int]
+    settings: Settings, tmp_path: Path
 ) -> None:
     # Seven rows: three for one process, four for the other.
     data = {"tasks_per_batch": 7, "examples_per_task": 1}
@@ -252,9 +250,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(
             torch.testing.assert_close(tensors[name], tensor, atol=1e-5, rtol=1e-3)
 
 
-def test_a_run_stops_early_and_keeps_the_best_weights(
-    settings: Settings, tmp_path: Path, plots: list[int]
-) -> None:
+def test_a_run_stops_early_and_keeps_the_best_weights(settings: Settings, tmp_path: Path) -> None:
     # Unseen tasks have other answers, so that their loss gets worse after a while.
     run = {"steps": 60, "patience": 2, "keep_checkpoints": 9, "select_by": "unseen_tasks"}
     config = settings(run=run, optimizer={"lr": 0.03, "schedule": "constant"})
@@ -278,7 +274,7 @@ def test_a_run_stops_early_and_keeps_the_best_weights(
 
 @pytest.mark.parametrize("hypernet", [{"kind": "static"}, {"reads": "input"}])
 def test_what_reads_no_description_trains_and_has_no_shuffled_control(
-    hypernet: dict[str, str], settings: Settings, tmp_path: Path, plots: list[int]
+    hypernet: dict[str, str], settings: Settings, tmp_path: Path
 ) -> None:
     config = settings(hypernet=hypernet, run={"steps": 4})
     folder = train_sft(config, output_dir=tmp_path / "run")
@@ -339,11 +335,7 @@ def reconstructed(tmp_path_factory: pytest.TempPathFactory, settings: Settings) 
 
 @pytest.mark.parametrize("output", ["zscore", "delta"])
 def test_a_run_that_starts_from_a_hypernetwork_starts_with_its_adapters_and_trains_them(
-    reconstructed: Starts,
-    output: str,
-    tmp_path: Path,
-    plots: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    reconstructed: Starts, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, config = reconstructed[output]
     expected = TextToLora.from_pretrained(start).generate(TEXTS).weights
@@ -398,10 +390,7 @@ def test_a_start_that_does_not_fit_the_run_is_refused(
 
 
 def test_a_start_that_names_its_base_as_an_earlier_release_did_is_taken(
-    reconstructed: Starts,
-    tmp_path: Path,
-    plots: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    reconstructed: Starts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, settings = reconstructed["zscore"]
     shutil.copytree(folder, tmp_path / "start")
@@ -430,7 +419,7 @@ def test_without_validation_the_last_weights_are_the_result(
 
 
 def test_a_run_that_diverges_stops_and_names_task_and_step(
-    settings: Settings, tmp_path: Path, plots: list[int]
+    settings: Settings, tmp_path: Path
 ) -> None:
     config = settings(optimizer={"lr": 1e30, "warmup": 0.0, "max_grad_norm": 0.0})
     with pytest.raises(T2LError, match=r"loss of .*say-\w+.* is not finite at step 2; lower opt"):
@@ -455,7 +444,7 @@ def test_what_cannot_work_is_refused_before_training(
 
 
 def test_dtype_auto_is_settled_when_the_run_begins(
-    settings: Settings, tmp_path: Path, plots: list[int], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fast, dtype in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(setup, "has_fast_product", lambda dtype, device, fast=fast: fast)
@@ -483,7 +472,7 @@ class Recorder(tracking.GeneralTracker):
 
 
 def test_loggers_get_losses_and_validation(
-    settings: Settings, tmp_path: Path, plots: list[int], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
     monkeypatch.setattr(descent, "get_available_trackers", lambda: ["recorder"])
@@ -506,11 +495,7 @@ def reading(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Pat
 
 
 def test_a_run_that_reads_tokens_trains_every_part_and_resumes_to_the_same_bytes(
-    reading: Path,
-    settings: Settings,
-    tmp_path: Path,
-    plots: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    reading: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = TrainingBatches.__getitem__
 
@@ -539,10 +524,7 @@ def test_generating_loads_the_base_or_takes_the_one_that_is_there(
 ) -> None:
     folder, base = reading / "hypernet", load_base(base_folder)
     expected = TextToLora.from_pretrained(folder).generate(TEXTS).weights
-    for t2l in (
-        TextToLora.from_pretrained(folder, base=base),
-        TextToLora.from_pretrained(folder),
-    ):
+    for t2l in (TextToLora.from_pretrained(folder, base=base), TextToLora.from_pretrained(folder)):
         t2l.attach_base(*base)
         weights = t2l.generate(TEXTS).weights
         for key in expected.a:  # the base that is loaded here is in fp32, the other as is fast
@@ -551,7 +533,7 @@ def test_generating_loads_the_base_or_takes_the_one_that_is_there(
 
 
 def test_a_sentence_network_goes_on_as_one_that_reads_tokens(
-    settings: Settings, tmp_path: Path, plots: list[int]
+    settings: Settings, tmp_path: Path
 ) -> None:
     start = train_sft(settings(run={"steps": 2}), output_dir=tmp_path / "sentence")
     config = settings(

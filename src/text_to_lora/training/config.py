@@ -273,7 +273,7 @@ class LengthSection(Section):
     device: Literal["auto", "cpu"] = "auto"
     """an accelerator where there is one, or the CPU"""
     report_to: tuple[str, ...] = ()
-    """loggers of transformers, such as "tensorboard" or "wandb\""""
+    """loggers of accelerate, such as "tensorboard" or "wandb\""""
 
 
 class RunSection(LengthSection):
@@ -343,7 +343,7 @@ def recipes(verb: str | None = None) -> list[str]:
     """Names of the recipes that come with the package, of one command of `t2l train` or of all."""
     folder = resources.files("text_to_lora.recipes")
     names = sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml"))
-    return [name for name in names if verb in (None, _verb(_read(name, seen=())))]
+    return [name for name in names if verb is None or _verb(_read(name, seen=())) == verb]
 
 
 @overload
