@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from text_to_lora.training.joint_trainer import JointTrainer
+from text_to_lora.training.joint import JointTrainer
 
 TEXT = "Say red."
 FAST = ("--steps", 3, "--rate", 0.02)
