@@ -54,7 +54,9 @@ def answer(
     """
     frame = PromptFormat.for_tokenizer(tokenizer)
     room = _room(model, max_new_tokens)
-    encoded = [frame.encode(tokenizer, text, description=description, max_length=room) for text in inputs]
+    encoded = [
+        frame.encode(tokenizer, text, description=description, max_length=room) for text in inputs
+    ]
     if any(row.cut for row in encoded):
         dropped = count_dropped(
             model, tokenizer, inputs, description=description, max_new_tokens=max_new_tokens
@@ -74,7 +76,9 @@ def answer(
         ids, mask = pad_left([prompts[place] for place in places], model.device)
         adapters = [rows[place] if rows is not None else 0 for place in places]
         with nullcontext() if weights is None else adapted(model, weights, adapters):
-            output = generate(model, ids, mask, max_new_tokens=max_new_tokens, stop_tokens=stop_tokens)
+            output = generate(
+                model, ids, mask, max_new_tokens=max_new_tokens, stop_tokens=stop_tokens
+            )
         for place, answer_ids in zip(places, output.answer_ids, strict=True):
             answers[place] = frame.read_answer(tokenizer, answer_ids)
     return answers
@@ -127,7 +131,9 @@ def effect(
     result = torch.empty(len(encoded))
     lengths = [len(row.prompt_ids) + len(row.answer_ids) for row in encoded]
     for places in split_by_tokens(lengths, TOKENS_PER_PASS):
-        prompts, replies = zip(*((encoded[i].prompt_ids, encoded[i].answer_ids) for i in places), strict=True)
+        prompts, replies = zip(
+            *((encoded[i].prompt_ids, encoded[i].answer_ids) for i in places), strict=True
+        )
         part = Rows.join(prompts, replies).to(model.device)
         adapters = None if rows is None else [rows[place] for place in places]
         with answer_logits(model, part) as logits:

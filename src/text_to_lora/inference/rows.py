@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,8 @@ from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from text_to_lora.inference.packing import Segment
 
 Noise = Callable[[int, Tensor], Tensor]
 """Number of a row and the embeddings of its tokens [tokens, hidden] -> what is added to them."""
@@ -72,58 +74,131 @@ class Rows:
 class _Layout:
     """Rows as the input of a model.
 
-    order: rows in the order in which they stand; starts: first place of each row in the flattened
-        input
-    batch, columns: shape of the input; padded: whether some of its places hold no token
+    starts: place in the flattened input at which each row starts, or would if all of it stood there
+    skipped: tokens at the start of each row that stand elsewhere, since another row has them too
+    batch, columns: shape of the input
+    order: one row of each stretch of the input that runs with one adapter
+    segments: these stretches, where the rows are packed; None where each is padded on its own
     """
 
     rows: Rows
-    order: tuple[int, ...]
     starts: tuple[int, ...]
+    skipped: tuple[int, ...]
     batch: int
     columns: int
-    padded: bool
+    order: tuple[int, ...]
+    segments: tuple[Segment, ...] | None
 
     @classmethod
     def padded_left(cls, rows: Rows) -> _Layout:
         """Every row on its own, so that all end in one column."""
         count, longest = len(rows), max(rows.lengths)
         starts = tuple((row + 1) * longest - length for row, length in enumerate(rows.lengths))
-        return cls(rows, tuple(range(count)), starts, count, longest, padded=True)
+        return cls(rows, starts, (0,) * count, count, longest, tuple(range(count)), None)
 
     @classmethod
-    def packed(cls, rows: Rows, adapters: Sequence[int] | None) -> _Layout:
-        """All in one sequence, those of one adapter next to each other."""
-        order = sorted(range(len(rows)), key=adapters.__getitem__ if adapters else None)
-        ends = accumulate(rows.lengths[row] for row in order)
-        starts = {row: end - rows.lengths[row] for row, end in zip(order, ends, strict=True)}
-        places = tuple(starts[row] for row in range(len(rows)))
-        return cls(rows, tuple(order), places, 1, len(rows.tokens), padded=False)
+    def packed(cls, rows: Rows, adapters: Sequence[int] | None, *, share: bool) -> _Layout:
+        """All in one sequence, those of one adapter next to each other; equal beginnings perhaps once."""
+        from text_to_lora.inference.packing import Segment
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each row, in the order in which they stand."""
-        return [self.rows.lengths[row] for row in self.order]
+        starts, skipped, segments, end = [0] * len(rows), [0] * len(rows), [], 0
+        groups = _group(rows, adapters, share=share)
+        for members, prefix in groups:
+            lengths = tuple(rows.lengths[row] - prefix for row in members)
+            for row, length in zip(members, lengths, strict=True):
+                starts[row] = end if row == members[0] else end - prefix
+                skipped[row] = 0 if row == members[0] else prefix
+                end = starts[row] + prefix + length
+            segments.append(Segment(prefix, lengths))
+        order = tuple(members[0] for members, _ in groups)
+        return cls(rows, tuple(starts), tuple(skipped), 1, end, order, tuple(segments))
 
     @property
     def places(self) -> list[slice]:
-        """Where each row's tokens are in the flattened input."""
+        """Where each row's tokens are in the flattened input, if no row shares any."""
         return [slice(a, a + n) for a, n in zip(self.starts, self.rows.lengths, strict=True)]
 
     def answer_positions(self) -> Tensor:
         """Places in the flattened input that predict the answers' tokens, [answer tokens]."""
         pairs = zip(self.places, self.rows.answer_lengths, strict=True)
-        return torch.cat([torch.arange(row.stop - answer - 1, row.stop - 1) for row, answer in pairs])
+        return torch.cat(
+            [torch.arange(row.stop - answer - 1, row.stop - 1) for row, answer in pairs]
+        )
 
     def inputs(self) -> dict[str, Any]:
         """The input of the forward pass."""
         device, shape = self.rows.tokens.device, (self.batch, self.columns)
-        ids, positions, mask = torch.zeros(3, self.batch * self.columns, dtype=torch.long).to(device)
-        for place, row in zip(self.places, self.rows.unbind(), strict=True):
-            ids[place], mask[place] = row, 1
-            positions[place] = torch.arange(len(row), device=device)
-        inputs = {"input_ids": ids.view(shape), "position_ids": positions.view(shape), "use_cache": False}
-        return inputs | {"attention_mask": mask.view(shape)} if self.padded else inputs
+        ids, positions, mask = torch.zeros(3, self.batch * self.columns, dtype=torch.long).to(
+            device
+        )
+        for row, skipped, tokens in zip(self.places, self.skipped, self.rows.unbind(), strict=True):
+            place = slice(row.start + skipped, row.stop)
+            ids[place], mask[place] = tokens[skipped:], 1
+            positions[place] = torch.arange(skipped, len(tokens), device=device)
+        inputs = {
+            "input_ids": ids.view(shape),
+            "position_ids": positions.view(shape),
+            "use_cache": False,
+        }
+        return (
+            inputs if self.segments is not None else inputs | {"attention_mask": mask.view(shape)}
+        )
+
+
+def _group(
+    rows: Rows, adapters: Sequence[int] | None, *, share: bool
+) -> list[tuple[list[int], int]]:
+    """Group the rows of an adapter by equal beginnings, so that the fewest tokens are computed.
+
+    Gives the rows of each group and the tokens that are equal. These end before the last token of a
+    prompt, since its state predicts the answer of one row.
+    """
+    by_adapter: dict[int, list[int]] = {}
+    for row in range(len(rows)):
+        by_adapter.setdefault(adapters[row] if adapters else 0, []).append(row)
+    if not share:
+        return [([row], 0) for _, members in sorted(by_adapter.items()) for row in members]
+    beginnings = [
+        row[: len(row) - answer - 1].tolist()
+        for row, answer in zip(rows.unbind(), rows.answer_lengths, strict=True)
+    ]
+    return [
+        group
+        for _, members in sorted(by_adapter.items())
+        for group in _share(sorted(members, key=beginnings.__getitem__), beginnings)
+    ]
+
+
+def _share(
+    members: Sequence[int], beginnings: Sequence[Sequence[int]]
+) -> list[tuple[list[int], int]]:
+    """Cut sorted rows into groups such that the tokens which stand once instead of often are most.
+
+    Dynamic programming over the place of the last cut.
+    """
+    equal = [_equal_tokens(beginnings[row], beginnings[after]) for row, after in pairwise(members)]
+    # Of the first n rows: the most tokens saved, where the last group starts, and its shared tokens.
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]
+    for end in range(1, len(members) + 1):
+        choices, prefix = [(best[end - 1][0], end - 1, 0)], len(beginnings[members[end - 1]])
+        for start in range(end - 2, -1, -1):
+            prefix = min(prefix, equal[start])
+            if not prefix:
+                break
+            choices.append((best[start][0] + (end - start - 1) * prefix, start, prefix))
+        best.append(max(choices))
+    groups, end = [], len(members)
+    while end:
+        _, start, prefix = best[end]
+        groups.append((list(members[start:end]), prefix))
+        end = start
+    return groups[::-1]
+
+
+def _equal_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the tokens with which both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @contextmanager
@@ -134,11 +209,14 @@ def answer_logits(
     adapters: Sequence[int] | None = None,
     *,
     noise: Noise | None = None,
+    share: bool = True,
 ) -> Iterator[Tensor]:
     """Run rows through a model; gives the logits that predict the answers, [answer tokens, vocab].
 
     weights: adapters to run with; adapters: of each row, None for adapter 0
     noise: added to the input embeddings
+    share: compute the tokens once with which rows of one adapter begin, such as those of the system's
+        turn, where the model takes packed rows and there is no noise
     Logits are in the order of the rows. A backward pass belongs inside the block, since layers
     that are checkpointed run once more in it.
 
@@ -148,13 +226,13 @@ def answer_logits(
 
     with ExitStack() as stack:
         if packing.takes_packed_rows(model, max(rows.lengths)):
-            layout = _Layout.packed(rows, adapters)
-            stack.enter_context(packing.packed(model, layout.lengths))
+            layout = _Layout.packed(rows, adapters, share=share and noise is None)
+            stack.enter_context(packing.packed(model, layout.segments or ()))
         else:
             layout = _Layout.padded_left(rows)
         if weights is not None:
             ordered = [adapters[row] if adapters else 0 for row in layout.order]
-            lengths = None if layout.padded else layout.lengths
+            lengths = None if layout.segments is None else [part.tokens for part in layout.segments]
             stack.enter_context(adapted(model, weights, ordered, lengths=lengths))
         if noise is not None:
             stack.enter_context(_noisy(model, layout, noise))
@@ -211,7 +289,9 @@ def split_in_order(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         yield places
 
 
-def logits_at(model: PreTrainedModel, positions: Tensor, input_ids: Tensor, **options: Any) -> Tensor:
+def logits_at(
+    model: PreTrainedModel, positions: Tensor, input_ids: Tensor, **options: Any
+) -> Tensor:
     """Run a model and give its logits at some positions, in this order, [positions, vocab].
 
     positions: places in the flattened input, [positions]; input_ids: [batch, seq]
