@@ -24,8 +24,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def jobs(work: Path) -> dict[str, Job]:
     """A command for each sort of output."""
-    out, adapter = work / "out", str(work / "adapters" / "00-say-red")
-    jobs = make_jobs(work)
+    jobs, out = make_jobs(work), work / "out"
+    adapter = str(min((work / "adapters").iterdir()))
     base = ("--base", str(work / "base"))
     jobs += [
         Job(f"export {name}", ("export", adapter, "--to", name, "-o", f"{out}/e")) for name in ("mlx", "gguf")
