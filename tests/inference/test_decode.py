@@ -15,6 +15,8 @@ from tiny_lora import Kit, family, kit, llama, llama_spec
 
 __all__ = ["family", "kit", "llama", "llama_spec"]
 
+Adapters = list[LoraWeights | None]
+
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16], [20, 21], [30, 31, 32, 33]]
 STEPS = 8
 
@@ -36,7 +38,7 @@ def decode(
     model: PreTrainedModel,
     spec: LoraSpec,
     plan: dict[int, list[int]],
-    adapters: list[LoraWeights | None],
+    adapters: Adapters,
 ) -> list[list[int]]:
     """Add rows as the plan says, by step, and take each out when it has all its tokens."""
     decoder = Decoder(model, spec)
@@ -80,7 +82,7 @@ PLANS = [
 def test_mixed_rows_that_come_and_go_answer_as_each_alone(
     llama: PreTrainedModel,
     llama_spec: LoraSpec,
-    adapters: list[LoraWeights | None],
+    adapters: Adapters,
     plan: dict[int, list[int]],
 ) -> None:
     found = decode(llama, llama_spec, plan, adapters)
@@ -90,7 +92,7 @@ def test_mixed_rows_that_come_and_go_answer_as_each_alone(
 
 
 def test_rows_of_one_adapter_and_rows_without_answer_as_each_alone(
-    llama: PreTrainedModel, llama_spec: LoraSpec, adapters: list[LoraWeights | None]
+    llama: PreTrainedModel, llama_spec: LoraSpec, adapters: Adapters
 ) -> None:
     for adapter in (adapters[0], None):
         found = decode(llama, llama_spec, PLANS[1], [adapter] * 5)
@@ -108,7 +110,7 @@ def test_every_family_decodes_rows_of_one_batch(family: str, kit: type[Kit]) -> 
 
 
 def test_the_model_is_free_between_steps_once_it_is_released(
-    llama: PreTrainedModel, llama_spec: LoraSpec, adapters: list[LoraWeights | None]
+    llama: PreTrainedModel, llama_spec: LoraSpec, adapters: Adapters
 ) -> None:
     decoder = Decoder(llama, llama_spec)
     decoder.add([[5]], [adapters[0]])

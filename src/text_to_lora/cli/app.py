@@ -25,6 +25,7 @@ from text_to_lora.cli import (
     models,
     refine,
     run,
+    serve,
     train,
 )
 
@@ -63,6 +64,7 @@ def _root(
 app.command("generate")(generate.generate)
 app.command("refine")(refine.refine)
 app.command("run")(run.run)
+app.command("serve")(serve.serve)
 app.command("inspect")(inspect.inspect)
 app.command("convert")(convert.convert)
 app.command("merge")(merge.merge)
