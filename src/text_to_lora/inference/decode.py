@@ -131,7 +131,7 @@ class _RowAdapters:
 
     def __init__(self, spec: LoraSpec, model: PreTrainedModel) -> None:
         self._model_spec = self._spec = spec
-        self._like = {"device": model.device, "dtype": model.dtype}
+        self._like: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
         self._rows: list[LoraWeights | None] = []
         self._a: dict[str, Tensor] = {}
         self._b: dict[str, Tensor] = {}

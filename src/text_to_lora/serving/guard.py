@@ -71,7 +71,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), reuse_port=False)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another") from None
 
 
