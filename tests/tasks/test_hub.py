@@ -79,13 +79,18 @@ def test_a_wrong_sni_file_is_named(tmp_path: Path, payload: Any, message: str) -
         load_sni(write_sni(tmp_path, task001_a=payload))
 
 
-def test_an_sni_file_that_is_no_text_or_json_is_named(tmp_path: Path) -> None:
-    file = write_sni(tmp_path, task001_a=SNI) / "tasks" / "task001_a.json"
-    file.write_bytes(b'{"Definition": "\xff"}')
-    with pytest.raises(TaskDataError, match=r"task001_a\.json:1: not UTF-8 \(byte 16\)"):
-        load_sni(tmp_path)
-    file.write_text('{\n"Definition": }')
-    with pytest.raises(TaskDataError, match=r"task001_a\.json:2: not JSON"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"Definition": "\xff"}', r"1: not UTF-8 \(byte 16\)"),
+        (b'{\n"Definition": }', "2: not JSON"),
+    ],
+)
+def test_an_sni_file_that_is_no_text_or_json_is_named(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (write_sni(tmp_path, task001_a=SNI) / "tasks" / "task001_a.json").write_bytes(content)
+    with pytest.raises(TaskDataError, match=rf"task001_a\.json:{message}"):
         load_sni(tmp_path)
 
 

@@ -18,10 +18,16 @@ from text_to_lora.evaluation.adapters import as_json
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap
-from text_to_lora.files import content_hash, read_json, write_json, write_text
+from text_to_lora.files import (
+    check_results,
+    content_hash,
+    one_job_a_folder,
+    read_json,
+    write_json,
+    write_text,
+)
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import check_results, one_job_a_folder
 from text_to_lora.tasks.task import Example, Task
 
 if TYPE_CHECKING:

@@ -51,8 +51,7 @@ def draw_map(
     """
     from text_to_lora.analysis.maps import METHODS, make_map, points_of
     from text_to_lora.analysis.maps_plots import plot_map
-    from text_to_lora.files import write_json
-    from text_to_lora.outputs import check_results
+    from text_to_lora.files import check_results, write_json
     from text_to_lora.tasks.folder import load_data_dir
 
     check_results(output, marker="map.json", names=("map.png",))

@@ -17,14 +17,15 @@ from text_to_lora.evaluation.scoring import Row, Scorer
 from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.files import (
     check_format,
+    check_results,
     content_hash,
+    one_job,
     read_json,
     write_file,
     write_json,
     write_text,
 )
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import check_results, one_job
 from text_to_lora.tasks.task import Example, Metric, Task
 
 if TYPE_CHECKING:

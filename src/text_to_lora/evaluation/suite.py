@@ -29,9 +29,8 @@ from text_to_lora.evaluation.samples import (
     write_samples,
 )
 from text_to_lora.evaluation.scoring import Answer, Row, Scorer, choose_rows, held_out
-from text_to_lora.files import content_hash, write_json
+from text_to_lora.files import check_results, content_hash, one_job_a_folder, write_json
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import check_results, one_job_a_folder
 from text_to_lora.tasks.task import Example, Task
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.export.gguf import name_tensors, write_gguf
-from text_to_lora.files import write_folder, write_text
+from text_to_lora.files import MODELFILE, MODELFILE_START, write_folder, write_text
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import MODELFILE, MODELFILE_START
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -29,7 +28,7 @@ _LIBRARY_NAMES: Final[Mapping[str, str]] = {
 _WITHOUT_ADAPTERS: Final = frozenset({"gemma3", "gemma3_text", "qwen3"})
 
 
-def export_adapter(
+def write_adapter(
     weights: LoraWeights,
     path: Path | str,
     base_config: PreTrainedConfig,
@@ -51,7 +50,13 @@ def export_adapter(
             "it with llama.cpp, or merge the adapter into its base with `t2l merge`"
         )
     tensors = name_tensors(weights, base_config)
-    modelfile = _modelfile(_base_name(weights.spec.base.name, engine_base))
+    # the answers are greedy, as those of `t2l run`
+    modelfile = (
+        f"{MODELFILE_START}: ollama create NAME -f {MODELFILE}\n"
+        f"FROM {_base_name(weights.spec.base.name, engine_base)}\n"
+        f"ADAPTER ./{ADAPTER_FILE}\n"
+        "PARAMETER temperature 0\n"
+    )
     with write_folder(path, overwrite=overwrite) as folder:
         write_gguf(folder / ADAPTER_FILE, tensors, weights.spec)
         write_text(folder / MODELFILE, modelfile)
@@ -71,13 +76,3 @@ def _base_name(hub_name: str, engine_base: str | None) -> str:
             f"engine base {name!r} cannot stand in a Modelfile; give a name on one line"
         )
     return name
-
-
-def _modelfile(base_name: str) -> str:
-    """The text of a Modelfile; the answers are greedy, as those of `t2l run`."""
-    return (
-        f"{MODELFILE_START}: ollama create NAME -f {MODELFILE}\n"
-        f"FROM {base_name}\n"
-        f"ADAPTER ./{ADAPTER_FILE}\n"
-        "PARAMETER temperature 0\n"
-    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,8 @@ from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from text_to_lora.inference.packing import Segment
 
 Noise = Callable[[int, Tensor], Tensor]
 """Number of a row and the embeddings of its tokens [tokens, hidden] -> what is added to them."""
@@ -72,32 +74,131 @@ class Rows:
 class _Layout:
     """Rows as the input of a model.
 
-    order: rows in the order in which they stand; starts: first place of each row in the flattened
-        input
-    batch, columns: shape of the input; padded: whether some of its places hold no token
+    starts: place in the flattened input at which each row starts, or would if all of it stood there
+    skipped: tokens at the start of each row that stand elsewhere, since another row has them too
+    batch, columns: shape of the input
+    order: one row of each stretch of the input that runs with one adapter
+    segments: these stretches, where the rows are packed; None where each is padded on its own
     """
 
-    order: tuple[int, ...]
+    rows: Rows
     starts: tuple[int, ...]
+    skipped: tuple[int, ...]
     batch: int
     columns: int
-    padded: bool
+    order: tuple[int, ...]
+    segments: tuple[Segment, ...] | None
+
+    @classmethod
+    def padded_left(cls, rows: Rows) -> _Layout:
+        """Every row on its own, so that all end in one column."""
+        count, longest = len(rows), max(rows.lengths)
+        starts = tuple((row + 1) * longest - length for row, length in enumerate(rows.lengths))
+        return cls(rows, starts, (0,) * count, count, longest, tuple(range(count)), None)
+
+    @classmethod
+    def packed(cls, rows: Rows, adapters: Sequence[int] | None, *, share: bool) -> _Layout:
+        """All in one sequence, those of one adapter next to each other; equal beginnings perhaps once."""
+        from text_to_lora.inference.packing import Segment
+
+        starts, skipped, segments, end = [0] * len(rows), [0] * len(rows), [], 0
+        groups = _group(rows, adapters, share=share)
+        for members, prefix in groups:
+            lengths = tuple(rows.lengths[row] - prefix for row in members)
+            for row, length in zip(members, lengths, strict=True):
+                starts[row] = end if row == members[0] else end - prefix
+                skipped[row] = 0 if row == members[0] else prefix
+                end = starts[row] + prefix + length
+            segments.append(Segment(prefix, lengths))
+        order = tuple(members[0] for members, _ in groups)
+        return cls(rows, tuple(starts), tuple(skipped), 1, end, order, tuple(segments))
+
+    @property
+    def places(self) -> list[slice]:
+        """Where each row's tokens are in the flattened input, if no row shares any."""
+        return [slice(a, a + n) for a, n in zip(self.starts, self.rows.lengths, strict=True)]
+
+    def answer_positions(self) -> Tensor:
+        """Places in the flattened input that predict the answers' tokens, [answer tokens]."""
+        pairs = zip(self.places, self.rows.answer_lengths, strict=True)
+        return torch.cat(
+            [torch.arange(row.stop - answer - 1, row.stop - 1) for row, answer in pairs]
+        )
+
+    def inputs(self) -> dict[str, Any]:
+        """The input of the forward pass."""
+        device, shape = self.rows.tokens.device, (self.batch, self.columns)
+        ids, positions, mask = torch.zeros(3, self.batch * self.columns, dtype=torch.long).to(
+            device
+        )
+        for row, skipped, tokens in zip(self.places, self.skipped, self.rows.unbind(), strict=True):
+            place = slice(row.start + skipped, row.stop)
+            ids[place], mask[place] = tokens[skipped:], 1
+            positions[place] = torch.arange(skipped, len(tokens), device=device)
+        inputs = {
+            "input_ids": ids.view(shape),
+            "position_ids": positions.view(shape),
+            "use_cache": False,
+        }
+        return (
+            inputs if self.segments is not None else inputs | {"attention_mask": mask.view(shape)}
+        )
 
 
-def _pad(rows: Rows) -> _Layout:
-    """Every row on its own, padded on the left, so that all end in one column."""
-    count, longest = len(rows), max(rows.lengths)
-    starts = tuple((row + 1) * longest - length for row, length in enumerate(rows.lengths))
-    return _Layout(tuple(range(count)), starts, count, longest, padded=True)
+def _group(
+    rows: Rows, adapters: Sequence[int] | None, *, share: bool
+) -> list[tuple[list[int], int]]:
+    """Group the rows of an adapter by equal beginnings, so that the fewest tokens are computed.
+
+    Gives the rows of each group and the tokens that are equal. These end before the last token of a
+    prompt, since its state predicts the answer of one row.
+    """
+    by_adapter: dict[int, list[int]] = {}
+    for row in range(len(rows)):
+        by_adapter.setdefault(adapters[row] if adapters else 0, []).append(row)
+    if not share:
+        return [([row], 0) for _, members in sorted(by_adapter.items()) for row in members]
+    beginnings = [
+        row[: len(row) - answer - 1].tolist()
+        for row, answer in zip(rows.unbind(), rows.answer_lengths, strict=True)
+    ]
+    return [
+        group
+        for _, members in sorted(by_adapter.items())
+        for group in _share(sorted(members, key=beginnings.__getitem__), beginnings)
+    ]
 
 
-def _pack(rows: Rows, adapters: Sequence[int] | None) -> _Layout:
-    """All in one row, those of one adapter next to each other."""
-    order = sorted(range(len(rows)), key=adapters.__getitem__ if adapters else None)
-    ends = accumulate(rows.lengths[row] for row in order)
-    starts = {row: end - rows.lengths[row] for row, end in zip(order, ends, strict=True)}
-    places = tuple(starts[row] for row in range(len(rows)))
-    return _Layout(tuple(order), places, 1, len(rows.tokens), padded=False)
+def _share(
+    members: Sequence[int], beginnings: Sequence[Sequence[int]]
+) -> list[tuple[list[int], int]]:
+    """Cut sorted rows into groups such that the tokens which stand once instead of often are most.
+
+    Dynamic programming over the place of the last cut.
+    """
+    equal = [_equal_tokens(beginnings[row], beginnings[after]) for row, after in pairwise(members)]
+    # Of the first n rows: the most tokens saved, where the last group starts, and its shared tokens.
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]
+    for end in range(1, len(members) + 1):
+        choices, prefix = [(best[end - 1][0], end - 1, 0)], len(beginnings[members[end - 1]])
+        for start in range(end - 2, -1, -1):
+            prefix = min(prefix, equal[start])
+            if not prefix:
+                break
+            choices.append((best[start][0] + (end - start - 1) * prefix, start, prefix))
+        best.append(max(choices))
+    groups, end = [], len(members)
+    while end:
+        _, start, prefix = best[end]
+        groups.append((list(members[start:end]), prefix))
+        end = start
+    return groups[::-1]
+
+
+def _equal_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the tokens with which both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @contextmanager
@@ -108,91 +209,46 @@ def answer_logits(
     adapters: Sequence[int] | None = None,
     *,
     noise: Noise | None = None,
+    share: bool = True,
 ) -> Iterator[Tensor]:
     """Run rows through a model; gives the logits that predict the answers, [answer tokens, vocab].
 
     weights: adapters to run with; adapters: of each row, None for adapter 0
     noise: added to the input embeddings
+    share: compute the tokens once with which rows of one adapter begin, such as those of the system's
+        turn, where the model takes packed rows and there is no noise
     Logits are in the order of the rows. A backward pass belongs inside the block, since layers
     that are checkpointed run once more in it.
 
     Raises SpecError when the adapters are for another base.
     """
-    layout = _layout(model, rows, adapters)
-    inputs, attending = _inputs(model, rows, layout)
-    with (
-        attending,
-        _adapted(model, rows, weights, adapters, layout),
-        _noisy(model, rows, layout, noise),
-    ):
-        positions = [
-            torch.arange(start + length - answer - 1, start + length - 1)
-            for start, length, answer in zip(
-                layout.starts, rows.lengths, rows.answer_lengths, strict=True
-            )
-        ]
-        yield logits_at(model, torch.cat(positions).to(rows.tokens.device), **inputs)
+    from text_to_lora.inference import packing
 
-
-def _layout(model: PreTrainedModel, rows: Rows, adapters: Sequence[int] | None) -> _Layout:
-    from text_to_lora.inference.packing import takes_packed_rows
-
-    if takes_packed_rows(model, max(rows.lengths)):
-        return _pack(rows, adapters)
-    return _pad(rows)
-
-
-def _inputs(
-    model: PreTrainedModel, rows: Rows, layout: _Layout
-) -> tuple[dict[str, Any], AbstractContextManager[None]]:
-    """The input of the forward pass, and the block in which it runs."""
-    from text_to_lora.inference.packing import packed
-
-    device = rows.tokens.device
-    ids, positions, mask = torch.zeros(3, layout.batch * layout.columns, dtype=torch.long).to(
-        device
-    )
-    for start, row in zip(layout.starts, rows.unbind(), strict=True):
-        place = slice(start, start + len(row))
-        ids[place], mask[place] = row, 1
-        positions[place] = torch.arange(len(row), device=device)
-    shape = layout.batch, layout.columns
-    inputs = {"input_ids": ids.view(shape), "position_ids": positions.view(shape)}
-    inputs["use_cache"] = False
-    if layout.padded:
-        return inputs | {"attention_mask": mask.view(shape)}, nullcontext()
-    return inputs, packed(model, [rows.lengths[row] for row in layout.order])
-
-
-def _adapted(
-    model: PreTrainedModel,
-    rows: Rows,
-    weights: LoraWeights | None,
-    adapters: Sequence[int] | None,
-    layout: _Layout,
-) -> AbstractContextManager[None]:
-    """The adapter of every row on the model, where there are any."""
-    if weights is None:
-        return nullcontext()
-    ordered = [adapters[row] if adapters else 0 for row in layout.order]
-    lengths = None if layout.padded else [rows.lengths[row] for row in layout.order]
-    return adapted(model, weights, ordered, lengths=lengths)
+    with ExitStack() as stack:
+        if packing.takes_packed_rows(model, max(rows.lengths)):
+            layout = _Layout.packed(rows, adapters, share=share and noise is None)
+            stack.enter_context(packing.packed(model, layout.segments or ()))
+        else:
+            layout = _Layout.padded_left(rows)
+        if weights is not None:
+            ordered = [adapters[row] if adapters else 0 for row in layout.order]
+            lengths = None if layout.segments is None else [part.tokens for part in layout.segments]
+            stack.enter_context(adapted(model, weights, ordered, lengths=lengths))
+        if noise is not None:
+            stack.enter_context(_noisy(model, layout, noise))
+        positions = layout.answer_positions().to(rows.tokens.device)
+        yield logits_at(model, positions, **layout.inputs())
 
 
 @contextmanager
-def _noisy(
-    model: PreTrainedModel, rows: Rows, layout: _Layout, noise: Noise | None
-) -> Iterator[None]:
+def _noisy(model: PreTrainedModel, layout: _Layout, noise: Noise) -> Iterator[None]:
     """Noise on the input embeddings of every row's own tokens."""
-    if noise is None:
-        yield
-        return
 
     def add_noise(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        added = torch.zeros_like(output).flatten(0, 1)
-        for number, (start, length) in enumerate(zip(layout.starts, rows.lengths, strict=True)):
-            place = slice(start, start + length)
-            added[place] = noise(number, output.flatten(0, 1)[place])
+        embeddings = output.flatten(0, 1)
+        added = torch.zeros_like(embeddings)
+        for number, place in enumerate(layout.places):
+            added[place] = noise(number, embeddings[place])
         return output + added.view_as(output)
 
     handle = model.get_input_embeddings().register_forward_hook(add_noise)
@@ -248,10 +304,10 @@ def logits_at(
     """
     seq = input_ids.shape[1]
     rows, columns = positions // seq, positions % seq
-    kept = seq - int(columns.min())
-    kept_positions = rows * kept + columns - (seq - kept)
+    width = seq - int(columns.min())
+    places = rows * width + columns - (seq - width)  # among the last `width` columns
     accepted = inspect.signature(model.forward).parameters
-    options["logits_to_keep"] = kept
+    options["logits_to_keep"] = width
     for name in ("position_ids", "use_cache", "logits_to_keep"):
         if name not in accepted:
             options.pop(name, None)
@@ -260,14 +316,14 @@ def logits_at(
     def select(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         nonlocal selected
         selected = True
-        states = args[0][:, -kept:].flatten(0, 1).index_select(0, kept_positions)
+        states = args[0][:, -width:].flatten(0, 1).index_select(0, places)
         return (states[None], *args[1:])
 
     with _before_head(model, select):
         logits: Tensor = model(input_ids=input_ids, **options).logits
     if selected:
         return logits[0]
-    return logits[:, -kept:].flatten(0, 1).index_select(0, kept_positions)
+    return logits[:, -width:].flatten(0, 1).index_select(0, places)
 
 
 @contextmanager

@@ -47,16 +47,16 @@ def load_base(
     config = load_base_config(folder)
     if spec is not None:
         spec.check_base(config)
-    chosen: Any = dtype or config.dtype or torch.float32
-    if dtype is None and not has_fast_product(chosen, torch.device(device)):
-        chosen = torch.float32
+    loaded_dtype: Any = dtype or config.dtype or torch.float32
+    if dtype is None and not has_fast_product(loaded_dtype, torch.device(device)):
+        loaded_dtype = torch.float32
     load: Any = AutoModelForCausalLM.from_pretrained
     model: Any
     try:
         model, report = load(
             folder,
             config=config,
-            dtype=chosen,
+            dtype=loaded_dtype,
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
@@ -85,8 +85,7 @@ def load_base_config(name_or_path: str | Path, *, revision: str | None = None) -
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"cannot read the configuration of base model {str(name_or_path)!r}: "
-            f"{first_line(error)}"
+            f"cannot read the configuration of base model {str(name_or_path)!r}: {first_line(error)}"
         ) from error
     return config
 

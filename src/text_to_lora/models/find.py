@@ -80,8 +80,7 @@ def find_base(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         if name != EMBEDDED_BASE:
             raise
         warnings.warn(
-            f"{error}; the base is {EMBEDDED!r} instead, the same model with its weights rounded "
-            "to 4 bits",
+            f"{error}; the base is {EMBEDDED!r} instead, the same model with its weights rounded to 4 bits",
             T2LWarning,
             stacklevel=2,
         )

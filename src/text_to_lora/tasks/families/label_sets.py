@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from text_to_lora.tasks.families.texts import load_texts
+from text_to_lora.tasks.families.family import load_texts
 
 _TEXTS = load_texts("label_sets")
 

@@ -60,7 +60,7 @@ class Source:
             examples = [example for example in task.examples if self.takes(example)]
             rng.shuffle(examples)
             self.texts += [text for text in map(_as_text, examples[:TEXTS_PER_TASK]) if text]
-            if _short_description(task) is not None:
+            if task_texts(task):
                 if task.metric.kind == "classification" and 2 <= len(task.metric.labels) <= 6:
                     self.labelled.append(task)
                 self._add_answers(task, examples)
@@ -161,13 +161,6 @@ def _fields(text: str) -> dict[str, str]:
     matches = [re.fullmatch(r"([A-Z][A-Za-z0-9 _-]{0,24}): *(\S.*)", line) for line in lines]
     fields = {match[1].strip(): match[2].strip() for match in matches if match}
     return fields if 2 <= len(fields) == len(lines) else {}
-
-
-def _short_description(task: Task) -> str | None:
-    for text in task.descriptions:
-        if len(text.split()) <= MAX_DESCRIPTION_WORDS:
-            return text
-    return None
 
 
 def task_texts(task: Task) -> list[str]:
