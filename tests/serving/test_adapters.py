@@ -161,3 +161,18 @@ def test_a_removed_adapter_is_unknown_and_a_sentence_is_made_again(
     assert "was removed" in str(pool.fetch([replace(ref, description=None)])[0])
     assert isinstance(pool.fetch([ref])[0], LoraWeights)
     assert len(counting.passes) == 2
+
+
+def test_new_adapters_may_push_out_those_that_are_asked_for_beside(
+    counting: Counting, tmp_path: Path
+) -> None:
+    store = AdapterStore(tmp_path / "small", max_adapters=2)
+    pool = AdapterPool(counting, store, in_memory=1)  # type: ignore[arg-type]
+    old = [pool.sentence(f"Say {word}") for word in ("one", "two")]
+    pool.fetch(old)
+    new = [pool.sentence(f"Say {word}") for word in ("three", "four", "five")]
+    found = pool.fetch([*new, *old])
+    wanted = counting._t2l.generate([str(ref.description) for ref in [*new, *old]]).weights
+    for weights, expected in zip(found, wanted.unbind(), strict=True):
+        same(weights, expected)
+    assert len(store) == 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -117,20 +118,30 @@ class AdapterPool:
             if ref.description is not None and (ref.id, 1.0) not in self._loaded
         }
         missing = {key: ref for key, ref in missing.items() if key not in self.store}
-        similar = {key: ref for key, ref in missing.items() if self._is_wanted(key, refs)}
-        problems = self._generate(list(similar.values()))
-        return [problems.get(ref.id) or self._attempt(ref, ref.id in missing) for ref in refs]
+        # What is stored is read first: it may be removed to make room for what is generated.
+        stored = {ref: self._attempt(ref) for ref in refs if ref.id not in missing}
+        made = self._generate([ref for key, ref in missing.items() if self._is_wanted(key, refs)])
+        return [stored[ref] if ref in stored else self._attempt(ref, made) for ref in refs]
 
     def _is_wanted(self, adapter_id: str, refs: Sequence[AdapterRef]) -> bool:
         """Whether any request takes a new adapter as similar enough to the training."""
         return any(self._dissimilar(ref) is None for ref in refs if ref.id == adapter_id)
 
-    def _attempt(self, ref: AdapterRef, is_new: bool) -> LoraWeights | T2LError:
+    def _attempt(
+        self, ref: AdapterRef, made: Mapping[str, LoraWeights | T2LError] = MappingProxyType({})
+    ) -> LoraWeights | T2LError:
+        """An adapter that is there, or was made just now, or the error that says why there is none."""
         try:
             if problem := self._dissimilar(ref):
                 return problem
+            weights = made.get(ref.id)
+            if isinstance(weights, T2LError):
+                return weights
+            if weights is not None:
+                self._note("generated")
+                return weights if ref.factor == 1.0 else weights.scale(ref.factor)
             weights, origin = self._load(ref)
-            self._note("generated" if is_new else origin)
+            self._note(origin)
             return weights
         except T2LError as error:
             return error
@@ -154,36 +165,42 @@ class AdapterPool:
             weights, origin = self.store.load(ref.id, self._t2l.spec), "store"
         else:
             raise UnknownModelError(f"the adapter {ref.id} was removed; make it again")
+        self._remember(key, weights)
+        return weights, origin
+
+    def _remember(self, key: tuple[str, float], weights: LoraWeights) -> None:
         self._loaded[key] = weights
         while len(self._loaded) > self._in_memory:
             self._loaded.popitem(last=False)
-        return weights, origin
 
     def forget(self, adapter_id: str) -> None:
         """Take an adapter out of memory, since it was deleted."""
         for key in [key for key in self._loaded if key[0] == adapter_id]:
             del self._loaded[key]
 
-    def _generate(self, refs: Sequence[AdapterRef]) -> dict[str, T2LError]:
-        """Generate and store adapters; gives what is wrong with some, by id."""
-        problems: dict[str, T2LError] = {}
+    def _generate(self, refs: Sequence[AdapterRef]) -> dict[str, LoraWeights | T2LError]:
+        """Generate and store adapters; gives each as it was stored, or what is wrong, by id."""
+        made: dict[str, LoraWeights | T2LError] = {}
         for start in range(0, len(refs), _MAX_TOGETHER):
             part = refs[start : start + _MAX_TOGETHER]
             try:
                 adapters = self._t2l.generate([str(ref.description) for ref in part])
             except T2LError as error:
                 if len(part) == 1:
-                    problems[part[0].id] = error
+                    made[part[0].id] = error
                 else:  # find out which of them it is
                     for ref in part:
-                        problems |= self._generate([ref])
+                        made |= self._generate([ref])
                 continue
             for ref, adapter in zip(part, split(adapters), strict=True):
                 try:
                     self.store.add(ref.id, adapter.scale(ref.strength))
+                    weights = self.store.load(ref.id, self._t2l.spec)
+                    self._remember((ref.id, 1.0), weights)
+                    made[ref.id] = weights
                 except T2LError as error:
-                    problems[ref.id] = error
-        return problems
+                    made[ref.id] = error
+        return made
 
     def _dissimilar(self, ref: AdapterRef) -> ConfigError | None:
         """The error of an adapter whose description is too far from the training's, or None."""
