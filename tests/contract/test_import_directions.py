@@ -38,10 +38,11 @@ ALLOWED = {
         "analysis": "encoders evaluation hypernet library lora tasks",
         "demo": "generate inference refinement",
         "export": "lora",
+        "serving": "__init__ export generate hypernet inference lora models refinement tasks training",
         "recipes": "",
         "cli": (
             "__init__ analysis demo encoders evaluation export generate hypernet "
-            "inference inspection library lora models refinement tasks training"
+            "inference inspection library lora models refinement serving tasks training"
         ),
         "__init__": "encoders generate hypernet lora models refinement",
     }.items()

@@ -27,6 +27,7 @@ from text_to_lora.cli import (
     models,
     refine,
     run,
+    serve,
     train,
 )
 
@@ -66,6 +67,7 @@ _VERBS: dict[typer.Typer, list[Callable[..., None]]] = {
         generate.generate,
         refine.refine,
         run.run,
+        serve.serve,
         inspect.inspect,
         convert.convert,
         merge.merge,
