@@ -38,7 +38,7 @@ ALLOWED = {
         "analysis": "encoders evaluation hypernet library lora tasks",
         "demo": "generate inference refinement",
         "export": "lora",
-        "serving": "__init__ export generate hypernet inference lora models refinement tasks training",
+        "serving": "__init__ export generate inference lora models refinement tasks",
         "recipes": "",
         "cli": (
             "__init__ analysis demo encoders evaluation export generate hypernet "
