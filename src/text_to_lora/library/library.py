@@ -390,7 +390,6 @@ def _read_index(folder: Path) -> tuple[_Index, list[LibraryEntry]]:
     payload = read_json(file, AdapterFormatError)
     check_format(payload, file, name=FORMAT, version=VERSION, error=AdapterFormatError)
     index = from_json(_Index, payload, repr(str(file)), AdapterFormatError)
-    check_fields(index, repr(str(file)), AdapterFormatError)
     try:
         entries = [
             from_json(LibraryEntry, entry, f"adapter {place}", ConfigError)
