@@ -68,7 +68,9 @@ def test_columns_are_named_and_whole_numbers_are_labels(tmp_path: Path) -> None:
         ("r.parquet", "x", "r.parquet: not a parquet file that can be read"),
     ],
 )
-def test_a_wrong_file_is_one_line(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_one_line(
+    name: str, content: str | bytes, message: str, tmp_path: Path
+) -> None:
     with pytest.raises((ConfigError, TaskDataError)) as caught:
         read_rows(write(tmp_path, name, content))
     assert message in str(caught.value) and "\n" not in str(caught.value)

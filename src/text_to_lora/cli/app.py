@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from text_to_lora.cli import (
     harm,
     inspect,
     library,
+    library_add,
     maps,
     merge,
     models,
@@ -53,30 +55,34 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
 
 
-app.command("generate")(generate.generate)
-app.command("refine")(refine.refine)
-app.command("run")(run.run)
-app.command("inspect")(inspect.inspect)
-app.command("convert")(convert.convert)
-app.command("merge")(merge.merge)
-app.command("export")(export.export)
-app.command("compress")(compress.compress)
-app.command("cost")(cost.cost)
+_VERBS: dict[typer.Typer, list[Callable[..., None]]] = {
+    app: [
+        generate.generate,
+        refine.refine,
+        run.run,
+        inspect.inspect,
+        convert.convert,
+        merge.merge,
+        export.export,
+        compress.compress,
+        cost.cost,
+        maps.neighbours,
+        demo.demo,
+    ],
+    library.app: [library_add.add],
+    evaluate.app: [harm.harm, benchmarks.benchmarks, compare.compare, compare.report],
+}
+for group, verbs in _VERBS.items():
+    for verb in verbs:
+        group.command()(verb)
 app.command("map")(maps.draw_map)
-app.command("neighbours")(maps.neighbours)
-app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 app.add_typer(library.app, name="library")
-evaluate.app.command("harm")(harm.harm)
-evaluate.app.command("benchmarks")(benchmarks.benchmarks)
-evaluate.app.command("compare")(compare.compare)
-evaluate.app.command("report")(compare.report)
 app.add_typer(evaluate.app, name="eval")

@@ -7,69 +7,47 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option, echo
 
-from text_to_lora.cli.common import (
-    AsJson,
-    Base,
-    Device,
-    Model,
-    Overwrite,
-    check_device,
-    echo_json,
-    gather,
-    import_training,
-    note,
-    progress,
-    silence_transformers,
-)
+from text_to_lora.cli import common
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
     from text_to_lora.generate import Adapters
 
-Inputs = tuple[list[str], list[Sequence[tuple[str, str]]], list[str]]
-"""Descriptions, rows and names of tasks."""
+DEFAULT_SECONDS = 60.0
 
 
 def refine(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    description: Annotated[str | None, typer.Argument(help="What the task is.")] = None,
-    rows: Annotated[
-        Path | None, typer.Option("--rows", help="Rows as .csv, .tsv, .jsonl or .parquet.")
-    ] = None,
+    output: common.Output,
+    description: Annotated[str | None, Argument(help="What the task is.")] = None,
+    rows: Annotated[Path | None, Option(help="Rows as .csv, .tsv, .jsonl or .parquet.")] = None,
     tasks: Annotated[
-        Path | None,
-        typer.Option("--tasks", help="Task folder, instead of DESCRIPTION and --rows."),
+        Path | None, Option(help="Task folder, instead of DESCRIPTION and --rows.")
     ] = None,
-    input_column: Annotated[str, typer.Option(help="Column of the inputs.")] = "input",
-    output_column: Annotated[str, typer.Option(help="Column of the answers.")] = "output",
+    input_column: Annotated[str, Option(help="Column of the inputs.")] = "input",
+    output_column: Annotated[str, Option(help="Column of the answers.")] = "output",
     seconds: Annotated[
         float | None,
-        typer.Option(
-            help="Time limit of the training, without loading models; default 60, or none with "
-            "--steps.",
-        ),
+        Option(help="Time limit of the training itself; default 60, or none with --steps."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Most steps of a task.")] = None,
+    steps: Annotated[int | None, Option(help="Most steps of a task.")] = None,
     keep_out: Annotated[
-        float, typer.Option(help="Share of the rows that choose the step and are not trained on.")
+        float, Option(help="Share of the rows that choose the step and are not trained on.")
     ] = 0.25,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
+    rate: Annotated[float, Option(help="Learning rate.")] = 5e-4,
     pull: Annotated[
-        float, typer.Option(help="Decay towards the generated adapter, per unit of the rate.")
+        float, Option(help="Decay towards the generated adapter, per unit of the rate.")
     ] = 1.0,
-    max_answer_tokens: Annotated[int, typer.Option(help="Most tokens of a row's answer.")] = 64,
-    seed: Annotated[int, typer.Option(help="Draws the rows that are kept out.")] = 0,
-    model: Model = "embedded",
-    base: Base = None,
-    device: Device = "cpu",
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete unfinished work instead of going on with it.")
-    ] = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    max_answer_tokens: Annotated[int, Option(help="Most tokens of a row's answer.")] = 64,
+    seed: Annotated[int, Option(help="Draws the rows that are kept out.")] = 0,
+    model: common.Model = "embedded",
+    base: common.Base = None,
+    device: common.Device = "cpu",
+    fresh: common.Fresh = False,
+    overwrite: common.Overwrite = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Generate an adapter from a description and train it on a few rows of your own.
 
@@ -88,26 +66,27 @@ def refine(
       t2l refine --tasks my-tasks -o my-adapters --steps 24
     """
     check_output(output, overwrite=overwrite, sources=[model, *filter(None, [rows, tasks])])
-    descriptions, examples, names = _read(description, rows, tasks, input_column, output_column)
-    if seconds is None and steps is None:
-        seconds = 60.0
+    if tasks is None:
+        inputs = _read_rows(description, rows, input_column, output_column)
+    elif description is None and rows is None:
+        inputs = _read_folder(tasks)
+    else:
+        raise ConfigError(
+            "--tasks has descriptions and rows of its own; leave out DESCRIPTION and --rows"
+        )
     state = output.with_name(f"{output.name}.unfinished")
-    with progress("loading the hypernetwork") as show, _saying_where_work_is(state):
-        refine_with = import_training("text_to_lora.refinement").refine_with
-        from text_to_lora.generate import TextToLora
-
-        t2l = TextToLora.from_pretrained(model, device=check_device(device))
-        silence_transformers()
-        if base is not None:
-            t2l.attach_base(*t2l.load_base(base))
+    with common.progress("loading the hypernetwork") as show, _naming_state(state):
+        with common.needs_extra("train,eval"):
+            from text_to_lora.refinement import refine_with
+            from text_to_lora.training.checkpoints import RunFolder
+        t2l = common.load_generator(model, base, device)
+        common.silence_transformers()  # the base is loaded later
         show("loading the base model, generating, then training")
         adapters = refine_with(
             t2l,
-            descriptions,
-            examples,
-            seconds=seconds,
+            **inputs,
+            seconds=DEFAULT_SECONDS if seconds is None and steps is None else seconds,
             steps=steps,
-            names=names,
             state_dir=state,
             resume=not fresh,
             report=show,
@@ -119,72 +98,67 @@ def refine(
         )
         show("writing")
         folders = adapters.save(output, overwrite=overwrite)
-        import_training("text_to_lora.training.checkpoints").RunFolder(state).delete()
+        RunFolder(state).delete()
     if as_json:
         records = zip(folders, adapters.provenance, strict=True)
-        echo_json([{"path": str(folder), **entry} for folder, entry in records])
+        common.echo_json([{"path": str(folder), **entry} for folder, entry in records])
         return
     _show(adapters, folders)
 
 
-def _read(
-    description: str | None,
-    rows: Path | None,
-    tasks: Path | None,
-    input_column: str,
-    output_column: str,
-) -> Inputs:
-    if tasks is not None:
-        if description is not None or rows is not None:
-            raise ConfigError(
-                "--tasks has descriptions and rows of its own; leave out DESCRIPTION and --rows"
-            )
-        from text_to_lora.tasks.folder import load_folder
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """Descriptions, rows and names of the tasks of a folder."""
+    from text_to_lora.tasks.folder import load_folder
 
-        found = load_folder(tasks)
-        examples = [[(e.input, e.outputs[0]) for e in task.examples] for task in found]
-        return [task.definition for task in found], list(examples), [task.name for task in found]
+    tasks = load_folder(folder)
+    return {
+        "descriptions": [task.definition for task in tasks],
+        "examples": [[(e.input, e.outputs[0]) for e in task.examples] for task in tasks],
+        "names": [task.name for task in tasks],
+    }
+
+
+def _read_rows(
+    description: str | None, rows: Path | None, input_column: str, output_column: str
+) -> dict[str, Any]:
+    """The description of one task, its rows, and the file's name for messages."""
+    from text_to_lora.tasks.user_rows import read_rows
+
     if description is None or rows is None:
         missing = "description" if description is None else "rows"
         raise ConfigError(f"no {missing}; give DESCRIPTION and --rows FILE, or --tasks FOLDER")
-    from text_to_lora.tasks.user_rows import read_rows
-
-    texts = gather([description], None, "description", "")
+    texts = common.gather([description], None, "description", "")
     table = read_rows(rows, input_column=input_column, output_column=output_column)
-    return texts, [table], [repr(str(rows))]
+    return {"descriptions": texts, "examples": [table], "names": [repr(str(rows))]}
 
 
 @contextmanager
-def _saying_where_work_is(state: Path) -> Iterator[None]:
+def _naming_state(state: Path) -> Iterator[None]:
     """Say after Ctrl-C where the work goes on from."""
     try:
         yield
     except KeyboardInterrupt:
         if state.exists():
-            note(f"the best state so far is in {str(state)!r}; the same command goes on from it")
+            common.note(
+                f"the best state so far is in {str(state)!r}; the same command goes on from it"
+            )
         raise
 
 
 def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
+    labels = {"base": "base alone", "sentence": "sentence alone", "refined": "refined"}
     for folder, entry in zip(folders, adapters.provenance, strict=True):
         record: dict[str, Any] = entry["refinement"]
-        figures = record["kept_out"]
-        typer.echo(
+        echo(
             f"{folder}  {record['steps']} of {record['steps_tried']} steps, "
-            f"{record['seconds']:.0f} s  {entry['description']}"
-        )
-        typer.echo(
+            f"{record['seconds']:.0f} s  {entry['description']}\n"
             f"  judged on {record['kept_out_rows']} of {record['rows']} rows "
             f"({record['kept_out_by']})"
         )
-        for name, label in (
-            ("base", "base alone"),
-            ("sentence", "sentence alone"),
-            ("refined", "refined"),
-        ):
-            figure = figures[name]
-            typer.echo(
+        for name, label in labels.items():
+            figure = record["kept_out"][name]
+            echo(
                 f"  {label:14}  loss {figure['loss']:.3f} nats a token, "
                 f"exact answers {figure['score']:.0%}"
             )
-        typer.echo(f"  {record['outlook']}")
+        echo(f"  {record['outlook']}")

@@ -22,7 +22,9 @@ Rows = tuple[tuple[str, str], ...]
 """(input, answer) of every row."""
 
 
-def read_rows(path: Path | str, *, input_column: str = "input", output_column: str = "output") -> Rows:
+def read_rows(
+    path: Path | str, *, input_column: str = "input", output_column: str = "output"
+) -> Rows:
     """Read the rows of a file, in its order.
 
     path: a file with a header in the form that its name says: .csv, .tsv, .jsonl or .parquet
@@ -59,7 +61,9 @@ def read_rows(path: Path | str, *, input_column: str = "input", output_column: s
     return tuple(rows)
 
 
-def check_rows(rows: Sequence[tuple[str, str]], description: str, *, task: str = "the task") -> Rows:
+def check_rows(
+    rows: Sequence[tuple[str, str]], description: str, *, task: str = "the task"
+) -> Rows:
     """Give the distinct rows, and warn of what speaks against rows and description.
 
     task: its name, for messages
@@ -108,7 +112,11 @@ def unnamed_labels(rows: Sequence[tuple[str, str]], description: str) -> list[st
     if 2 * len(counts) > len(rows) or max(len(answer.split()) for answer in counts) > _LABEL_WORDS:
         return []
     text = description.casefold()
-    return [label for label in counts if not re.search(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", text)]
+    return [
+        label
+        for label in counts
+        if not re.search(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", text)
+    ]
 
 
 def _separated_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
@@ -146,7 +154,9 @@ def _separated_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int,
 def _json_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
     for line, row in read_json_lines(file):
         if not isinstance(row, dict):
-            raise TaskDataError(f"a row is a {type(row).__name__}; expected an object", path=file, line=line)
+            raise TaskDataError(
+                f"a row is a {type(row).__name__}; expected an object", path=file, line=line
+            )
         for column in columns:
             _place(list(row), column, file, line)
         yield line, row[columns[0]], row[columns[1]]
