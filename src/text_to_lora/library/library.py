@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import torch
 from torch import Tensor
 
-from text_to_lora.errors import (
-    AdapterFormatError,
-    ConfigError,
-    SpecError,
-    T2LWarning,
-    list_some,
-)
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
 from text_to_lora.fields import check_fields, from_json
 from text_to_lora.files import check_format, content_hash, read_json, write_folder, write_json
 from text_to_lora.lora.spec import LoraSpec

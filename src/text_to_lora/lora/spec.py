@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from text_to_lora.errors import SpecError
 from text_to_lora.fields import check_fields, check_positive, from_json
-from text_to_lora.lora.identity import (
-    BaseModelRef,
-    accepted_hashes,
-    base_model_ref,
-    config_hash,
-)
+from text_to_lora.lora.identity import BaseModelRef, accepted_hashes, base_model_ref, config_hash
 from text_to_lora.lora.outline import ModelOutline, Slot
 from text_to_lora.lora.peft_selection import exact_names
 from text_to_lora.lora.targets import find_slots
