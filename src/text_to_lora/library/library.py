@@ -41,7 +41,7 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class LibraryEntry:
-    """One adapter of a library: its task, and what is known of it.
+    """The entry of one adapter in a library: its task, descriptions, losses and origin.
 
     task: name, unique in the library
     descriptions: texts that describe the task, its definition first
@@ -89,7 +89,7 @@ class _Index:
 
 
 class AdapterLibrary:
-    """Adapters of one spec, stacked, with what each is for.
+    """Adapters of one spec, stacked, with an entry that describes each.
 
     weights: adapter i belongs to entry i; nothing is copied
     training: how the library was made, as JSON values
@@ -116,12 +116,12 @@ class AdapterLibrary:
 
     @property
     def spec(self) -> LoraSpec:
-        """What all adapters share."""
+        """The spec that all adapters share."""
         return self.weights.spec
 
     @property
     def names(self) -> list[str]:
-        """Tasks in order."""
+        """Names of the tasks, in the order of the adapters."""
         return [entry.task for entry in self.entries]
 
     @property
@@ -136,7 +136,7 @@ class AdapterLibrary:
         )
 
     def entry(self, task: str) -> LibraryEntry:
-        """What is known of a task's adapter.
+        """The entry of a task's adapter.
 
         Raises ConfigError when there is no such task.
         """
@@ -362,7 +362,7 @@ def _shapes(spec: LoraSpec, adapters: int) -> dict[str, tuple[int, ...]]:
 
 
 def _places(entries: Sequence[LibraryEntry]) -> dict[str, int]:
-    """Place of every task.
+    """Map the name of every task to the place of its adapter.
 
     Raises ConfigError when one is there twice.
     """

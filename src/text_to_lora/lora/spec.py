@@ -152,7 +152,7 @@ class LoraSpec:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in one adapter."""
+        """Number of parameters of one adapter."""
         return sum(self.rank * (slot.in_features + slot.out_features) for slot in self.slots)
 
     def group(self, key: str) -> Group:
@@ -201,7 +201,7 @@ class LoraSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; `from_dict` reverses it."""
+        """The fields as JSON values, which `from_dict` reads."""
         payload: dict[str, Any] = asdict(self)
         for group in payload["groups"]:
             group["layers"] = list(group["layers"])
