@@ -223,8 +223,6 @@ def _make_learner(
             add=session.add,
         )
 
-    select_by = config.run.select_by
-    selected = "mean_loss" if select_by == "mean" else f"{select_by}_loss"
     return DescentLearner(
         module,
         TrainingBatches(
@@ -241,7 +239,7 @@ def _make_learner(
         optimizer=config.optimizer,
         unit="tokens",
         measure=measure if sets else None,
-        select=lambda metrics: metrics[selected],
+        selected=f"{config.run.select_by}_loss",
         save_best=save_best,
     )
 
