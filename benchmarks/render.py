@@ -36,6 +36,8 @@ def read_results(folder: Path) -> dict[str, Any]:
         "alignment": "alignment",
         "cost": "cost",
         "hostile": "hostile",
+        "crash": "crash",
+        "endurance": "endurance",
     }
     results: dict[str, Any] = {
         name: read_json(path) if (path := folder / f"{file}.json").is_file() else None

@@ -48,13 +48,14 @@ from text_to_lora.models.base import load_base_config
 from text_to_lora.models.find import find_base
 from text_to_lora.tasks.task import Task
 from text_to_lora.training import adapters
-from text_to_lora.training.adapters import LibraryConfig, make_job, pick_tasks
 from text_to_lora.training.config import load_recipe
-from text_to_lora.training.data import RowEncoder
-from text_to_lora.training.joint_trainer import Job
+from text_to_lora.training.encoding import RowEncoder
+from text_to_lora.training.joint import Job
+from text_to_lora.training.library_config import LibraryConfig
+from text_to_lora.training.library_jobs import make_job, pick_tasks
 from text_to_lora.training.losses import answer_losses
-from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype
-from text_to_lora.training.static import StaticAdapter
+from text_to_lora.training.setup import load_for_training, make_spec, resolve_dtype
+from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 
 TARGET = 4.0
 AGREE_TASKS, AGREE_ROWS = 3, 32  # at most
@@ -158,7 +159,6 @@ def make_encoder(config: LibraryConfig, tokenizer: Any) -> RowEncoder:
     return RowEncoder(
         tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
-        max_description_tokens=0,
         max_answer_tokens=config.data.max_answer_tokens,
     )
 
@@ -194,7 +194,7 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
         job = jobs[place]
         start = time.perf_counter()
         # The start that the joint run gives every task.
-        adapter = StaticAdapter(spec, torch.Generator().manual_seed(config.run.seed))
+        adapter = StackedAdapters(spec, 1, torch.Generator().manual_seed(config.run.seed))
         adamw = torch.optim.AdamW(
             adapter.parameters(),
             lr=optimizer.lr,
@@ -212,14 +212,14 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
 
         for step in range(job.num_steps):
             rows = encoder.join((*row, None) for row in job.batch(step))
-            with answer_logits(base, rows, adapter(torch.empty(1, 0))) as logits:
+            with answer_logits(base, rows, adapter(torch.empty(0, 0))) as logits:
                 torch.autograd.backward(answer_losses(logits, rows).mean())
             torch.nn.utils.clip_grad_norm_(adapter.parameters(), optimizer.max_grad_norm)
             adamw.step()
             schedule.step()
             adamw.zero_grad()
         loop += time.perf_counter() - start
-        save_adapter(adapter.adapter(), output / str(place), provenance={}, overwrite=True)
+        save_adapter(read_weights(adapter), output / str(place), provenance={}, overwrite=True)
     return {"loop_s": round(loop, 2)}
 
 

@@ -37,7 +37,7 @@ from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.lora import LoraSpec, LoraWeights
 from text_to_lora.lora.spec import make_groups
-from text_to_lora.training import reconstruction
+from text_to_lora.training import library_batches, reconstruction
 from text_to_lora.training.reconstruction_config import TargetSection
 from text_to_lora.training.reconstruction_losses import Pair, delta_loss, factor_loss
 
@@ -124,7 +124,7 @@ def make_step(
     with patch.object(reconstruction, "delta_loss", LOSSES[name]):
         module = reconstruction.ReconstructionModule(hypernet.to(device), target)
     embeddings = torch.randn(tasks, EMBEDDING_DIM, device=device)
-    batch = reconstruction.TaskBatch(embeddings, wanted.a, wanted.b, names=list, share=1.0, seed=0)
+    batch = library_batches.TaskBatch(embeddings, wanted.a, wanted.b, names=list, share=1.0, seed=0)
     parameters: list[Tensor] = list(hypernet.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
 

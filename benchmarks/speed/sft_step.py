@@ -40,10 +40,12 @@ from text_to_lora.inference.rows import Rows, answer_logits, logits_at
 from text_to_lora.lora import LoraSpec, LoraWeights
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.sampling import TaskSampler
-from text_to_lora.training.config import ObjectiveSection
-from text_to_lora.training.data import Batch, Part, RowEncoder
+from text_to_lora.training.batches import Batch, Part
+from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.losses import answer_losses
 from text_to_lora.training.module import SftModule
+from text_to_lora.training.objectives import Lesson
+from text_to_lora.training.step_adapters import TextAdapters
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROWS_PER_ADAPTER = 2
@@ -180,15 +182,14 @@ def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
         max(adapters) + 1, EMBEDDING_DIM, generator=torch.Generator().manual_seed(2)
     )
     names = tuple(map(str, adapters))
-    part = Part(rows, None, (), (False,) * len(rows), tuple(adapters), names, ())
-    batch = Batch((part,), embeddings, len(rows), seed=0)
-    objective = ObjectiveSection(label_smoothing=0.0, neftune_alpha=0.0, weight_penalty=0.0)
+    part = Part(rows, tuple(adapters), names, lessons=(Lesson(tuple(range(len(rows)))),))
+    batch = Batch((part,), embeddings, texts=(), total_rows=len(rows))
     hypernet = Hypernetwork.from_config(config, spec, torch.Generator().manual_seed(1))
     steps = {
         "floor": floor_step(base, rows),
         "static_peft": static_step(load_frozen(options.base), spec, rows),
         "adapted": adapted_step(base, hypernet(embeddings), adapters, rows),
-        "whole": whole_step(SftModule(hypernet, base, objective), batch),
+        "whole": whole_step(SftModule(TextAdapters(hypernet), base), batch),
     }
     return steps, rows
 

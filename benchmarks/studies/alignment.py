@@ -21,7 +21,7 @@ from text_to_lora.evaluation.conditions import JUNK, derangements
 from text_to_lora.generate import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
-from text_to_lora.training.data import split_by_group
+from text_to_lora.training.split import split_by_group
 
 TURNS = 3  # descriptions of a task that its rows take in turn, as in the paper's table
 OTHERS = 5  # random training descriptions of an unseen task

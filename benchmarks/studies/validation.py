@@ -28,7 +28,7 @@ from text_to_lora.files import read_json, write_json
 from text_to_lora.tasks.families.probe import Probe, word_probe
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Example, Metric, Row, Task
-from text_to_lora.training.data import split_by_group
+from text_to_lora.training.split import split_by_group
 
 CONDITIONS = ("base", "in_prompt", "matched", "shuffled", "junk")
 PROBE_SEED = 0

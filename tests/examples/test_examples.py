@@ -23,6 +23,7 @@ RUN_HERE = (
     "own_tasks",
     "refine",
     "sentence_to_peft",
+    "serve_client",  # tests/serving
 )
 
 Run = Callable[..., str]

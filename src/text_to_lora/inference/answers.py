@@ -125,7 +125,7 @@ def effect(
     """
     frame = PromptFormat.for_tokenizer(tokenizer)
     encoded = [
-        frame.encode(tokenizer, text, reply, max_length=_context(model))
+        frame.encode(tokenizer, text, reply, max_length=context_length(model))
         for text, reply in zip(inputs, answers, strict=True)
     ]
     result = torch.empty(len(encoded))
@@ -151,7 +151,7 @@ def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
 
     Raises ConfigError when there are none.
     """
-    context = _context(model)
+    context = context_length(model)
     if max_new_tokens >= context:
         raise ConfigError(
             f"max_new_tokens is {max_new_tokens}; this base reads {context} tokens of prompt and "
@@ -160,7 +160,7 @@ def _room(model: PreTrainedModel, max_new_tokens: int) -> int:
     return context - max_new_tokens
 
 
-def _context(model: PreTrainedModel) -> int:
+def context_length(model: PreTrainedModel) -> int:
     """Tokens that a prompt and its answer may have together."""
     text_config = model.config.get_text_config(decoder=True)
     return min(int(getattr(text_config, "max_position_embeddings", _LONGEST)), _LONGEST)

@@ -59,7 +59,7 @@ def generate(
     with contiguous_head(model):
         output = run(prompts, attention_mask=mask, generation_config=config)
     cache: Cache | None = output.get(cache_name(model))
-    if cache is not None and _crops(cache):
+    if cache is not None and can_crop(cache):
         crop(cache, prompts.shape[1] - 1)
     else:
         cache = None
@@ -97,8 +97,8 @@ def crop(cache: Cache, length: int) -> None:
     cache.crop(length - cache.get_seq_length())
 
 
-def _crops(cache: Cache) -> bool:
-    """Tell whether every layer keeps all keys, so that the last ones can be taken back."""
+def can_crop(cache: Cache) -> bool:
+    """Tell whether every layer keeps all keys, so that some can be taken out or added."""
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in cache.layers)

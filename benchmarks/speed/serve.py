@@ -1,0 +1,204 @@
+"""Clients with a sentence each: one batch of unlike adapters against one adapter after another.
+
+    python -m benchmarks.speed.serve --clients 1 8 32 --out benchmarks/results/serving/speed.json
+
+The server runs in this process with one thread for the model and is asked over HTTP, by streams. The
+other side is PEFT with all adapters loaded: set_adapter, then generate, one request after another, each
+of which waits for those before it. Both give the same answers. Since other programs may run beside,
+throughput is given for the clock's seconds and for the seconds of this process's own processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import torch
+import uvicorn
+
+from benchmarks.lib import RESULTS, command, machine
+from text_to_lora.files import write_json
+from text_to_lora.generate import TextToLora
+from text_to_lora.inference.generate import find_stop_tokens
+from text_to_lora.serving.api import make_app
+from text_to_lora.serving.guard import listen
+from text_to_lora.serving.service import Service
+from text_to_lora.serving.store import AdapterStore
+from text_to_lora.tasks.prompts import PromptFormat
+
+WORDS = ("colour", "town", "animal", "number", "month", "fruit", "river", "tool")
+MANNERS = ("in capitals", "in one word", "in French", "as a question")
+INPUT = "The soup is cold today, so we went to the market in town."
+
+
+def sentences(count: int) -> list[str]:
+    """As many unlike sentences as there are clients, at most 32."""
+    return [f"Name a {word} {manner}" for manner in MANNERS for word in WORDS][:count]
+
+
+class Timer:
+    """Seconds by the clock and of this process's processor time."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self.wall, time.process_time() - self.cpu
+
+
+async def ask_together(url: str, texts: list[str], tokens: int) -> list[tuple[float, str]]:
+    """Seconds to the first text, and the answer, for every sentence, all asked at once."""
+
+    async def ask(client: httpx.AsyncClient, text: str) -> tuple[float, str]:
+        body = {
+            "model": f"t2l:{text}",
+            "messages": [{"role": "user", "content": INPUT}],
+            "max_tokens": tokens,
+            "stream": True,
+        }
+        started, first, parts = time.perf_counter(), 0.0, []
+        async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
+            async for line in reply.aiter_lines():
+                if line.startswith("data: {"):
+                    parts.append(json.loads(line[6:])["choices"][0]["delta"].get("content", ""))
+                    first = first or time.perf_counter() - started
+        return first, "".join(parts)
+
+    async with httpx.AsyncClient(timeout=600) as client:
+        return await asyncio.gather(*(ask(client, text) for text in texts))
+
+
+class FirstToken:
+    """A streamer of transformers that notes when the first token is there."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.at = 0.0
+
+    def put(self, value: torch.Tensor) -> None:
+        self.calls += 1  # the first call has the prompt
+        if self.calls == 2:
+            self.at = time.perf_counter()
+
+    def end(self) -> None:
+        pass
+
+
+def ask_in_turn(
+    peft_model: Any, names: dict[str, str], t2l: TextToLora, texts: list[str], tokens: int
+) -> list[tuple[float, str]]:
+    """The same by PEFT, one request after another."""
+    model, tokenizer = t2l.base
+    frame = PromptFormat.for_tokenizer(tokenizer)
+    ids = torch.tensor([frame.encode(tokenizer, INPUT).prompt_ids])
+    stops = find_stop_tokens(model, tokenizer, frame)
+    started, answers = time.perf_counter(), []
+    for text in texts:
+        peft_model.set_adapter(names[text])
+        streamer = FirstToken()
+        with torch.inference_mode():
+            output = peft_model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=tokens,
+                do_sample=False,
+                eos_token_id=stops,
+                pad_token_id=stops[0],
+                streamer=streamer,
+            )
+        new = output[0, ids.shape[1] :].tolist()
+        answers.append((streamer.at - started, frame.read_answer(tokenizer, new)))
+    return answers
+
+
+def summary(timer: Timer, answers: list[tuple[float, str]]) -> dict[str, float]:
+    wall, cpu = timer.read()
+    firsts = [first for first, _ in answers]
+    return {
+        "requests_per_s": round(len(answers) / wall, 3),
+        "requests_per_cpu_s": round(len(answers) / cpu, 3),
+        "first_token_s_median": round(median(firsts), 3),
+        "first_token_s_last": round(max(firsts), 3),
+    }
+
+
+def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    from peft import PeftModel
+
+    t2l = TextToLora.from_pretrained(options.model)
+    t2l.attach_base(*t2l.base)
+    service = Service(t2l, AdapterStore(folder / "store"))
+    texts = sentences(max(options.clients))
+    refs = [service.pool.sentence(text) for text in texts]
+    service.engine.call(lambda: service.pool.fetch(refs)).result()
+    other = TextToLora.from_pretrained(options.model)  # PEFT changes the modules of its base
+    names = {text: ref.id for text, ref in zip(texts, refs, strict=True)}
+    first, *rest = texts
+    path = service.store.path
+    peft_model = PeftModel.from_pretrained(other.base[0], path(names[first]), names[first])
+    for text in rest:
+        peft_model.load_adapter(path(names[text]), names[text])
+    listener = listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    cells = []
+    try:
+        asyncio.run(ask_together(url, texts[:1], 2))
+        ask_in_turn(peft_model, names, other, texts[:1], 2)
+        for count in options.clients:
+            timer = Timer()
+            together = asyncio.run(ask_together(url, texts[:count], options.tokens))
+            ours = summary(timer, together)
+            timer = Timer()
+            in_turn = ask_in_turn(peft_model, names, other, texts[:count], options.tokens)
+            theirs = summary(timer, in_turn)
+            equal = sum(a[1] == b[1] for a, b in zip(together, in_turn, strict=True))
+            cell = {"clients": count, "equal_answers": equal, "served": ours, "in_turn": theirs}
+            for name in ("requests_per_s", "requests_per_cpu_s"):
+                cell[f"ratio_of_{name}"] = round(ours[name] / theirs[name], 2)
+            cells.append(cell)
+            print(json.dumps(cell), flush=True)
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+    return cells
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time a server of unlike adapters.")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--tokens", type=int, default=24, help="most tokens of an answer")
+    parser.add_argument("--out", type=Path, default=RESULTS / "serving" / "speed.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    before = machine() | {"threads": 1}
+    with tempfile.TemporaryDirectory() as temporary:
+        cells = measure(options, Path(temporary))
+    result = {
+        "command": command(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
+        "tokens": options.tokens,
+        "cells": cells,
+    }
+    write_json(options.out, result)
+
+
+if __name__ == "__main__":
+    main()
