@@ -28,12 +28,18 @@ def jobs(work: Path) -> dict[str, Job]:
     adapter = str(min((work / "adapters").iterdir()))
     base = ("--base", str(work / "base"))
     jobs += [
-        Job(f"export {name}", ("export", adapter, "--to", name, "-o", f"{out}/e")) for name in ("mlx", "gguf")
+        Job(f"export {name}", ("export", adapter, "--to", name, "-o", f"{out}/e"))
+        for name in ("mlx", "gguf")
     ]
     jobs += [
         Job("merge", ("merge", adapter, "-o", f"{out}/merged", *base)),
-        Job("library export", ("library", "export", str(work / "library"), "-o", f"{out}/exported")),
-        Job("generate one", ("generate", "Say red.", "-m", str(work / "hypernet"), "-o", f"{out}/one")),
+        Job(
+            "library export", ("library", "export", str(work / "library"), "-o", f"{out}/exported")
+        ),
+        Job(
+            "generate one",
+            ("generate", "Say red.", "-m", str(work / "hypernet"), "-o", f"{out}/one"),
+        ),
     ]
     return {job.name: job for job in jobs}
 
@@ -60,7 +66,11 @@ def disk(work: Path) -> Iterator[Path]:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(out)]
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+    if (
+        sys.platform != "linux"
+        or os.geteuid() != 0
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
         pytest.skip("needs the right to mount a disk")
     try:
         yield out
@@ -102,7 +112,9 @@ def test_a_full_disk_is_one_line_and_the_command_goes_on_when_there_is_room(
         (disk / BALLAST).write_bytes(bytes(room_of(disk) - room))
         assert run_job(job, work).status == 2, (work / "log").read_text()
         assert "no space left on the disk of" in refusal(work)
-        assert not any(path.name.startswith(".") and path.name != ".lock" for path in disk.rglob("*"))
+        assert not any(
+            path.name.startswith(".") and path.name != ".lock" for path in disk.rglob("*")
+        )
         (disk / BALLAST).unlink()
     assert run_job(job, work).status == 0, refusal(work)
     assert names(work) == expected

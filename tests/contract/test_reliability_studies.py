@@ -22,7 +22,9 @@ def test_a_killed_command_is_repeated_to_the_same_bytes(tmp_path: Path) -> None:
     assert result["counts"]["killed"] >= 2
 
 
-def test_a_command_that_does_not_go_on_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_does_not_go_on_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def write_twice() -> None:
         file = tmp_path / "out" / "file"
         file.parent.mkdir(exist_ok=True)

@@ -34,7 +34,9 @@ def make_adapter(value: int) -> LoraWeights:
     (group,) = SPEC.groups
     layers = len(group.layers)
     a = torch.full((1, layers, 1, group.in_features), float(value))
-    return LoraWeights(SPEC, {group.key: a}, {group.key: torch.ones(1, layers, group.out_features, 1)})
+    return LoraWeights(
+        SPEC, {group.key: a}, {group.key: torch.ones(1, layers, group.out_features, 1)}
+    )
 
 
 def value_of(weights: LoraWeights) -> int:
@@ -62,7 +64,9 @@ class LibraryMachine(RuleBasedStateMachine):
         library = load_library(self.library, base_config=CONFIG)
         return {name: value_of(library.adapter(name)) for name in library.names}
 
-    def run(self, command: Callable[[], object], after: Mapping[str, int], kill: int | None) -> None:
+    def run(
+        self, command: Callable[[], object], after: Mapping[str, int], kill: int | None
+    ) -> None:
         """Run a command that makes the library `after`, or is killed: then it is that or as it was."""
         if kill is None:
             command()
@@ -84,7 +88,11 @@ class LibraryMachine(RuleBasedStateMachine):
         def command() -> None:
             read_base: Any = lambda name, revision: CONFIG  # noqa: E731
             texts = {name: [f"Do {name}."] for name in values}
-            options: dict[str, Any] = {"read_base": read_base, "descriptions": texts, "overwrite": True}
+            options: dict[str, Any] = {
+                "read_base": read_base,
+                "descriptions": texts,
+                "overwrite": True,
+            }
             import_adapters(find_adapters(source), self.library, **options)
 
         self.run(command, self.expected | values, kill)
