@@ -25,6 +25,7 @@ from text_to_lora.cli import (
     models,
     refine,
     run,
+    tasks,
     train,
 )
 
@@ -73,6 +74,7 @@ app.command("map")(maps.draw_map)
 app.command("neighbours")(maps.neighbours)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(train.app, name="train")
 app.add_typer(library.app, name="library")
 evaluate.app.command("harm")(harm.harm)

@@ -37,7 +37,7 @@ def refine(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     description: Annotated[str | None, typer.Argument(help="What the task is.")] = None,
     rows: Annotated[
-        Path | None, typer.Option("--rows", help="Rows as .csv, .tsv, .jsonl or .parquet.")
+        Path | None, typer.Option("--rows", help="Rows as .csv, .tsv, .jsonl, .json or .parquet.")
     ] = None,
     tasks: Annotated[
         Path | None,
@@ -45,6 +45,7 @@ def refine(
     ] = None,
     input_column: Annotated[str, typer.Option(help="Column of the inputs.")] = "input",
     output_column: Annotated[str, typer.Option(help="Column of the answers.")] = "output",
+    encoding: Annotated[str, typer.Option(help="Of the rows, in CSV and TSV.")] = "utf-8",
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -88,7 +89,9 @@ def refine(
       t2l refine --tasks my-tasks -o my-adapters --steps 24
     """
     check_output(output, overwrite=overwrite, sources=[model, *filter(None, [rows, tasks])])
-    descriptions, examples, names = _read(description, rows, tasks, input_column, output_column)
+    descriptions, examples, names = _read(
+        description, rows, tasks, input_column, output_column, encoding
+    )
     if seconds is None and steps is None:
         seconds = 60.0
     state = output.with_name(f"{output.name}.unfinished")
@@ -133,6 +136,7 @@ def _read(
     tasks: Path | None,
     input_column: str,
     output_column: str,
+    encoding: str,
 ) -> Inputs:
     if tasks is not None:
         if description is not None or rows is not None:
@@ -150,7 +154,9 @@ def _read(
     from text_to_lora.tasks.user_rows import read_rows
 
     texts = gather([description], None, "description", "")
-    table = read_rows(rows, input_column=input_column, output_column=output_column)
+    table = read_rows(
+        rows, input_column=input_column, output_column=output_column, encoding=encoding
+    )
     return texts, [table], [repr(str(rows))]
 
 
