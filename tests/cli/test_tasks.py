@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from chat_server import serve
 from text_to_lora.tasks.folder import load_folder
+from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.writing import write_tasks
 
 T2L = Callable[..., Any]
 IMPORT = ("tasks", "import")
@@ -64,3 +67,59 @@ def test_import_names_the_file_and_the_row(t2l: T2L, tmp_path: Path) -> None:
     assert "--name is 'x' for 2 sources" in done.err
     done = t2l(*IMPORT, tmp_path / "bad.csv", "-o", tmp_path / "out", "--metric", "bleu")
     assert "error" in done.err and done.code == 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    def task(name: str) -> Task:
+        rows = [(f"{name} parcel {i} is here", "xy"[i % 2]) for i in range(20)]
+        return Task.from_rows(name, rows, [f"Sort {name} parcels."])
+
+    return write_tasks(map(task, ("red", "green")), tmp_path / "parcels")
+
+
+DESCRIBE = ("tasks", "describe")
+
+
+def test_describe_shows_tokens_and_cost_before_and_after(t2l: T2L, folder: Path) -> None:
+    answer = json.dumps(
+        {"descriptions": ["Pick x for it", "which letter, x or y?", "red parcel 1 is"]}
+    )
+    with serve(lambda request: answer) as server:
+        options = ["-m", "m", "--api-base", server.url, "-n", 2, "--price", "1,2"]
+        done = t2l(*DESCRIBE, folder, *options, "--encoder", "hash", "--dry-run")
+        assert done.code == 0 and not server.requests
+        assert "2 of 2 tasks to describe: 2 requests, about" in done.err
+        assert "US dollars" in done.err
+        done = t2l(*DESCRIBE, folder, *options, "--encoder", "hash")
+        assert done.code == 0, done.err
+        assert "used 2 requests, 200 tokens in, 20 out, 0.0002 US dollars" in done.err
+        assert "red  2 descriptions\ngreen  2 descriptions\n" in done.out
+        done = t2l(*DESCRIBE, folder, *options, "--encoder", "hash")
+        assert "2 tasks had been described before" in done.out
+    assert load_folder(folder)[1].descriptions[1:] == ("Pick x for it", "which letter, x or y?")
+
+
+def test_describe_offline_says_that_its_texts_are_poorer(t2l: T2L, folder: Path) -> None:
+    done = t2l(*DESCRIBE, folder, "--offline", "--json")
+    assert done.code == 0, done.err
+    assert "warning: descriptions from templates differ in their frame alone" in done.err
+    assert {item["written_by"] for item in json.loads(done.out)} == {"templates"}
+
+
+def test_describe_refuses_what_it_cannot_do_in_one_line(
+    t2l: T2L, folder: Path, tmp_path: Path
+) -> None:
+    with serve(lambda request: 401) as server:
+        options = ["-m", "m", "--api-base", server.url, "--encoder", "hash"]
+        done = t2l(*DESCRIBE, folder, *options)
+    assert done.code == 2 and "error: the endpoint at 'http://127.0.0.1" in done.err
+    for options, message in (
+        ([], "name the model of an endpoint with --model, or pass --offline"),
+        (["-m", "m", "--offline"], "name the model of an endpoint"),
+        (["-m", "m", "--price", "x"], "price 'x'; write two numbers"),
+    ):
+        done = t2l(*DESCRIBE, folder, *options)
+        assert done.code == 2 and message in done.err
+    alone = write_tasks(load_folder(folder)[:1], tmp_path / "alone")
+    assert "has one task; --verify needs others" in t2l(*DESCRIBE, alone, "-m", "m", "--verify").err

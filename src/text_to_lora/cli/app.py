@@ -14,6 +14,7 @@ from text_to_lora.cli import (
     convert,
     cost,
     demo,
+    describe,
     evaluate,
     export,
     generate,
@@ -74,6 +75,7 @@ app.command("map")(maps.draw_map)
 app.command("neighbours")(maps.neighbours)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
+tasks.app.command("describe")(describe.describe)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(train.app, name="train")
 app.add_typer(library.app, name="library")
