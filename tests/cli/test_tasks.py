@@ -103,7 +103,7 @@ def test_describe_shows_tokens_and_cost_before_and_after(t2l: T2L, folder: Path)
 def test_describe_offline_says_that_its_texts_are_poorer(t2l: T2L, folder: Path) -> None:
     done = t2l(*DESCRIBE, folder, "--offline", "--json")
     assert done.code == 0, done.err
-    assert "warning: descriptions from templates differ in their frame alone" in done.err
+    assert "descriptions from templates differ in their frame alone" in done.err
     assert {item["written_by"] for item in json.loads(done.out)} == {"templates"}
 
 

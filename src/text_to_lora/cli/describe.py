@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,10 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from text_to_lora.cli.common import AsJson, echo_json, note, progress
-from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
     from text_to_lora.tasks.describing.describe import Described
+
+_POORER = (
+    "descriptions from templates differ in their frame alone: a network learns less from them than "
+    "from those of people or of a language model"
+)
 
 
 def describe(
@@ -75,7 +79,7 @@ def describe(
     if verify and len(everything) < 2:
         raise ConfigError(f"{str(folder)!r} has one task; --verify needs others to tell it from")
     if offline:
-        _warn_of_templates()
+        note(_POORER)
         with progress("writing") as show:
             result = describe_folder(folder, describe_offline(count), count, report=show)
         return _show(result, len(everything), as_json)
@@ -97,15 +101,6 @@ def describe(
         finally:
             note(f"used {endpoint.usage.explain(prices)}")
     return _show(result, len(everything), as_json)
-
-
-def _warn_of_templates() -> None:
-    warnings.warn(
-        "descriptions from templates differ in their frame alone, so that a network learns less from "
-        "them than from those of people or of a language model",
-        T2LWarning,
-        stacklevel=2,
-    )
 
 
 def _parse_price(text: str | None) -> tuple[float, float] | None:
