@@ -9,6 +9,7 @@ import typer
 import text_to_lora
 from text_to_lora.cli import (
     benchmarks,
+    check,
     compare,
     compress,
     convert,
@@ -76,6 +77,7 @@ app.command("neighbours")(maps.neighbours)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 tasks.app.command("describe")(describe.describe)
+tasks.app.command("check")(check.check)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(train.app, name="train")
 app.add_typer(library.app, name="library")

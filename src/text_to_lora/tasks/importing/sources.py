@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.datasets import label_names, open_dataset
-from text_to_lora.tasks.folder import load_folder
+from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.hub import load_lots_of_loras, load_sni
 from text_to_lora.tasks.importing.build import Form, Imported, Record, build_tasks, slug
 from text_to_lora.tasks.importing.columns import Columns
 from text_to_lora.tasks.importing.tables import FORMS, read_table, with_first_exchange
 from text_to_lora.tasks.importing.templates import Template
+from text_to_lora.tasks.task import Task
 
 _ALPACA: Final = {"instruction", "output"}
 _COLLECTION: Final = "Lots-of-LoRAs/"
@@ -52,7 +53,8 @@ def import_source(
     Raises ConfigError and TaskDataError when the source cannot be read or no row can be used.
     """
     path = Path(source)
-    if (tasks := _read_collection(path, str(source), reading)) is not None:
+    tasks = read_collection(source, split=reading.split, revision=reading.revision)
+    if tasks is not None:
         if form.descriptions or reading.columns or reading.templates or name:
             raise ConfigError(
                 f"{str(source)!r} holds tasks with rows of their own form; leave out names, columns, "
@@ -105,14 +107,26 @@ def import_dataset(
     return _build(name, open_rows, reading, form, path)
 
 
-def _read_collection(path: Path, source: str, reading: Reading) -> list[Any] | None:
-    """The tasks of what holds tasks already; None for a table."""
+def read_collection(
+    source: str | Path, *, split: str = "train", revision: str | None = None
+) -> list[Task] | None:
+    """Read the tasks of what holds tasks already; give None for a table or another data set.
+
+    source: a task folder, a tree of them with `splits.json`, a copy of Super-NaturalInstructions, or
+        the name of a data set of Lots-of-LoRAs
+    split, revision: of a tree and of a data set
+
+    Raises ConfigError and TaskDataError when the tasks cannot be read.
+    """
+    path = Path(source)
     if (path / "tasks.json").is_file():
         return load_folder(path)
+    if (path / "splits.json").is_file():
+        return load_data_dir(path, split)
     if any(chain(path.glob("task*.json"), path.glob("tasks/task*.json"))):
         return load_sni(path)
-    if source.startswith(_COLLECTION):
-        return [load_lots_of_loras(source, split=reading.split, revision=reading.revision)]
+    if str(source).startswith(_COLLECTION):
+        return [load_lots_of_loras(source, split=split, revision=revision)]
     return None
 
 
