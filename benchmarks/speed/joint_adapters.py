@@ -150,7 +150,10 @@ class Clock:
         return timed
 
     def shares(self, total: float) -> dict[str, Any]:
-        """Seconds of each part of a loop of `total` seconds, and the share of padding."""
+        """Give the seconds of each part of a loop of `total` seconds, and the share of padding.
+
+        The share is below zero where equal beginnings of rows are computed once.
+        """
         rest = total - sum(self.seconds.values())
         return {
             "loop_s": round(total, 2),

@@ -5,7 +5,8 @@
 All are one forward and one backward pass of the same frozen base in bfloat16 over the same rows,
 drawn from training tasks, with logits of the answers only:
 
-floor: the base alone, rows packed without padding, its gradient taken down to the embeddings
+floor: the base alone, rows packed without padding and each computed in full, its gradient taken down to
+    the embeddings
 static_peft: one LoRA of PEFT for all rows, padded to the longest as a Trainer does, the head's input
     contiguous
 adapted: an adapter of its own for every two rows, given; gradients of A and B
@@ -110,7 +111,7 @@ def floor_step(base: PreTrainedModel, rows: Rows) -> Step:
         handle = base.get_input_embeddings().register_forward_hook(
             lambda module, args, output: output.requires_grad_()
         )
-        with answer_logits(base, rows) as logits:
+        with answer_logits(base, rows, share=False) as logits:
             loss = answer_losses(logits, rows).mean()
             torch.autograd.backward(loss)
         handle.remove()

@@ -92,7 +92,7 @@ def test_time_and_padding_of_a_joint_run_add_up(recipe: str, folder: Path, tmp_p
     encoder = script.make_encoder(config, script.load(config)[1])
     rows = [(*row, None) for job in script.make_jobs(config) for row in job.rows]
     assert found["tokens"] == sum(encoder.length(row) for row in rows)
-    assert found["padding_share"] == 0  # packed
+    assert found["padding_share"] <= 0  # packed, and equal beginnings of rows stand once
 
 
 def test_the_variants_of_an_sft_step_take_the_same_rows_to_the_same_loss(

@@ -105,9 +105,39 @@ def test_packed_rows_give_the_logits_and_gradients_of_padded_ones(
     assert takes_packed_rows(base, 6)
     implementation = base.config._attn_implementation
     logits, gradients = run(base, weights)
-    assert base.config._attn_implementation == implementation and not _attention.lengths
+    assert base.config._attn_implementation == implementation and not _attention.segments
     monkeypatch.setattr("text_to_lora.inference.packing.takes_packed_rows", lambda *_: False)
     expected_logits, expected = run(base, weights)
+    # float32 products in another order
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-3)
+
+
+SHARED = [[5, 6, 7, 8], [5, 6, 7, 9, 10], [5, 6, 11], [5, 6, 7, 8], [30, 31], [30, 31], [12]]
+OF_ADAPTER = [1, 1, 1, 0, 2, 2, 2]
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_rows_that_begin_alike_give_the_logits_and_gradients_of_rows_apart(family: str) -> None:
+    base = make_base(PACKED[family]())
+    weights = make_weights(base)
+    rows = Rows.join(SHARED, [[20, 21], [22], [23, 24], [25], [26], [27, 28], [29]])
+    factors = [*weights.a.values(), *weights.b.values()]
+    columns: list[int] = []
+    base.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: columns.append(output.shape[1])
+    )
+
+    def run(share: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        with answer_logits(base, rows, weights, OF_ADAPTER, share=share) as logits:
+            scales = torch.linspace(-1, 1, logits.numel()).view_as(logits)
+            return logits.detach(), torch.autograd.grad((logits * scales).sum(), factors)
+
+    takes_packed_rows(base, 6)
+    columns.clear()
+    (logits, gradients), (expected_logits, expected) = run(share=True), run(share=False)
+    assert columns == [sum(rows.lengths) - 2 * 2 - 1, sum(rows.lengths)]
     # float32 products in another order
     torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-4)
     for gradient, other in zip(gradients, expected, strict=True):

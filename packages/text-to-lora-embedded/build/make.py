@@ -1,10 +1,20 @@
-"""Make what the package ships: the hypernetwork and the multi-task adapters of the default base.
+"""Make what belongs to the default base: the hypernetwork, and all that it is compared with.
 
-    python packages/text-to-lora-embedded/build/make.py --data DIR --runs RUNS [--round 1]
+    python packages/text-to-lora-embedded/build/make.py --data DIR --runs RUNS PART [PART ...]
 
-It calls the command line as any user would. Every command goes on where it was interrupted, and
-does nothing when it has finished. A round is one run of about 600 steps; a later round goes on from
-the weights of the one before it, with a new warm-up and the rate at zero at its end.
+PART is one of:
+
+    hypernet             the hypernetwork, one round of training: --round 1, 2 or 3
+    multitask            one adapter on the same rows and steps, without descriptions
+    multitask-in-prompt  the same with the description in its prompt
+    library              an adapter for each of 64 training tasks
+    oracles              an adapter for each unseen task, on the rows that are never scored
+    scores               every condition on the unseen tasks; run once, when all else is finished
+
+The script calls the command line as any user would. Every command goes on where it was interrupted,
+and does nothing when it has finished. A later round of the hypernetwork starts from the weights of the
+one before it, with other rows and other synthetic tasks, a new warm-up and the rate at zero at its end.
+The hypernetwork and the two multi-task adapters are put into the package.
 """
 
 from __future__ import annotations
@@ -12,57 +22,126 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from text_to_lora.hypernet import load_hypernet, save_hypernet
+from text_to_lora import load_adapter, load_hypernet, save_adapter, save_hypernet
+from text_to_lora.models.base import load_base_config
 
 PACKAGE = Path(__file__).parents[1] / "src" / "text_to_lora_embedded"
+LIBRARY_TASKS = 64
+ROWS_SCORED = 20  # of each unseen task
 
 
-def t2l(*arguments: str) -> None:
-    """Run a command of the program, and stop when it fails."""
-    subprocess.run([sys.executable, "-m", "text_to_lora.cli", *arguments], check=True)
+def t2l(*arguments: str, settings: list[str]) -> None:
+    """Run a command of the program with settings of its recipe, and stop when it fails."""
+    options = [part for setting in settings for part in ("--set", setting)]
+    command = [sys.executable, "-m", "text_to_lora.cli", *arguments, *options]
+    if code := subprocess.call(command):
+        raise SystemExit(code)
 
 
-def train_round(data: Path, runs: Path, number: int, settings: list[str]) -> Path:
-    """Train the hypernetwork for one round; gives the folder of its last weights."""
-    folder = runs / f"hypernet-{number}"
-    overrides = [f"data.data_dir={data}", f"encoder.cache_dir={runs / 'embeddings'}", *settings]
+def make_hypernet(options: argparse.Namespace) -> None:
+    """Train the hypernetwork for one round and put it into the package, in bfloat16."""
+    number: int = options.round
+    folder = options.runs / f"hypernet-{number}"
+    settings = [f"data.data_dir={options.data}", f"encoder.cache_dir={options.runs / 'embeddings'}"]
     if number > 1:
-        before = runs / f"hypernet-{number - 1}" / "last"
+        before = options.runs / f"hypernet-{number - 1}" / "last"
         start = before if before.is_dir() else PACKAGE / "hypernet"  # in bfloat16, as it ships
-        overrides.append(f"hypernet.start_from={start}")
-        overrides.append(f"run.seed={41 + number}")  # other rows than those of the rounds before
-    options = [part for setting in overrides for part in ("--set", setting)]
-    t2l("train", "sft", "embedded", "-o", str(folder), *options)
-    return folder / "last"
-
-
-def store(hypernet: Path) -> None:
-    """Put a hypernetwork into the package, in bfloat16."""
-    loaded = load_hypernet(hypernet)
+        settings += [
+            f"hypernet.start_from={start}",
+            f"run.seed={41 + number}",
+            f"data.family_seed={16 + number}",
+        ]
+    t2l("train", "sft", "embedded", "-o", str(folder), settings=[*settings, *options.set])
+    trained = load_hypernet(folder / "last")
     save_hypernet(
         PACKAGE / "hypernet",
-        loaded.hypernet,
-        loaded.encoder,
-        training=loaded.training,
-        descriptions=loaded.descriptions,
+        trained.hypernet,
+        trained.encoder,
+        training=trained.training,
+        descriptions=trained.descriptions,
         dtype=torch.bfloat16,
         overwrite=True,
     )
 
 
+def make_multitask(options: argparse.Namespace, name: str = "multitask") -> None:
+    """Train a multi-task adapter and put it into the package, in bfloat16."""
+    folder = options.runs / name
+    settings = [f"data.data_dir={options.data}", *options.set]
+    t2l("train", "sft", f"embedded-{name}", "-o", str(folder), settings=settings)
+    adapter = load_adapter(folder / "last", base_config=load_base_config("embedded"))
+    save_adapter(adapter, PACKAGE / name, dtype=torch.bfloat16, overwrite=True)
+
+
+def make_multitask_in_prompt(options: argparse.Namespace) -> None:
+    """Train the multi-task adapter that reads the description in its prompt."""
+    make_multitask(options, "multitask-in-prompt")
+
+
+def make_library(options: argparse.Namespace) -> None:
+    """Train the adapters of training tasks that mean, retrieval and routing draw on."""
+    _train_adapters(options, "library", [f"data.count={LIBRARY_TASKS}"])
+
+
+def make_oracles(options: argparse.Namespace) -> None:
+    """Train the adapters of the unseen tasks."""
+    _train_adapters(
+        options,
+        "oracles",
+        [
+            "data.split=dev_heldout",
+            "data.count=null",
+            "data.validation_one_in=0",
+            "data.min_descriptions=1",
+        ],
+    )
+
+
+def _train_adapters(options: argparse.Namespace, name: str, settings: list[str]) -> None:
+    settings = [f"data.data_dir={options.data}", *settings, *options.set]
+    t2l("train", "adapters", "embedded-library", "-o", str(options.runs / name), settings=settings)
+
+
+def make_scores(options: argparse.Namespace) -> None:
+    """Score the unseen tasks under every condition."""
+    runs = options.runs
+    t2l(
+        *("eval", "suite", "--tasks", str(options.data), "--split", "dev_heldout"),
+        *("--multitask", str(PACKAGE / "multitask")),
+        *("--multitask-in-prompt", str(PACKAGE / "multitask-in-prompt")),
+        *("--library", str(runs / "library" / "library")),
+        *("--oracle", str(runs / "oracles" / "library")),
+        *("--rows", str(ROWS_SCORED), "--max-length", "1024", "-o", str(runs / "scores")),
+        settings=[],
+    )
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "hypernet": make_hypernet,
+    "multitask": make_multitask,
+    "multitask-in-prompt": make_multitask_in_prompt,
+    "library": make_library,
+    "oracles": make_oracles,
+    "scores": make_scores,
+}
+
+
 def main() -> None:
-    """Train a round and store it."""
+    """Make the parts that are named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the training runs")
     parser.add_argument("--round", type=int, default=1, help="round of the hypernetwork, from 1")
     parser.add_argument("--set", action="append", default=[], help="SECTION.FIELD=VALUE of the run")
     options = parser.parse_args()
-    store(train_round(options.data, options.runs, options.round, options.set))
+    for part in options.parts:
+        PARTS[part](options)
 
 
 if __name__ == "__main__":

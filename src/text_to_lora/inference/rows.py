@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,8 @@ from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from text_to_lora.inference.packing import Segment
 
 Noise = Callable[[int, Tensor], Tensor]
 """Number of a row and the embeddings of its tokens [tokens, hidden] -> what is added to them."""
@@ -72,32 +74,99 @@ class Rows:
 class _Layout:
     """Rows as the input of a model.
 
-    order: rows in the order in which they stand; starts: first place of each row in the flattened
-        input
-    batch, columns: shape of the input; padded: whether some of its places hold no token
+    starts: place in the flattened input at which each row starts, or would if all of it stood there
+    skipped: tokens at the start of each row that stand elsewhere, since another row has them too
+    batch, columns: shape of the input
+    order: one row of each stretch of the input that runs with one adapter
+    segments: these stretches, where the rows are packed; None where each is padded on its own
     """
 
-    order: tuple[int, ...]
     starts: tuple[int, ...]
+    skipped: tuple[int, ...]
     batch: int
     columns: int
-    padded: bool
+    order: tuple[int, ...]
+    segments: tuple[Segment, ...] | None
 
 
 def _pad(rows: Rows) -> _Layout:
     """Every row on its own, padded on the left, so that all end in one column."""
     count, longest = len(rows), max(rows.lengths)
     starts = tuple((row + 1) * longest - length for row, length in enumerate(rows.lengths))
-    return _Layout(tuple(range(count)), starts, count, longest, padded=True)
+    return _Layout(starts, (0,) * count, count, longest, tuple(range(count)), None)
 
 
-def _pack(rows: Rows, adapters: Sequence[int] | None) -> _Layout:
-    """All in one row, those of one adapter next to each other."""
-    order = sorted(range(len(rows)), key=adapters.__getitem__ if adapters else None)
-    ends = accumulate(rows.lengths[row] for row in order)
-    starts = {row: end - rows.lengths[row] for row, end in zip(order, ends, strict=True)}
-    places = tuple(starts[row] for row in range(len(rows)))
-    return _Layout(tuple(order), places, 1, len(rows.tokens), padded=False)
+def _pack(rows: Rows, adapters: Sequence[int] | None, *, share: bool) -> _Layout:
+    """All in one row, those of one adapter next to each other; equal beginnings perhaps once."""
+    from text_to_lora.inference.packing import Segment
+
+    starts, skipped, segments, end = [0] * len(rows), [0] * len(rows), [], 0
+    groups = _group(rows, adapters, share=share)
+    for members, prefix in groups:
+        lengths = tuple(rows.lengths[row] - prefix for row in members)
+        for row, length in zip(members, lengths, strict=True):
+            starts[row] = end if row == members[0] else end - prefix
+            skipped[row] = 0 if row == members[0] else prefix
+            end = starts[row] + prefix + length
+        segments.append(Segment(prefix, lengths))
+    order = tuple(members[0] for members, _ in groups)
+    return _Layout(tuple(starts), tuple(skipped), 1, end, order, tuple(segments))
+
+
+def _group(
+    rows: Rows, adapters: Sequence[int] | None, *, share: bool
+) -> list[tuple[list[int], int]]:
+    """Group the rows of an adapter by equal beginnings, so that the fewest tokens are computed.
+
+    Gives the rows of each group and the tokens that are equal. These end before the last token of a
+    prompt, since its state predicts the answer of one row.
+    """
+    by_adapter: dict[int, list[int]] = {}
+    for row in range(len(rows)):
+        by_adapter.setdefault(adapters[row] if adapters else 0, []).append(row)
+    if not share:
+        return [([row], 0) for _, members in sorted(by_adapter.items()) for row in members]
+    beginnings = [
+        row[: len(row) - answer - 1].tolist()
+        for row, answer in zip(rows.unbind(), rows.answer_lengths, strict=True)
+    ]
+    return [
+        group
+        for _, members in sorted(by_adapter.items())
+        for group in _share(sorted(members, key=beginnings.__getitem__), beginnings)
+    ]
+
+
+def _share(
+    members: Sequence[int], beginnings: Sequence[Sequence[int]]
+) -> list[tuple[list[int], int]]:
+    """Cut sorted rows into groups such that the tokens which stand once instead of often are most.
+
+    Dynamic programming over the place of the last cut.
+    """
+    equal = [_equal_tokens(beginnings[row], beginnings[after]) for row, after in pairwise(members)]
+    # Of the first n rows: the most tokens saved, where the last group starts, and its shared tokens.
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]
+    for end in range(1, len(members) + 1):
+        choices, prefix = [(best[end - 1][0], end - 1, 0)], len(beginnings[members[end - 1]])
+        for start in range(end - 2, -1, -1):
+            prefix = min(prefix, equal[start])
+            if not prefix:
+                break
+            choices.append((best[start][0] + (end - start - 1) * prefix, start, prefix))
+        best.append(max(choices))
+    groups, end = [], len(members)
+    while end:
+        _, start, prefix = best[end]
+        groups.append((list(members[start:end]), prefix))
+        end = start
+    return groups[::-1]
+
+
+def _equal_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the tokens with which both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @contextmanager
@@ -108,17 +177,20 @@ def answer_logits(
     adapters: Sequence[int] | None = None,
     *,
     noise: Noise | None = None,
+    share: bool = True,
 ) -> Iterator[Tensor]:
     """Run rows through a model; gives the logits that predict the answers, [answer tokens, vocab].
 
     weights: adapters to run with; adapters: of each row, None for adapter 0
     noise: added to the input embeddings
+    share: compute the tokens once with which rows of one adapter begin, such as those of the system's
+        turn, where the model takes packed rows and there is no noise
     Logits are in the order of the rows. A backward pass belongs inside the block, since layers
     that are checkpointed run once more in it.
 
     Raises SpecError when the adapters are for another base.
     """
-    layout = _layout(model, rows, adapters)
+    layout = _layout(model, rows, adapters, share=share and noise is None)
     inputs, attending = _inputs(model, rows, layout)
     with (
         attending,
@@ -134,11 +206,13 @@ def answer_logits(
         yield logits_at(model, torch.cat(positions).to(rows.tokens.device), **inputs)
 
 
-def _layout(model: PreTrainedModel, rows: Rows, adapters: Sequence[int] | None) -> _Layout:
+def _layout(
+    model: PreTrainedModel, rows: Rows, adapters: Sequence[int] | None, *, share: bool
+) -> _Layout:
     from text_to_lora.inference.packing import takes_packed_rows
 
     if takes_packed_rows(model, max(rows.lengths)):
-        return _pack(rows, adapters)
+        return _pack(rows, adapters, share=share)
     return _pad(rows)
 
 
@@ -152,16 +226,16 @@ def _inputs(
     ids, positions, mask = torch.zeros(3, layout.batch * layout.columns, dtype=torch.long).to(
         device
     )
-    for start, row in zip(layout.starts, rows.unbind(), strict=True):
-        place = slice(start, start + len(row))
-        ids[place], mask[place] = row, 1
-        positions[place] = torch.arange(len(row), device=device)
+    for start, skipped, row in zip(layout.starts, layout.skipped, rows.unbind(), strict=True):
+        place = slice(start + skipped, start + len(row))
+        ids[place], mask[place] = row[skipped:], 1
+        positions[place] = torch.arange(skipped, len(row), device=device)
     shape = layout.batch, layout.columns
     inputs = {"input_ids": ids.view(shape), "position_ids": positions.view(shape)}
     inputs["use_cache"] = False
-    if layout.padded:
+    if layout.segments is None:
         return inputs | {"attention_mask": mask.view(shape)}, nullcontext()
-    return inputs, packed(model, [rows.lengths[row] for row in layout.order])
+    return inputs, packed(model, layout.segments)
 
 
 def _adapted(
@@ -175,7 +249,7 @@ def _adapted(
     if weights is None:
         return nullcontext()
     ordered = [adapters[row] if adapters else 0 for row in layout.order]
-    lengths = None if layout.padded else [rows.lengths[row] for row in layout.order]
+    lengths = None if layout.segments is None else [part.tokens for part in layout.segments]
     return adapted(model, weights, ordered, lengths=lengths)
 
 
