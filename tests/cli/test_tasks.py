@@ -123,3 +123,46 @@ def test_describe_refuses_what_it_cannot_do_in_one_line(
         assert done.code == 2 and message in done.err
     alone = write_tasks(load_folder(folder)[:1], tmp_path / "alone")
     assert "has one task; --verify needs others" in t2l(*DESCRIBE, alone, "-m", "m", "--verify").err
+
+
+CHECK = ("tasks", "check")
+
+
+def test_check_prints_a_page_and_writes_a_clean_copy(
+    t2l: T2L, folder: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    held_out = write_tasks(
+        [Task.from_rows("test", [("red parcel 3 is here", "x")], ["Say the letter of the thing."])],
+        tmp_path / "test",
+    )
+    options = ["--set", f"base.name={base_folder}", "--against", held_out]
+    done = t2l(
+        *CHECK, folder, *options, "--html", tmp_path / "c.html", "--drop-overlap", tmp_path / "d"
+    )
+    assert done.code == 0, done.err
+    assert "2 tasks in 2 groups, 40 rows, 2 descriptions" in done.out
+    assert "1 tasks repeat evaluation sets, in 1 equal inputs" in done.out
+    assert "2 of 2 tasks with 39 rows in" in done.err
+    assert (tmp_path / "c.html").read_text().startswith("<!doctype html>")
+    assert len(load_folder(tmp_path / "d")[0].examples) == 19
+    done = t2l(*CHECK, tmp_path / "d", *options, "--json")
+    assert json.loads(done.out)["held_out"] == {}
+
+
+def test_check_refuses_in_one_line(
+    t2l: T2L, folder: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    base = ["--set", f"base.name={base_folder}"]
+    (tmp_path / "page.html").touch()
+    for arguments, message in (
+        ([], "no tasks; name a task folder"),
+        ([folder, folder], "two tasks are named 'red'"),
+        ([tmp_path], "is no task folder and no collection of tasks"),
+        ([folder, "--drop-overlap", tmp_path / "d"], "--drop-overlap needs --against"),
+        ([folder, "--html", tmp_path / "page.html"], "exists already"),
+        ([folder, "--against", folder, "--drop-overlap", tmp_path / "d"], "no row is left without"),
+    ):
+        done = t2l(*CHECK, *arguments, *base)
+        assert done.code == 2 and message in done.err, done.err
+        assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "d").exists()

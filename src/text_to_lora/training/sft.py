@@ -48,6 +48,7 @@ from text_to_lora.training.data import (
     load_tasks,
     warn_long,
 )
+from text_to_lora.training.estimate import StepEstimate, tell_findings
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.static import StaticAdapter
 from text_to_lora.training.trainer import SftTrainer, check_selection, make_arguments
@@ -95,9 +96,12 @@ def train_sft(
     distill = config.objective.distill_weight > 0
     described = distill or config.data.in_prompt or config.data.swapped_examples > 0
     check_context(config.data, base.config, described=described)
-    split = TaskSplit.make(load_tasks(config.data), config.data)
+    tasks = load_tasks(config.data)
+    split = TaskSplit.make(tasks, config.data)
     counts = {name: len(tasks) for name, tasks in split.evaluation.items()}
     tell(f"{len(split.training)} tasks to train on, validation on {counts}")
+    if tell is not _silent:
+        tell_findings(tasks, tokenizer, config.data, tell)
     sampler = TaskSampler(
         split.training,
         tasks_per_batch=config.data.tasks_per_batch,
@@ -177,6 +181,7 @@ def train_sft(
         save_best=lambda: save(result),
         report=tell,
     )
+    trainer.add_callback(StepEstimate(config.run.steps, tell))
     trainer.run()
     if main:
         save(folder.path / "last")
