@@ -19,7 +19,8 @@ from text_to_lora.files import write_folder
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.inspection import describe
-from text_to_lora.library.import_adapters import find_adapters, import_adapters
+from text_to_lora.library.folders import find_adapters
+from text_to_lora.library.import_adapters import import_adapters
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights, load_adapter, save_adapter
 from text_to_lora.models.cache import fetch_base

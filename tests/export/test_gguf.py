@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
-from transformers import GPT2Config, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from text_to_lora.errors import ConfigError, SpecError
-from text_to_lora.export.gguf import export_adapter
-from text_to_lora.lora import LoraWeights
+from text_to_lora.export.gguf import write_adapter
+from text_to_lora.models.llama_gguf import _halve_rotary
+from tiny_exports import make_weights
 
 # Tensor of llama.cpp for each module.
 TENSORS = {
@@ -55,10 +56,10 @@ def read_deltas(file: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def test_delta_w_is_that_of_the_adapter_in_the_order_of_llama_cpp(
-    config: PreTrainedConfig, kit: Any, tmp_path: Path
+    config: PreTrainedConfig, tmp_path: Path
 ) -> None:
-    weights = kit.weights(config)
-    deltas = read_deltas(export_adapter(weights, tmp_path / "a.gguf", config))
+    weights = make_weights(config)
+    deltas = read_deltas(write_adapter(weights, tmp_path / "a.gguf", config))
     text = config.get_text_config()
     heads = {"self_attn.q_proj": 4, "self_attn.k_proj": 2}
     expected = {}
@@ -73,14 +74,11 @@ def test_delta_w_is_that_of_the_adapter_in_the_order_of_llama_cpp(
         np.testing.assert_allclose(deltas[name], delta.numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_the_header_says_what_llama_cpp_asks_for(
-    config: PreTrainedConfig, kit: Any, tmp_path: Path
-) -> None:
-    file = export_adapter(kit.weights(config), tmp_path / "a.gguf", config)
+def test_the_header_says_what_llama_cpp_asks_for(config: PreTrainedConfig, tmp_path: Path) -> None:
+    file = write_adapter(make_weights(config), tmp_path / "a.gguf", config)
     fields = {name: field.contents() for name, field in GGUFReader(file).fields.items()}
-    architecture = {"mistral": "llama", "gemma3_text": "gemma3"}.get(
-        config.model_type, config.model_type
-    )
+    family = config.model_type
+    architecture = {"mistral": "llama", "gemma3_text": "gemma3"}.get(family, family)
     assert fields["general.type"] == "adapter"
     assert fields["general.architecture"] == architecture
     assert fields["adapter.type"] == "lora"
@@ -88,74 +86,34 @@ def test_the_header_says_what_llama_cpp_asks_for(
 
 
 def test_the_rows_of_queries_and_keys_are_those_that_the_reader_of_bases_undoes(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
+    llama_config: PreTrainedConfig, tmp_path: Path
 ) -> None:
-    from text_to_lora.models.llama_gguf import _halve_rotary
-
-    weights = kit.weights(llama_config, targets=["q_proj", "k_proj"])
-    deltas = read_deltas(export_adapter(weights, tmp_path / "a.gguf", llama_config))
+    weights = make_weights(llama_config, targets=["q_proj", "k_proj"])
+    deltas = read_deltas(write_adapter(weights, tmp_path / "a.gguf", llama_config))
     for module, name, heads in (("q_proj", "attn_q", 4), ("k_proj", "attn_k", 2)):
         restored = _halve_rotary(deltas[f"blk.1.{name}.weight"], heads)
-        np.testing.assert_allclose(
-            restored, weights.delta(f"self_attn.{module}")[0, 1].numpy(), rtol=1e-4, atol=1e-6
-        )
+        expected = weights.delta(f"self_attn.{module}")[0, 1].numpy()
+        np.testing.assert_allclose(restored, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_equal_adapters_give_equal_bytes(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
-) -> None:
-    weights = kit.weights(llama_config)
-    files = [export_adapter(weights, tmp_path / name, llama_config) for name in ("a", "b")]
+def test_equal_adapters_give_equal_bytes(llama_config: PreTrainedConfig, tmp_path: Path) -> None:
+    weights = make_weights(llama_config)
+    files = [write_adapter(weights, tmp_path / name, llama_config) for name in ("a", "b")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_bfloat16_adapter_is_written_in_float32_without_loss(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
+    llama_config: PreTrainedConfig, tmp_path: Path
 ) -> None:
-    weights = kit.weights(llama_config, rslora=False, alpha=12.0).to(dtype=torch.bfloat16)
-    file = export_adapter(weights, tmp_path / "a.gguf", llama_config)
-    tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
-    tensor = tensors["blk.1.attn_v.weight.lora_b"]
+    weights = make_weights(llama_config, rslora=False, alpha=12.0).to(dtype=torch.bfloat16)
+    file = write_adapter(weights, tmp_path / "a.gguf", llama_config)
+    tensor = {tensor.name: tensor for tensor in GGUFReader(file).tensors}["blk.1.attn_v.weight.lora_b"]
     assert tensor.tensor_type == gguf.GGMLQuantizationType.F32
-    expected = 2 * weights.b["self_attn.v_proj"][0, 1].float()
-    np.testing.assert_array_equal(tensor.data, expected.numpy())
-
-
-def refused(weights: LoraWeights, config: PreTrainedConfig, folder: Path, **options: Any) -> str:
-    """The message of an export that fails and leaves nothing."""
-    with pytest.raises((SpecError, ConfigError)) as caught:
-        export_adapter(weights, folder / "a.gguf", config, **options)
-    assert not list(folder.iterdir())
-    return str(caught.value)
-
-
-def test_a_base_that_is_not_tested_is_refused_by_its_type(kit: Any, tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64)
-    assert refused(kit.weights(config), config, tmp_path) == (
-        "a base of type 'gpt2' cannot be exported to GGUF; supported are gemma2, gemma3, "
-        "gemma3_text, llama, mistral, phi3, qwen2, qwen3; merge the adapter into its base with "
-        "`t2l merge` instead"
-    )
-
-
-def test_several_adapters_are_refused(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
-) -> None:
-    message = refused(kit.weights(llama_config, adapters=3), llama_config, tmp_path)
-    assert message == "3 adapters for one export; export each of weights.unbind()"
-
-
-def test_nan_is_refused_by_its_place(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
-) -> None:
-    weights = kit.weights(llama_config)
-    weights.b["mlp.up_proj"][0, 1, 0, 0] = torch.nan
-    message = refused(weights, llama_config, tmp_path)
-    assert message.startswith("B of 'mlp.up_proj' in layer 1 of adapter 0 holds NaN or infinity")
+    np.testing.assert_array_equal(tensor.data, (2 * weights.b["self_attn.v_proj"][0, 1].float()).numpy())
 
 
 def test_a_module_without_a_tensor_is_refused_by_its_name(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama_config: PreTrainedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = gguf.TensorNameMap.get_name
 
@@ -163,35 +121,27 @@ def test_a_module_without_a_tensor_is_refused_by_its_name(
         return None if key.endswith("o_proj") else names(self, key)
 
     monkeypatch.setattr(gguf.TensorNameMap, "get_name", get_name)
-    assert refused(kit.weights(llama_config), llama_config, tmp_path) == (
+    message = (
         "llama.cpp has no tensor for self_attn.o_proj in a base of type 'llama'; leave these "
         "modules out of the adapter"
     )
-
-
-def test_a_name_of_the_base_is_refused(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path
-) -> None:
-    message = refused(kit.weights(llama_config), llama_config, tmp_path, engine_base="smollm2")
-    assert message == (
-        "a GGUF export does not name its base, so that 'smollm2' has no place in it; leave the "
-        "name out"
-    )
+    with pytest.raises(SpecError, match=message):
+        write_adapter(make_weights(llama_config), tmp_path / "a.gguf", llama_config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_the_package_the_extra_is_named(
-    llama_config: PreTrainedConfig, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    llama_config: PreTrainedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert refused(kit.weights(llama_config), llama_config, tmp_path) == (
-        "a GGUF export needs the package 'gguf'; pip install 'text-to-lora[export]'"
-    )
+    with pytest.raises(ConfigError, match=r"needs the package 'gguf'; pip install 'text-to-lora\[export\]'"):
+        write_adapter(make_weights(llama_config), tmp_path / "a.gguf", llama_config)
 
 
-def test_a_file_is_never_replaced(llama_config: PreTrainedConfig, kit: Any, tmp_path: Path) -> None:
+def test_a_file_is_never_replaced(llama_config: PreTrainedConfig, tmp_path: Path) -> None:
     file = tmp_path / "base.gguf"
     file.write_text("precious")
     with pytest.raises(ConfigError, match="exists already; choose another path"):
-        export_adapter(kit.weights(llama_config), file, llama_config, overwrite=True)
+        write_adapter(make_weights(llama_config), file, llama_config, overwrite=True)
     assert file.read_text() == "precious"
     assert list(tmp_path.iterdir()) == [file]

@@ -343,7 +343,7 @@ def test_base_is_what_is_given_else_what_is_named(fixture: Path, tmp_path: Path)
     assert "give the base model (--base)" in message
     assert read_official(fixture, base=elsewhere).hypernet.spec.base.name == str(elsewhere)
     config = LlamaConfig.from_pretrained(FIXTURES / NAMES[1] / "base")
-    assert "wrong shape: " in error_of(fixture, base=config)
+    assert "wrong shape of " in error_of(fixture, base=config)
     edit_args(fixture, model_dir=None)
     adapter = fixture / "adapter_config.json"
     adapter.write_text(
@@ -434,7 +434,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "broken json": (lambda f: (f / "adapter_config.json").write_text("{"), "is not JSON: line 1"),
     "rank": (lambda f: edit_adapter(f, r=None), "rank is None"),
-    "other rank": (lambda f: edit_adapter(f, r=4), "wrong shape: AB_offset.A.q_proj [4, 8, 64]"),
+    "other rank": (lambda f: edit_adapter(f, r=4), "wrong shape of AB_offset.A.q_proj (4, 8, 64)"),
     "targets": (lambda f: edit_adapter(f, target_modules=["q_proj"]), "targets ['q_proj'], the"),
     "layers": (lambda f: edit_adapter(f, layers_to_transform=[0]), "adapts some layers only"),
     "truncated": (
@@ -458,7 +458,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "reshaped": (
         lambda f: edit_state(f, lambda s: s.update({"mixer.1.bias": torch.ones(7)})),
-        "wrong shape: mixer.1.bias [7] instead of [128]",
+        "wrong shape of mixer.1.bias (7,), not (128,)",
     ),
     "nan": (
         lambda f: edit_state(f, lambda s: s["mixer.1.bias"].fill_(float("nan"))),

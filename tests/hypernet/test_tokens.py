@@ -10,8 +10,9 @@ from transformers import LlamaForCausalLM
 
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
+from text_to_lora.hypernet.config import TokenConfig
 from text_to_lora.hypernet.token_reader import TokenReader
-from text_to_lora.hypernet.tokens import TokenConfig, TokenStates
+from text_to_lora.hypernet.tokens import TokenStates
 from text_to_lora.lora import LoraSpec, adapted
 from tiny_models import make_config, make_tokenizer, random_adapters
 
@@ -150,31 +151,6 @@ def test_a_rank_that_points_at_a_word_stores_its_embedding_and_the_input_there(
         torch.testing.assert_close(after.b[key][0], expected_b, rtol=1e-4, atol=1e-5)
 
 
-def test_the_start_is_near_that_of_a_network_without_tokens(
-    base: LlamaForCausalLM, tokens: TokenConfig
-) -> None:
-    hypernet = make_network(base, tokens)
-    states = read(base, tokens, TEXTS)
-    weights = hypernet(torch.randn(3, 6), states)
-    for key in weights.b:
-        norms = weights.b[key].norm(dim=-2)
-        assert norms.max() < 0.1, key  # B alone is zero without words
-
-
-def test_gradients_reach_every_part(base: LlamaForCausalLM, tokens: TokenConfig) -> None:
-    hypernet = make_network(base, tokens)
-    assert hypernet.attention is not None
-    torch.nn.init.normal_(hypernet.attention.out.weight)
-    weights = hypernet(torch.randn(3, 6), read(base, tokens, TEXTS))
-    loss = sum(t.square().sum() for side in (weights.a, weights.b) for t in side.values())
-    assert isinstance(loss, torch.Tensor)
-    loss.backward()
-    for part in (hypernet.attention, hypernet.memory):
-        assert part is not None
-        for name, parameter in part.named_parameters():
-            assert parameter.grad is not None and parameter.grad.any(), name
-
-
 def test_an_adapted_base_reads_nothing(base: LlamaForCausalLM, tokens: TokenConfig) -> None:
     reader = TokenReader(base, make_tokenizer(), make_spec(base), tokens)
     adapter = random_adapters(make_spec(base), 1, torch.Generator().manual_seed(0))
@@ -182,48 +158,6 @@ def test_an_adapted_base_reads_nothing(base: LlamaForCausalLM, tokens: TokenConf
     with adapted(base, adapter), pytest.raises(SpecError, match=r"adapted\(\).*leave that block"):
         reader(["x"])
     assert torch.equal(reader(["x"]).hidden, before.hidden)
-
-
-@pytest.mark.parametrize("module", ["mlp.fc", "mlp.up_proj"])  # unknown, 48 outputs
-def test_words_are_stored_by_modules_that_write_into_the_residual_stream(
-    module: str, base: LlamaForCausalLM, tokens: TokenConfig
-) -> None:
-    message = rf"direct is \['{module}'\]; leave it empty, .* 32 outputs: mlp\.down_proj, self_attn"
-    with pytest.raises(ConfigError, match=message):
-        make_network(base, replace(tokens, direct=(module,)))
-
-
-def test_states_are_asked_for_and_refused(base: LlamaForCausalLM, tokens: TokenConfig) -> None:
-    with pytest.raises(SpecError, match="reads the base's token states"):
-        make_network(base, tokens)(torch.randn(1, 6))
-    with pytest.raises(SpecError, match="reads no token states"):
-        make_network(base, None)(torch.randn(1, 6), read(base, tokens, ["x"]))
-
-
-def test_configuration_comes_back(tokens: TokenConfig) -> None:
-    config = HypernetConfig(head="joint", embedding_dim=6, tokens=tokens)
-    assert HypernetConfig.from_dict(config.to_dict()) == config
-    assert "tokens" not in HypernetConfig(head="joint", embedding_dim=6).to_dict()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"heads": 3}, "attention_size is 8; a multiple of heads=3"),
-        ({"max_tokens": 0}, "max_tokens is 0; a whole number of 1 or more"),
-        ({"direct": ("",)}, r"direct is \(''"),
-    ],
-)
-def test_sizes_that_cannot_work_are_refused(
-    tokens: TokenConfig, change: dict[str, object], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        replace(tokens, **change)  # type: ignore[arg-type]
-
-
-def test_unknown_fields_are_named(tokens: TokenConfig) -> None:
-    with pytest.raises(ConfigError, match=r"unknown fields \['depth'\]"):
-        TokenConfig.from_dict({**tokens.to_dict(), "depth": 1})
 
 
 def test_states_of_some_texts_are_those_of_each(
@@ -238,3 +172,33 @@ def test_states_of_some_texts_are_those_of_each(
         assert torch.equal(turned.following[place], states.following[text])
         for key, tensor in states.inputs.items():
             assert torch.equal(turned.inputs[key][place], tensor[text])
+
+
+def test_a_fresh_network_is_near_one_without_tokens_and_learns_in_every_part(
+    base: LlamaForCausalLM, tokens: TokenConfig
+) -> None:
+    hypernet = make_network(base, tokens)
+    assert hypernet.attention is not None
+    embeddings, states = torch.randn(3, 6), read(base, tokens, TEXTS)
+    for b in hypernet(embeddings, states).b.values():
+        assert b.norm(dim=-2).max() < 0.1  # B alone is zero without words
+    torch.nn.init.normal_(hypernet.attention.out.weight)
+    weights = hypernet(embeddings, states)
+    sum((t**2).sum() for side in (weights.a, weights.b) for t in side.values()).backward()
+    for part in (hypernet.attention, hypernet.memory):
+        assert part is not None
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is not None and parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("module", ["mlp.fc", "mlp.up_proj"])  # unknown, 48 outputs
+def test_what_cannot_store_or_read_words_is_refused(
+    module: str, base: LlamaForCausalLM, tokens: TokenConfig
+) -> None:
+    message = rf"direct is \['{module}'\]; leave it empty, .* 32 outputs: mlp\.down_proj, self_attn"
+    with pytest.raises(ConfigError, match=message):
+        make_network(base, replace(tokens, direct=(module,)))
+    with pytest.raises(SpecError, match="reads the base's token states"):
+        make_network(base, tokens)(torch.randn(1, 6))
+    with pytest.raises(SpecError, match="reads no token states"):
+        make_network(base, None)(torch.randn(1, 6), read(base, tokens, ["x"]))

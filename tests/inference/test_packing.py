@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
     BertConfig,
     BloomConfig,
     Gemma2Config,
@@ -28,6 +27,7 @@ from transformers import (
 from text_to_lora.inference.packing import _attention, takes_packed_rows
 from text_to_lora.inference.rows import Rows, answer_logits
 from text_to_lora.lora import LoraSpec, LoraWeights
+from tiny_lora import make_model, make_weights
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -63,25 +63,8 @@ ANSWERS = [[20, 21], [22, 23, 24], [25], [26, 27]]
 ADAPTERS = [1, 0, 1, 2]
 
 
-def make_base(config: PreTrainedConfig) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    assert isinstance(model, PreTrainedModel)
-    return model.eval().requires_grad_(False)
-
-
-def make_weights(base: PreTrainedModel) -> LoraWeights:
-    generator = torch.Generator().manual_seed(1)
-    spec = LoraSpec.from_config(base.config, targets="all-linear", rank=2)
-
-    def draw(*shape: int) -> Tensor:
-        return (0.3 * torch.randn(*shape, generator=generator)).requires_grad_()
-
-    return LoraWeights(
-        spec,
-        {g.key: draw(3, len(g.layers), 2, g.in_features) for g in spec.groups},
-        {g.key: draw(3, len(g.layers), g.out_features, 2) for g in spec.groups},
-    )
+def make_base(family: str) -> PreTrainedModel:
+    return make_model((PACKED | PADDED)[family]())
 
 
 def run(base: PreTrainedModel, weights: LoraWeights) -> tuple[Tensor, list[Tensor]]:
@@ -100,8 +83,10 @@ def run(base: PreTrainedModel, weights: LoraWeights) -> tuple[Tensor, list[Tenso
 def test_packed_rows_give_the_logits_and_gradients_of_padded_ones(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = make_base(PACKED[family]())
-    weights = make_weights(base)
+    base = make_base(family)
+    weights = make_weights(LoraSpec.from_config(base.config, targets="all-linear", rank=2), adapters=3)
+    for factor in (*weights.a.values(), *weights.b.values()):
+        factor.requires_grad_()
     assert takes_packed_rows(base, 6)
     implementation = base.config._attn_implementation
     logits, gradients = run(base, weights)
@@ -120,7 +105,7 @@ OF_ADAPTER = [1, 1, 1, 0, 2, 2, 2]
 
 @pytest.mark.parametrize("family", PACKED)
 def test_rows_that_begin_alike_give_the_logits_and_gradients_of_rows_apart(family: str) -> None:
-    base = make_base(PACKED[family]())
+    base = make_base(family)
     weights = make_weights(base)
     rows = Rows.join(SHARED, [[20, 21], [22], [23, 24], [25], [26], [27, 28], [29]])
     factors = [*weights.a.values(), *weights.b.values()]
@@ -146,29 +131,29 @@ def test_rows_that_begin_alike_give_the_logits_and_gradients_of_rows_apart(famil
 
 @pytest.mark.parametrize("family", PADDED)
 def test_bases_beyond_plain_causal_attention_are_padded(family: str) -> None:
-    assert not takes_packed_rows(make_base(PADDED[family]()), 4)
+    assert not takes_packed_rows(make_base(family), 4)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3"])
 def test_rows_longer_than_a_sliding_window_are_padded(family: str) -> None:
-    base = make_base(PACKED[family]())
+    base = make_base(family)
     assert takes_packed_rows(base, 6) and not takes_packed_rows(base, 7)
 
 
 def test_very_long_rows_are_padded() -> None:
-    base = make_base(PACKED["llama"]())
+    base = make_base("llama")
     assert takes_packed_rows(base, 512) and not takes_packed_rows(base, 513)
 
 
 def test_a_base_that_leaks_between_rows_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
-    base: Any = make_base(PACKED["llama"]())
+    base: Any = make_base("llama")
     norm = base.model.norm
     monkeypatch.setattr(norm, "forward", lambda x: x + x.cumsum(1))
     assert not takes_packed_rows(base, 4)
 
 
 def test_a_base_that_does_not_read_positions_is_padded(monkeypatch: pytest.MonkeyPatch) -> None:
-    base: Any = make_base(PACKED["gpt2"]())  # whose positions are absolute
+    base: Any = make_base("gpt2")  # whose positions are absolute
     whole = base.forward
 
     def forward(input_ids: Tensor, **options: Any) -> Any:

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.library.export import export_library, folder_names
-from text_to_lora.library.import_adapters import find_adapters, import_adapters
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora import LoraSpec, adapted
 
@@ -80,27 +79,6 @@ def test_a_folder_says_all_that_the_library_knows(library: AdapterLibrary, tmp_p
     }
 
 
-def test_what_is_exported_can_be_imported_again(
-    kit: Any, library: AdapterLibrary, tmp_path: Path
-) -> None:
-    export_library(library, tmp_path / "out")
-    import_adapters(
-        find_adapters(tmp_path / "out"),
-        tmp_path / "again",
-        read_base=lambda name, revision: kit.config("llama"),
-    )
-    again = load_library(tmp_path / "again")
-    assert sorted(again.names) == sorted(TASKS)
-    for task in TASKS:
-        entry, expected = again.entry(task), library.entry(task)
-        assert entry.descriptions == expected.descriptions
-        assert entry.validation_loss == expected.validation_loss
-        for key in library.weights.a:
-            torch.testing.assert_close(
-                again.adapter(task).delta(key), library.adapter(task).delta(key)
-            )
-
-
 def test_folder_names_are_safe_and_distinct() -> None:
     tasks = ["plain-1.x", "a/b", "a_b", "a b", "A", "a", "..", ".x", "con", "index.json", "x" * 300]
     names = folder_names(tasks)
@@ -145,36 +123,6 @@ def test_finished_folders_are_kept_and_damaged_ones_written_again(
     assert export_library(library, tmp_path).kept == tuple(TASKS)
 
 
-def test_other_content_is_kept_unless_overwritten(library: AdapterLibrary, tmp_path: Path) -> None:
-    (tmp_path / "sums").mkdir()
-    with pytest.raises(ConfigError, match=r"sums' is not this library's adapter of 'sums'; pass"):
-        export_library(library, tmp_path)
-    export_library(library, tmp_path, overwrite=True)
-    other = AdapterLibrary(library.weights.scale(2.0), library.entries)
-    with pytest.raises(ConfigError, match="is not this library's adapter of 'sums'"):
-        export_library(other, tmp_path)
-
-
-def test_a_mapping_of_something_else_is_not_replaced(
-    library: AdapterLibrary, tmp_path: Path
-) -> None:
-    (tmp_path / "index.json").write_text('{"format": "mine"}')
-    with pytest.raises(ConfigError, match=r"format 'mine'; 'text-to-lora export' is expected"):
-        export_library(library, tmp_path)
-
-
-def test_a_folder_of_others_is_refused_before_anything_is_written(
-    library: AdapterLibrary, tmp_path: Path
-) -> None:
-    folders = export_library(library, tmp_path / "first").folders
-    last = folders[library.names[-1]]
-    (tmp_path / "out" / last).mkdir(parents=True)
-    (tmp_path / "out" / last / "thesis.tex").write_text("work")
-    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which this program did not write"):
-        export_library(library, tmp_path / "out", overwrite=True)
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == [last, "thesis.tex"]
-
-
 def test_of_two_exports_at_once_both_stand_in_the_mapping(
     library: AdapterLibrary, tmp_path: Path
 ) -> None:
@@ -187,3 +135,27 @@ def test_of_two_exports_at_once_both_stand_in_the_mapping(
     mapping = json.loads((tmp_path / "index.json").read_text())["folders"]
     assert sorted(mapping) == sorted(tasks[:2])
     assert not list(tmp_path.glob(".*"))
+
+
+def test_other_content_is_refused_before_anything_is_written(
+    library: AdapterLibrary, tmp_path: Path
+) -> None:
+    folders = export_library(library, tmp_path / "first").folders
+    last = folders[library.names[-1]]
+    out = tmp_path / "out"
+    (out / "sums").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"sums' is not this library's adapter of 'sums'; pass"):
+        export_library(library, out)
+    (out / last).mkdir()
+    (out / last / "thesis.tex").write_text("work")
+    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which this program did not write"):
+        export_library(library, out, overwrite=True)
+    assert {path.name for path in out.rglob("*")} == {"sums", last, "thesis.tex"}
+    (out / last / "thesis.tex").unlink()
+    export_library(library, out, overwrite=True)
+    other = AdapterLibrary(library.weights.scale(2.0), library.entries)
+    with pytest.raises(ConfigError, match="is not this library's adapter of 'sums'"):
+        export_library(other, out)
+    (out / "index.json").write_text('{"format": "mine"}')
+    with pytest.raises(ConfigError, match=r"format 'mine'; 'text-to-lora export' is expected"):
+        export_library(library, out)

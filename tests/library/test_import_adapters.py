@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,8 @@ from transformers import PreTrainedConfig
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
 from text_to_lora.library import import_adapters as importing
-from text_to_lora.library.import_adapters import (
-    FoundAdapter,
-    ImportReport,
-    find_adapters,
-    import_adapters,
-)
+from text_to_lora.library.folders import AdapterFolder, find_adapters
+from text_to_lora.library.import_adapters import ImportReport, import_adapters
 from text_to_lora.library.library import load_library, save_library, write_library
 from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
 from text_to_lora.outputs import lock
@@ -69,6 +64,10 @@ class Tree:
             key: weights.to(dtype=torch.float64).delta(key)[0] for key in weights.a
         }
         return save_adapter(weights, self.root / name, scale_safe=False, provenance=provenance)
+
+    def move_on(self) -> None:
+        """Go on in an empty tree."""
+        self.root, self.deltas = self.root.with_name(f"{self.root.name}+"), {}
 
     def read_base(self, name: str, revision: str | None) -> PreTrainedConfig:
         return self.config
@@ -175,12 +174,6 @@ def test_a_folder_of_lots_of_loras_is_named_and_described_by_its_card(
     ]
 
 
-def test_given_descriptions_come_before_those_of_the_folder(tree: Tree, library: Path) -> None:
-    tree.add("a", provenance={"descriptions": ["Old."]})
-    tree.load(library, descriptions={"a": ["New.", "Newer."], "unused": ["x"]})
-    assert load_library(library).entry("a").descriptions == ("New.", "Newer.")
-
-
 def test_equal_scaling_is_kept_bit_for_bit(tree: Tree, library: Path) -> None:
     tree.add("a", dtype=torch.bfloat16)
     tree.add("b", dtype=torch.bfloat16, alpha=4.0, rslora=True)  # 4 / sqrt 4 = 8 / 4
@@ -206,13 +199,11 @@ def test_unlike_scaling_is_folded_so_that_delta_stays(tree: Tree, library: Path)
     assert (report.rescaled, report.dtype) == (True, torch.float32)
     assert load_library(library).spec.scaling == 1.0
     tree.assert_deltas(library, 1e-6)  # a product of float32 has a relative error of 6e-8
-
-
-def test_scaling_by_a_power_of_two_is_exact(tree: Tree, library: Path) -> None:
-    for name, alpha in (("a", 8.0), ("b", 2.0), ("c", 1.0)):
+    tree.move_on()
+    for name, alpha in (("d", 8.0), ("e", 2.0), ("f", 1.0)):
         tree.add(name, alpha=alpha, dtype=torch.bfloat16)
-    tree.load(library)
-    tree.assert_deltas(library, 0.0)
+    tree.load(library.with_name("of powers of two"))
+    tree.assert_deltas(library.with_name("of powers of two"), 0.0)
 
 
 def test_adding_to_a_library_takes_its_scaling_and_keeps_its_adapters(
@@ -268,27 +259,6 @@ def test_unlike_ranks_modules_and_layers_are_listed_with_who_has_them(
     assert not library.exists()
 
 
-def test_unlike_slots_of_the_same_modules_and_layers_are_listed(tree: Tree, library: Path) -> None:
-    tree.add("a")
-    folder = tree.add("b")
-    file = folder / "adapter_config.json"
-    pattern = r"model\.layers\.(0\.self_attn\.(q|v)_proj|1\.self_attn\.q_proj)"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_modules": pattern}))
-    with pytest.raises(
-        SpecError, match=r"all in 'a'; slots without model\.layers\.1\.self_attn\.v_proj in 'b'"
-    ):
-        tree.load(library)
-
-
-def test_a_library_is_part_of_the_comparison(tree: Tree, library: Path) -> None:
-    tree.add("a")
-    tree.load(library)
-    tree.root = tree.root.parent / "others"
-    tree.add("b", rank=2, targets=["q_proj", "k_proj", "v_proj"])
-    with pytest.raises(SpecError, match=r"rank 4 in the library; rank 2 in 'b'; modules .* in the"):
-        tree.load(library)
-
-
 def test_one_rank_is_made_by_truncated_svd_and_what_it_costs_is_told(
     tree: Tree, library: Path
 ) -> None:
@@ -318,16 +288,6 @@ def test_one_rank_is_made_by_truncated_svd_and_what_it_costs_is_told(
             torch.testing.assert_close(ours, delta, rtol=1e-4, atol=1e-5)
 
 
-def test_a_rank_that_the_library_does_not_have_is_refused(tree: Tree, library: Path) -> None:
-    tree.add("a")
-    tree.load(library)
-    tree.root = tree.root.parent / "others"
-    tree.add("b", rank=8)
-    with pytest.raises(SpecError, match="the library has rank 4, not 6; pass --rank 4"):
-        tree.load(library, rank=6)
-    assert list(tree.load(library, rank=4).rank_errors) == ["b"]
-
-
 def test_adapters_of_another_base_are_refused_with_both_names(tree: Tree, library: Path) -> None:
     tree.add("a")
     tree.add("b", base="example/other")
@@ -344,123 +304,6 @@ def test_adapters_of_another_base_are_refused_with_both_names(tree: Tree, librar
         tree.load(library)
     with pytest.raises(SpecError, match="for base 'example/base', not 'example/other'"):
         tree.load(library, base="example/other")
-
-
-def test_a_base_is_asked_for_when_no_adapter_names_one(tree: Tree, library: Path) -> None:
-    tree.add("a", base="")
-    with pytest.raises(ConfigError, match="no adapter says what its base is; name it with --base"):
-        tree.load(library)
-    tree.load(library, base=BASE)
-    assert load_library(library).spec.base.name == BASE
-
-
-def test_one_base_folder_under_two_names_is_one_base(tree: Tree, library: Path) -> None:
-    (tree.root.parent / "base").mkdir()
-    tree.add("a", base=str(tree.root.parent / "base"))
-    tree.add("b", base=str(tree.root.parent / "base" / ".." / "base"))
-    assert tree.load(library).num_adapters == 2
-
-
-def truncate(folder: Path) -> None:
-    file = folder / "adapter_model.safetensors"
-    file.write_bytes(file.read_bytes()[:-10])
-
-
-def change_config(folder: Path, **fields: Any) -> None:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
-
-
-def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    file = folder / "adapter_model.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
-    change(tensors)
-    save_file(tensors, file)
-
-
-Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
-BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (truncate, "truncated or corrupt"),
-    "nan": (
-        lambda folder: edit(folder, lambda t: t[f"{Q0}.lora_A.weight"].fill_(torch.nan)),
-        "NaN or infinity in .*q_proj",
-    ),
-    "missing tensor": (
-        lambda folder: edit(folder, lambda t: t.pop(f"{Q0}.lora_B.weight")),
-        r"missing .*layers\.0\.self_attn\.q_proj\.lora_B\.weight",
-    ),
-    "no tensors": (
-        lambda folder: (folder / "adapter_model.safetensors").unlink(),
-        r"holds no adapter_model\.safetensors",
-    ),
-    "foreign modules": (
-        lambda folder: edit(
-            folder, lambda t: t.update({f"{Q0}x.lora_A.weight": torch.zeros(4, 32)})
-        ),
-        r"layers\.0\.self_attn\.q_projx",
-    ),
-    "configuration": (
-        lambda folder: (folder / "adapter_config.json").write_text("{"),
-        r"adapter_config\.json' is not JSON",
-    ),
-    "a pattern that does not compile": (
-        lambda folder: change_config(folder, target_modules="*.q_proj"),
-        "this is no regular expression",
-    ),
-    "a pattern that does not end": (
-        lambda folder: change_config(folder, target_modules=r"((?:.|..)+)+\1[0-9]"),
-        "a pattern of modules that takes more than 1 s",
-    ),
-    "a rank that its tensors do not have": (
-        lambda folder: change_config(folder, r=2),
-        r"has r=2, but .*lora_A.weight is \(4, 32\)",
-    ),
-    "a rank of many digits": (
-        lambda folder: (folder / "adapter_config.json").write_text('{"r": ' + "9" * 5000 + "}"),
-        "has a number of 5000 digits",
-    ),
-    "nesting": (
-        lambda folder: (folder / "adapter_config.json").write_text("[" * 100_000),
-        "is nested more than 64 deep",
-    ),
-    "half a character": (
-        lambda folder: (folder / "provenance.json").write_text('{"description": "\\ud83c"}'),
-        "half of a surrogate pair",
-    ),
-    "no file": (
-        lambda folder: (folder / "provenance.json").mkdir(),
-        "is not a file; check the path",
-    ),
-    "float8": (
-        lambda folder: edit(
-            folder,
-            lambda t: t.update({name: t[name].to(torch.float8_e4m3fn) for name in t}),
-        ),
-        "has dtype torch.float8_e4m3fn",
-    ),
-    "provenance": (
-        lambda folder: (folder / "provenance.json").write_text('{"steps": "many"}'),
-        "steps 'many'",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_adapter_is_named_and_left_out_on_request(
-    tree: Tree, library: Path, kind: str
-) -> None:
-    tree.add("a")
-    tree.add("b")
-    break_it, message = BROKEN[kind]
-    break_it(tree.root / "b")
-    with pytest.raises(AdapterFormatError, match=f"the adapter of 'b': .*{message}.*--skip-bad"):
-        tree.load(library)
-    assert not library.exists()
-    with pytest.warns(T2LWarning, match=f"the adapter of 'b' is left out: .*{message}"):
-        report = tree.load(library, skip_bad=True)
-    assert list(report.skipped) == ["b"]
-    del tree.deltas["b"]
-    tree.assert_deltas(library, 0.0)
 
 
 def test_an_adapter_that_a_fault_of_this_program_stops_is_left_out_on_request(
@@ -503,91 +346,6 @@ def test_a_damaged_adapter_of_the_library_is_named_or_left_out(tree: Tree, libra
         tree.load(library, skip_bad=True)
     del tree.deltas["b"]
     tree.assert_deltas(library, 0.0)
-
-
-def test_when_all_are_broken_there_is_no_library(tree: Tree, library: Path) -> None:
-    truncate(tree.add("a"))
-    with (
-        pytest.warns(T2LWarning, match="'a' is left out"),
-        pytest.raises(AdapterFormatError, match="no adapter is left; all 1 are broken: a"),
-    ):
-        tree.load(library, skip_bad=True)
-    assert not library.exists()
-
-
-def test_tasks_without_descriptions_are_named(tree: Tree, library: Path) -> None:
-    tree.add("a")
-    tree.add("b")
-    with pytest.warns(T2LWarning, match="no descriptions of b: ") as warned:
-        report = tree.load(library, descriptions={"a": ["Do a."]})
-    assert len(warned) == 1
-    assert report.undescribed == ("b",)
-
-
-def test_descriptions_of_other_tasks_alone_are_refused(tree: Tree, library: Path) -> None:
-    tree.add("a")
-    with pytest.raises(ConfigError, match="of x, y, none of which is imported; the tasks are a"):
-        tree.load(library, descriptions={"x": ["X."], "y": ["Y."]})
-
-
-def test_two_folders_of_one_task_are_refused(tree: Tree, library: Path) -> None:
-    tree.add("a")
-    tree.add("b", provenance={"task": "a"})
-    with pytest.raises(ConfigError, match=r"two adapters are of task 'a': '.*a' and '.*b'; rename"):
-        tree.load(library)
-
-
-def test_places_without_adapters_are_refused(tree: Tree, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'nowhere' is not a folder"):
-        find_adapters(tmp_path / "nowhere", name="nowhere")
-    with pytest.raises(ConfigError, match=r"holds no PEFT adapter \(adapter_config\.json"):
-        find_adapters(tmp_path)
-
-
-def test_what_is_no_library_is_not_written_over(tree: Tree, tmp_path: Path) -> None:
-    tree.add("a")
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "text").write_text("mine")
-    with pytest.raises(AdapterFormatError, match=r"index\.json' does not exist"):
-        tree.load(other, overwrite=True)
-    assert (other / "text").read_text() == "mine"
-
-
-def test_the_adapters_are_in_the_order_given(tree: Tree, library: Path) -> None:
-    found = [FoundAdapter(name, tree.add(name), name) for name in ("z", "a", "m")]
-    with pytest.warns(T2LWarning, match="no descriptions of z, a, m"):
-        import_adapters(found, library, read_base=tree.read_base)
-    assert load_library(library).names == ["z", "a", "m"]
-
-
-def test_a_file_of_others_in_the_library_is_kept(tree: Tree, tmp_path: Path) -> None:
-    tree.add("a")
-    tree.load(tmp_path / "library")
-    (tmp_path / "library" / "thesis.tex").write_text("work")
-    tree.add("b")
-    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which this program did not write"):
-        tree.load(tmp_path / "library", overwrite=True)
-    assert load_library(tmp_path / "library").names == ["a"]
-    assert (tmp_path / "library" / "thesis.tex").read_text() == "work"
-
-
-def test_a_library_that_another_job_made_in_the_meantime_is_kept(
-    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where the file system has no locks: the other job writes between reading and writing."""
-    tree.add("a")
-    tree.load(tmp_path / "other")
-    tree.add("b")
-
-    def read_base(name: str, revision: str | None) -> PreTrainedConfig:
-        shutil.copytree(tmp_path / "other", tmp_path / "library")
-        return tree.config
-
-    monkeypatch.setattr(tree, "read_base", read_base)
-    with pytest.raises(ConfigError, match=r"library' exists already"):
-        tree.load(tmp_path / "library")
-    assert load_library(tmp_path / "library").names == ["a"]
 
 
 def test_a_library_that_another_job_changed_in_the_meantime_is_kept(
@@ -673,3 +431,163 @@ def test_a_killed_job_leaves_a_library_that_the_next_can_add_to(
     assert load_library(tmp_path / "library").names == ["first"]
     tree.load(tmp_path / "library", overwrite=True)
     assert load_library(tmp_path / "library").names == ["first", "second"]
+
+
+def test_a_library_is_part_of_the_comparison(tree: Tree, library: Path) -> None:
+    tree.add("a")
+    tree.load(library)
+    tree.move_on()
+    tree.add("b", rank=2, targets=["q_proj", "k_proj", "v_proj"])
+    with pytest.raises(SpecError, match=r"rank 4 in the library; rank 2 in 'b'; modules .* in the"):
+        tree.load(library)
+    tree.move_on()
+    tree.add("c", rank=8)
+    with pytest.raises(SpecError, match="the library has rank 4, not 6; pass --rank 4"):
+        tree.load(library, rank=6)
+    assert list(tree.load(library, rank=4).rank_errors) == ["c"]
+    tree.move_on()
+    pattern = r"model\.layers\.(0\.self_attn\.(q|v)_proj|1\.self_attn\.q_proj)"
+    change_config(tree.add("d"), target_modules=pattern)
+    with pytest.raises(
+        SpecError,
+        match=r"all in the library; slots without model\.layers\.1\.self_attn\.v_proj in 'd'",
+    ):
+        tree.load(library)
+
+
+def test_the_name_of_the_base_is_asked_for_or_compared_as_a_folder(
+    tree: Tree, library: Path
+) -> None:
+    tree.add("a", base="")
+    with pytest.raises(ConfigError, match="no adapter says what its base is; name it with --base"):
+        tree.load(library)
+    tree.load(library, base=BASE)
+    assert load_library(library).spec.base.name == BASE
+    tree.move_on()
+    (tree.root.parent / "base").mkdir()
+    tree.add("b", base=str(tree.root.parent / "base"))
+    tree.add("c", base=str(tree.root.parent / "base" / ".." / "base"))
+    assert tree.load(library.with_name("other")).num_adapters == 2
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def edit(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
+    def edit_tensors(folder: Path) -> None:
+        file = folder / "adapter_model.safetensors"
+        tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+        change(tensors)
+        save_file(tensors, file)
+
+    return edit_tensors
+
+
+Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nan": (
+        edit(lambda t: t[f"{Q0}.lora_A.weight"].fill_(torch.nan)),
+        "NaN or infinity in .*q_proj",
+    ),
+    "missing tensor": (
+        edit(lambda t: t.pop(f"{Q0}.lora_B.weight")),
+        r"missing .*layers\.0\.self_attn\.q_proj\.lora_B\.weight",
+    ),
+    "no tensors": (
+        lambda folder: (folder / "adapter_model.safetensors").unlink(),
+        r"holds no adapter_model\.safetensors",
+    ),
+    "foreign modules": (
+        edit(lambda t: t.update({f"{Q0}x.lora_A.weight": torch.zeros(4, 32)})),
+        r"layers\.0\.self_attn\.q_projx",
+    ),
+    "configuration": (
+        lambda folder: (folder / "adapter_config.json").write_text("{"),
+        r"adapter_config\.json' is not JSON",
+    ),
+    "a pattern that does not end": (
+        lambda folder: change_config(folder, target_modules=r"((?:.|..)+)+\1[0-9]"),
+        "a pattern of modules that takes more than 1 s",
+    ),
+    "a rank that its tensors do not have": (
+        lambda folder: change_config(folder, r=2),
+        r"has r=2, but .*lora_A.weight is \(4, 32\)",
+    ),
+    "half a character": (
+        lambda folder: (folder / "provenance.json").write_text('{"description": "\\ud83c"}'),
+        "half of a surrogate pair",
+    ),
+    "no file": (
+        lambda folder: (folder / "provenance.json").mkdir(),
+        "is not a file; check the path",
+    ),
+    "provenance": (
+        lambda folder: (folder / "provenance.json").write_text('{"steps": "many"}'),
+        "steps is 'many'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_adapter_is_named_and_left_out_on_request(
+    tree: Tree, library: Path, kind: str
+) -> None:
+    tree.add("a")
+    damage, message = BROKEN[kind]
+    damage(tree.add("b"))
+    with pytest.raises(AdapterFormatError, match=f"the adapter of 'b': .*{message}.*--skip-bad"):
+        tree.load(library)
+    assert not library.exists()
+    with pytest.warns(T2LWarning, match=f"the adapter of 'b' is left out: .*{message}"):
+        report = tree.load(library, skip_bad=True)
+    assert list(report.skipped) == ["b"]
+    del tree.deltas["b"]
+    tree.assert_deltas(library, 0.0)
+    tree.move_on()
+    damage(tree.add("b"))
+    with (
+        pytest.warns(T2LWarning, match="'b' is left out"),
+        pytest.raises(AdapterFormatError, match="no adapter is left; all 1 are broken: b"),
+    ):
+        tree.load(library.with_name("other"), skip_bad=True)
+
+
+def test_descriptions_are_those_given_and_missing_ones_are_named(tree: Tree, library: Path) -> None:
+    adapters = [AdapterFolder(name, tree.add(name), name) for name in ("z", "a", "m")]
+    (adapters[1].folder / "provenance.json").write_text('{"descriptions": ["Old."]}')
+    with pytest.warns(T2LWarning, match="no descriptions of z, m: ") as warned:
+        report = import_adapters(
+            adapters,
+            library,
+            read_base=tree.read_base,
+            descriptions={"a": ["New.", "Newer."], "unused": ["x"]},
+        )
+    assert len(warned) == 1
+    assert report.undescribed == ("z", "m")
+    assert load_library(library).names == ["z", "a", "m"]  # in the order given
+    assert load_library(library).entry("a").descriptions == ("New.", "Newer.")
+    with pytest.raises(ConfigError, match="of x, y, none of which is imported; the tasks are a, m"):
+        tree.load(library, descriptions={"x": ["X."], "y": ["Y."]}, overwrite=True)
+
+
+def test_places_that_cannot_be_are_refused(tree: Tree, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'nowhere' is not a folder"):
+        find_adapters(tmp_path / "nowhere", name="nowhere")
+    with pytest.raises(ConfigError, match=r"holds no PEFT adapter \(adapter_config\.json"):
+        find_adapters(tmp_path)
+    tree.add("a")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "text").write_text("mine")
+    with pytest.raises(AdapterFormatError, match=r"index\.json' does not exist"):
+        tree.load(tmp_path / "other", overwrite=True)
+    tree.load(tmp_path / "library")
+    (tmp_path / "library" / "thesis.tex").write_text("work")
+    with pytest.raises(ConfigError, match=r"holds 'thesis\.tex', which this program did not write"):
+        tree.load(tmp_path / "library", overwrite=True)
+    assert (tmp_path / "other" / "text").read_text() == "mine"
+    assert (tmp_path / "library" / "thesis.tex").read_text() == "work"
+    tree.add("b", provenance={"task": "a"})
+    with pytest.raises(ConfigError, match=r"two adapters are of task 'a': '.*a' and '.*b'; rename"):
+        tree.load(tmp_path / "new")

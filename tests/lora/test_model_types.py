@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from text_to_lora.errors import AdapterFormatError, SpecError, T2LWarning
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted, load_adapter, merge, save_adapter
+from text_to_lora.lora.identity import base_model_ref
 from text_to_lora.lora.outline import ModelOutline, rewritten_names
-from text_to_lora.lora.spec import base_model_ref
 from tiny_types import MODEL_TYPES, tiny_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "model-types.md"

@@ -52,51 +52,6 @@ def test_unlike_shapes_under_one_name_become_two_groups(kit: Any) -> None:
     assert [group.key for group in one_layer.groups] == ["self_attn.q_proj"]
 
 
-def test_leaf_path_and_order_of_targets_give_one_spec(kit: Any) -> None:
-    config = kit.config("llama")
-    by_leaf = LoraSpec.from_config(config, targets=["v_proj", "q_proj"])
-    by_path = LoraSpec.from_config(config, targets=["self_attn.q_proj", "self_attn.v_proj"])
-    assert by_leaf == by_path
-
-
-def test_v_proj_is_not_found_inside_qkv_proj(kit: Any) -> None:
-    with pytest.raises(SpecError, match=r"no target module 'v_proj' \(did you mean 'qkv_proj'"):
-        LoraSpec.from_config(kit.config("phi3"), targets=["v_proj"])
-
-
-def test_unknown_target_lists_what_exists(kit: Any) -> None:
-    with pytest.raises(SpecError, match=r"'q_prj' .*mean 'q_proj'.*has mlp.down_proj, .*v_proj"):
-        LoraSpec.from_config(kit.config("llama"), targets=["q_prj"])
-
-
-def test_target_outside_the_decoder_layers_is_unknown(kit: Any) -> None:
-    with pytest.raises(SpecError, match="no target module 'lm_head'"):
-        LoraSpec.from_config(kit.config("llama"), targets=["lm_head"])
-    with pytest.raises(SpecError, match="no target module 'fc1'"):
-        LoraSpec.from_config(kit.config("gemma3"), targets=["fc1"])
-
-
-def test_target_of_other_layers_says_which(kit: Any) -> None:
-    config = transformers.Qwen2MoeConfig(
-        **kit.config("qwen2_moe").to_diff_dict() | {"mlp_only_layers": [0]}
-    )
-    with pytest.raises(SpecError, match=r"'shared_expert.up_proj' is not .* in layers \[1\]"):
-        LoraSpec.from_config(config, targets=["shared_expert.up_proj"], layers=[0])
-
-
-@pytest.mark.parametrize("target", ["gate_up_proj", "mlp.experts", "experts.down_proj"])
-def test_fused_experts_are_refused_in_one_line(kit: Any, target: str) -> None:
-    with pytest.raises(SpecError, match=f"'{target}' means expert parameters") as caught:
-        LoraSpec.from_config(kit.config("qwen2_moe"), targets=[target])
-    assert "\n" not in str(caught.value)
-
-
-def test_name_shared_by_experts_and_a_module_warns(kit: Any) -> None:
-    with pytest.warns(T2LWarning, match=r"'down_proj' adapts mlp.shared_expert.down_proj but not"):
-        spec = LoraSpec.from_config(kit.config("qwen2_moe"), targets=["down_proj"])
-    assert [group.module for group in spec.groups] == ["mlp.shared_expert.down_proj"]
-
-
 def test_all_linear_on_experts_is_attention_and_shared_expert(kit: Any) -> None:
     spec = LoraSpec.from_config(kit.config("qwen2_moe"), targets="all-linear")
     assert [group.module for group in spec.groups] == [
@@ -107,25 +62,6 @@ def test_all_linear_on_experts_is_attention_and_shared_expert(kit: Any) -> None:
     assert named.groups[0].out_features == 1
 
 
-@pytest.mark.parametrize("layers", [[2], [-1], [0, 0], []])
-def test_layers_out_of_range_are_refused(kit: Any, layers: list[int]) -> None:
-    with pytest.raises(SpecError, match="distinct numbers from 0 to 1"):
-        LoraSpec.from_config(kit.config("llama"), targets="q_proj", layers=layers)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("rank", 0), ("rank", 2.0), ("alpha", 0.0), ("alpha", math.inf)]
-)
-def test_rank_and_alpha_are_checked(kit: Any, field: str, value: Any) -> None:
-    with pytest.raises(SpecError, match=f"{field} is {value}"):
-        LoraSpec.from_config(kit.config("llama"), targets="q_proj", **{field: value})
-
-
-def test_model_without_causal_head_is_refused() -> None:
-    with pytest.raises(SpecError, match="no causal language model for configuration 'vit'"):
-        LoraSpec.from_config(transformers.ViTConfig(), targets="all-linear")
-
-
 def test_scaling_is_alpha_over_rank_or_its_root(llama_spec: LoraSpec) -> None:
     assert llama_spec.scaling == 6.0 / 4
     assert llama_spec.with_(rslora=True).scaling == 6.0 / 2
@@ -133,11 +69,6 @@ def test_scaling_is_alpha_over_rank_or_its_root(llama_spec: LoraSpec) -> None:
         spec = llama_spec.with_(rslora=rslora)
         assert spec.with_rank(9).scaling == pytest.approx(spec.scaling)
         assert spec.with_(alpha=12.0).scaling == 2 * spec.scaling
-
-
-def test_json_form_comes_back_equal(kit: Any, family: str) -> None:
-    spec = LoraSpec.from_config(kit.config(family), targets="all-linear", name="x", revision="r")
-    assert LoraSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
 def test_a_stored_spec_needs_no_model_class(llama_spec: LoraSpec, tmp_path: Path) -> None:
@@ -159,75 +90,6 @@ def test_a_stored_spec_needs_no_model_class(llama_spec: LoraSpec, tmp_path: Path
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"extra": 1}, "unknown extra"),
-        ({"rank": "8"}, "spec.rank is '8'"),
-        ({"rank": True}, "spec.rank is True"),
-        ({"alpha": None}, "spec.alpha is None"),
-        ({"base": {"name": "x"}}, "missing config_hash, missing model_type"),
-        ({"groups": [{"key": "q"}]}, "spec.groups has wrong fields"),
-        ({"transposed": [1]}, r"spec.transposed is \[1\]"),
-        ({"num_layers": 1}, r"has layers \(0, 1\); the base has 1"),
-        ({"groups": []}, "without target modules"),
-    ],
-)
-def test_broken_json_form_is_refused(
-    llama_spec: LoraSpec, change: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(SpecError, match=message):
-        LoraSpec.from_dict(llama_spec.to_dict() | change)
-
-
-def test_json_form_without_a_field_or_in_another_order_is_refused(llama_spec: LoraSpec) -> None:
-    payload = llama_spec.to_dict()
-    payload["groups"] = payload["groups"][::-1]
-    with pytest.raises(SpecError, match="not the sorted groups"):
-        LoraSpec.from_dict(payload)
-    del payload["rank"]
-    with pytest.raises(SpecError, match="missing rank"):
-        LoraSpec.from_dict(payload)
-
-
-def test_unknown_group_is_named(llama_spec: LoraSpec) -> None:
-    assert llama_spec.group("self_attn.q_proj").out_features == 32
-    with pytest.raises(SpecError, match=r"no group 'k'; groups are self_attn.q_proj"):
-        llama_spec.group("k")
-
-
-def test_hash_follows_shapes_only(kit: Any) -> None:
-    base = kit.config("llama")
-    same = kit.config("llama")
-    same.update({"use_cache": False, "eos_token_id": 5, "rms_norm_eps": 1e-3, "dtype": "bfloat16"})
-    same._attn_implementation = "eager"
-    assert config_hash(base) == config_hash(same)
-    for change in ({"hidden_size": 64}, {"num_key_value_heads": 4}, {"vocab_size": 62}):
-        other = kit.config("llama")
-        other.update(change)
-        assert config_hash(other) != config_hash(base)
-
-
-def test_hash_of_a_live_model_is_that_of_its_configuration(kit: Any, family: str) -> None:
-    config = kit.config(family)
-    expected = config_hash(kit.config(family))
-    assert config_hash(kit.model(config).config) == expected
-    hashes = {config_hash(kit.config(other)) for other in kit.families}
-    assert len(hashes) == len(kit.families)
-
-
-def test_hash_survives_saving_and_loading(kit: Any, family: str, tmp_path: Path) -> None:
-    kit.config(family).save_pretrained(tmp_path)
-    loaded = transformers.AutoConfig.from_pretrained(tmp_path)
-    assert config_hash(loaded) == config_hash(kit.config(family))
-
-
-def test_another_base_is_refused(kit: Any, llama_spec: LoraSpec) -> None:
-    llama_spec.check_base(kit.config("llama"))
-    with pytest.raises(SpecError, match=r"for base .*\(llama, config .*\(mistral, config"):
-        llama_spec.check_base(kit.config("mistral"))
-
-
 @pytest.mark.parametrize("layers", [None, [1]])
 def test_peft_selection_hits_the_slots_and_nothing_else(
     kit: Any, family: str, layers: list[int] | None
@@ -241,3 +103,98 @@ def test_peft_selection_hits_the_slots_and_nothing_else(
         for targets in {spec.peft_targets, ()}:
             selection = PeftSelection(selecting_fields(spec, targets))
             assert selection.select(names) == wanted
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("phi3", {"targets": "v_proj"}, r"no target module 'v_proj' \(did you mean 'qkv_proj'"),
+        ("llama", {"targets": "q_prj"}, r"'q_prj' .*mean 'q_proj'.*has mlp.down_proj, .*v_proj"),
+        ("llama", {"targets": "lm_head"}, "no target module 'lm_head'"),
+        ("gemma3", {"targets": "fc1"}, "no target module 'fc1'"),
+        ("qwen2_moe", {"targets": "gate_up_proj"}, "'gate_up_proj' means mlp.experts.gate_up_proj"),
+        ("qwen2_moe", {"targets": "mlp.experts"}, "which cannot carry an adapter: an expert sees"),
+        ("qwen2_moe", {"targets": "experts.down_proj"}, "choose from mlp.shared_expert.down"),
+        ("llama", {"layers": [2]}, r"layers are \[2\]; distinct numbers from 0 to 1"),
+        ("llama", {"layers": [-1]}, "distinct numbers from 0 to 1"),
+        ("llama", {"layers": [0, 0]}, "distinct numbers from 0 to 1"),
+        ("llama", {"layers": []}, "distinct numbers from 0 to 1"),
+        ("llama", {"rank": 0}, "rank is 0; a number above 0"),
+        ("llama", {"rank": 2.0}, "rank is 2.0; a whole number"),
+        ("llama", {"alpha": 0.0}, "alpha is 0.0; a number above 0"),
+        ("llama", {"alpha": math.inf}, "alpha is inf; a finite number"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    kit: Any, family: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        LoraSpec.from_config(kit.config(family), **{"targets": "q_proj"} | options)
+    assert "\n" not in str(caught.value)
+
+
+def test_targets_of_other_layers_other_models_and_other_spellings(kit: Any) -> None:
+    changes = {"mlp_only_layers": [0]}
+    moe = transformers.Qwen2MoeConfig(**kit.config("qwen2_moe").to_diff_dict() | changes)
+    with pytest.raises(SpecError, match=r"'shared_expert.up_proj' is not .* in layers \[1\]"):
+        LoraSpec.from_config(moe, targets=["shared_expert.up_proj"], layers=[0])
+    with pytest.raises(SpecError, match="no causal language model for configuration 'vit'"):
+        LoraSpec.from_config(transformers.ViTConfig(), targets="all-linear")
+    with pytest.warns(T2LWarning, match=r"'down_proj' adapts mlp.shared_expert.down_proj but not"):
+        spec = LoraSpec.from_config(kit.config("qwen2_moe"), targets=["down_proj"])
+    assert [group.module for group in spec.groups] == ["mlp.shared_expert.down_proj"]
+    config = kit.config("llama")
+    by_path = LoraSpec.from_config(config, targets=["self_attn.q_proj", "self_attn.v_proj"])
+    assert LoraSpec.from_config(config, targets=["v_proj", "q_proj"]) == by_path
+    with pytest.raises(SpecError, match=r"no group 'k'; groups are self_attn.q_proj"):
+        by_path.group("k")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, r"spec: missing fields \[\], unknown fields \['extra'\]"),
+        ({"rank": "8"}, "spec: rank is '8'; a whole number"),
+        ({"rank": True}, "spec: rank is True; a whole number"),
+        ({"alpha": None}, "spec: alpha is None; a finite number"),
+        ({"base": {"name": "x"}}, r"spec.base: missing fields \['config_hash', 'model_type'"),
+        ({"base": {"name": 3}}, "spec.base: missing fields"),
+        ({"groups": [{"key": "q"}]}, "spec.groups: missing fields"),
+        ({"groups": 3}, r"groups is 3; a list \(each item an object\) is needed"),
+        ({"transposed": [1]}, r"transposed is \(1,\); a list \(each item a text\) is needed"),
+        ({"num_layers": 1}, r"has layers \(0, 1\); the base has 1"),
+        ({"groups": []}, "without target modules"),
+    ],
+)
+def test_broken_json_form_is_refused(
+    llama_spec: LoraSpec, change: dict[str, Any], message: str
+) -> None:
+    payload = llama_spec.to_dict()
+    with pytest.raises(SpecError, match=message):
+        LoraSpec.from_dict(payload | change)
+    with pytest.raises(SpecError, match="not the sorted groups"):
+        LoraSpec.from_dict(payload | {"groups": payload["groups"][::-1]})
+    with pytest.raises(SpecError, match=r"spec: missing fields \['rank'\]"):
+        LoraSpec.from_dict({key: value for key, value in payload.items() if key != "rank"})
+
+
+def test_json_form_and_hash_come_back_equal(kit: Any, family: str, tmp_path: Path) -> None:
+    config = kit.config(family)
+    spec = LoraSpec.from_config(config, targets="all-linear", name="x", revision="r")
+    assert LoraSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    config.save_pretrained(tmp_path)
+    loaded = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert config_hash(loaded) == config_hash(kit.config(family)) == spec.base.config_hash
+
+
+def test_hash_follows_shapes_only(kit: Any) -> None:
+    base, same = kit.config("llama"), kit.config("llama")
+    same.update({"use_cache": False, "eos_token_id": 5, "rms_norm_eps": 1e-3, "dtype": "bfloat16"})
+    same._attn_implementation = "eager"
+    assert config_hash(base) == config_hash(same)
+    hashes = [config_hash(kit.config(family)) for family in kit.families]
+    for change in ({"hidden_size": 64}, {"num_key_value_heads": 4}, {"vocab_size": 62}):
+        other = kit.config("llama")
+        other.update(change)
+        hashes.append(config_hash(other))
+    assert len(set(hashes)) == len(hashes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gguf_bases import write_gguf
 from text_to_lora.models.smollm2 import PackagedBase
 from text_to_lora.models.wheel import PackagedFile, PinnedFile
 
@@ -40,16 +40,6 @@ CONFIG: dict[str, Any] = {
     "torch_dtype": "bfloat16",
     "vocab_size": len(TOKENS),
 }
-QUANTISED = {  # names of transformers' Llama, and those of the GGUF format
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 
 
 @pytest.fixture(scope="session")
@@ -63,55 +53,27 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two layers, quantised as SmolLM2's file is."""
     file = tmp_path_factory.mktemp("gguf") / "tiny.Q4_1.gguf"
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**CONFIG))
-    writer = gguf.GGUFWriter(str(file), "llama")
-    writer.add_block_count(CONFIG["num_hidden_layers"])
-    writer.add_context_length(CONFIG["max_position_embeddings"])
-    writer.add_embedding_length(CONFIG["hidden_size"])
-    writer.add_feed_forward_length(CONFIG["intermediate_size"])
-    writer.add_head_count(CONFIG["num_attention_heads"])
-    writer.add_head_count_kv(CONFIG["num_key_value_heads"])
-    writer.add_rope_freq_base(CONFIG["rope_theta"])
-    writer.add_layer_norm_rms_eps(CONFIG["rms_norm_eps"])
-    writer.add_vocab_size(CONFIG["vocab_size"])
-    writer.add_name("tiny")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(list(TOKENS))
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)))
-    writer.add_token_merges(list(MERGES))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    writer.add_chat_template(TEMPLATE)
-    for name, weight, quantisation in gguf_weights(model):
-        data = gguf.quantize(weight.numpy(), quantisation)
-        writer.add_tensor(name, data, raw_dtype=quantisation)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
-
-
-def gguf_weights(
-    model: LlamaForCausalLM,
-) -> Iterator[tuple[str, torch.Tensor, gguf.GGMLQuantizationType]]:
-    """Tensors by their names in the GGUF format, and how each is quantised."""
     types = gguf.GGMLQuantizationType
-    weights = {name.removesuffix(".weight"): w.detach() for name, w in model.named_parameters()}
-    yield "token_embd.weight", weights["model.embed_tokens"], types.Q8_0
-    yield "output_norm.weight", weights["model.norm"], types.F32
-    for layer in range(model.config.num_hidden_layers):
-        for name, other in NORMS.items():
-            yield f"blk.{layer}.{other}.weight", weights[f"model.layers.{layer}.{name}"], types.F32
-        for name, other in QUANTISED.items():
-            weight = weights[f"model.layers.{layer}.{name}"]
-            heads = {"attn_q": 4, "attn_k": 2}.get(other)
-            if heads is not None:  # llama.cpp has the two halves of each head interleaved
-                halves = weight.unflatten(0, (heads, 2, -1))
-                weight = halves.transpose(1, 2).flatten(0, 2).contiguous()
-            yield f"blk.{layer}.{other}.weight", weight, types.Q4_1
+
+    def describe(writer: gguf.GGUFWriter) -> None:
+        writer.add_name("tiny")
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(list(TOKENS))
+        writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)))
+        writer.add_token_merges(list(MERGES))
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+        writer.add_pad_token_id(2)
+        writer.add_chat_template(TEMPLATE)
+
+    def quantisation(name: str) -> gguf.GGMLQuantizationType:
+        if "norm" in name:
+            return types.F32
+        return types.Q8_0 if name.startswith("token_embd") else types.Q4_1
+
+    write_gguf(LlamaForCausalLM(LlamaConfig(**CONFIG)), file, "llama", describe, quantisation)
+    return file
 
 
 @pytest.fixture(scope="session")
@@ -123,9 +85,7 @@ def wheel(gguf_file: Path) -> Path:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(gguf_file, "tiny_gguf/tiny.Q4_1.gguf")
         archive.writestr("tiny_gguf/__init__.py", "raise AssertionError('imported')")
-        archive.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-gguf\nVersion: 1.0\n"
-        )
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-gguf\nVersion: 1.0\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     return file

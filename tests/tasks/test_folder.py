@@ -27,12 +27,9 @@ ROWS: list[dict[str, Any]] = [
     {"task_id": "colour", "idx": 9, "input": "blood", "outputs": ["red"]},
 ]
 TWICE = {"kind": "classification", "labels": ["red", "green", "red"]}
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
-def write_folder(
-    folder: Path, tasks: Any = TASKS, rows: Any = ROWS, *, parquet: bool = False
-) -> Path:
+def write_folder(folder: Path, tasks: Any = TASKS, rows: Any = ROWS, *, parquet: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tasks.json").write_text(json.dumps(tasks, indent=1), encoding="utf-8")
     if parquet:
@@ -100,27 +97,11 @@ def test_a_wrong_list_of_splits_is_named(tmp_path: Path, content: bytes, message
         load_data_dir(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("input", 3, "input 3; give a text"),
-        ("outputs", "green", "outputs 'green'; give a list of texts"),
-        ("outputs", [1], r"outputs \[1\]; give a list of texts"),
-        ("idx", "0", "idx '0'; give a whole number"),
-    ],
-)
-def test_a_parquet_column_of_another_type_is_named_with_the_row(
-    tmp_path: Path, column: str, value: Any, message: str
-) -> None:
-    rows = [{**row, column: value} for row in ROWS]
-    with pytest.raises(TaskDataError, match=rf"data\.parquet:1: {message}"):
-        load_folder(write_folder(tmp_path, rows=rows, parquet=True))
-
-
 def test_empty_files_are_named(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "lines", rows=[])
-    with pytest.raises(TaskDataError, match=r"data\.jsonl: task 'colour' has no rows"):
-        load_folder(folder)
+    for rows in ([], [ROWS[1]]):
+        folder = write_folder(tmp_path / "lines", rows=rows)
+        with pytest.raises(TaskDataError, match=r"data\.jsonl: task 'colour' has no rows"):
+            load_folder(folder)
     (folder / "tasks.json").write_bytes(b"")
     with pytest.raises(TaskDataError, match=r"tasks\.json:1: not JSON"):
         load_folder(folder)
@@ -131,9 +112,7 @@ def test_empty_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parquet", [False, True])
-def test_rows_without_a_label_among_their_outputs_are_told_of_once(
-    tmp_path: Path, parquet: bool
-) -> None:
+def test_rows_without_a_label_among_their_outputs_are_told_of_once(tmp_path: Path, parquet: bool) -> None:
     rows = [
         *ROWS,
         changed(ROWS[0], idx=1, outputs=["azure", " Green. "]),
@@ -194,41 +173,48 @@ BAD_ROWS = [
     (changed(ROWS[0], outputs=[]), r"outputs \(\); give one or more"),
     (changed(ROWS[0], outputs=["green", " "]), "give one or more non-empty texts"),
 ]
-
-
-@pytest.mark.parametrize("parquet", [False, True])
-@pytest.mark.parametrize(("row", "message"), BAD_ROWS)
-def test_an_error_in_a_row_names_file_and_row(
-    tmp_path: Path, row: dict[str, Any], message: str, parquet: bool
-) -> None:
-    with pytest.raises(TaskDataError, match=message) as caught:
-        load_folder(write_folder(tmp_path, rows=[*ROWS[1:], row], parquet=parquet))
-    assert caught.value.path.stem == "data"
-    assert caught.value.line == 3
+BAD_LINES = [
+    (changed(ROWS[0], input=...), "field 'input' is missing"),
+    (changed(ROWS[0], input=3), "input 3; give a text"),
+    (changed(ROWS[0], outputs="green"), "outputs 'green'; give a list of texts"),
+    ("[1]", "a row is a list"),
+    (changed(ROWS[0], task_id=7), "row of task 7, which"),
+    (changed(ROWS[0], task_id=[1]), r"row of task \[1\], which tasks.json does not have"),
+    ('{"task_id": ', "not JSON"),
+    ('{"task_id": "copy", "task_id": "colour"}', "the key 'task_id' twice in one object"),
+    (changed(ROWS[0], input="\ud83c"), r"half of a surrogate pair in '\\ud83c', at \['input'\]"),
+    ("[" * 100_000, "nested more than 64 deep"),
+    (changed(ROWS[0], idx=10**400), "a number of 401 digits"),
+]
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("row", "message", "parquet"),
     [
-        (changed(ROWS[0], input=...), "field 'input' is missing"),
-        (changed(ROWS[0], input=3), "input 3; give a text"),
-        (changed(ROWS[0], outputs="green"), "outputs 'green'; give a list of texts"),
-        ("[1]", "a row is a list"),
-        (changed(ROWS[0], task_id=7), "row of task 7, which"),
-        (changed(ROWS[0], task_id=[1]), r"row of task \[1\], which tasks.json does not have"),
-        ('{"task_id": ', "not JSON"),
-        ('{"task_id": "copy", "task_id": "colour"}', "the key 'task_id' twice in one object"),
-        (
-            changed(ROWS[0], input="\ud83c"),
-            r"half of a surrogate pair in '\\ud83c', at \['input'\]",
-        ),
-        ("[" * 100_000, "nested more than 64 deep"),
-        (changed(ROWS[0], idx=10**400), "a number of 401 digits"),
+        *((row, message, False) for row, message in BAD_ROWS + BAD_LINES),
+        *((row, message, True) for row, message in BAD_ROWS),
     ],
 )
-def test_an_error_in_json_lines_names_the_line(tmp_path: Path, row: Any, message: str) -> None:
-    with pytest.raises(TaskDataError, match=rf"data\.jsonl:3: .*{message}"):
-        load_folder(write_folder(tmp_path, rows=[ROWS[1], ROWS[2], row]))
+def test_an_error_in_a_row_names_file_and_row(tmp_path: Path, row: Any, message: str, parquet: bool) -> None:
+    with pytest.raises(TaskDataError, match=rf"data\.(jsonl|parquet):3: .*{message}"):
+        load_folder(write_folder(tmp_path, rows=[*ROWS[1:], row], parquet=parquet))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("input", 3, "input 3; give a text"),
+        ("outputs", "green", "outputs 'green'; give a list of texts"),
+        ("outputs", [1], r"outputs \[1\]; give a list of texts"),
+        ("idx", "0", "idx '0'; give a whole number"),
+    ],
+)
+def test_a_parquet_column_of_another_type_is_named_with_the_row(
+    tmp_path: Path, column: str, value: Any, message: str
+) -> None:
+    rows = [{**row, column: value} for row in ROWS]
+    with pytest.raises(TaskDataError, match=rf"data\.parquet:1: {message}"):
+        load_folder(write_folder(tmp_path, rows=rows, parquet=True))
 
 
 def test_a_file_that_is_not_utf8_is_named_with_the_line(tmp_path: Path) -> None:
@@ -256,19 +242,3 @@ def test_files_that_are_missing_or_wrong_are_named(tmp_path: Path) -> None:
     (folder / "data.parquet").unlink()
     with pytest.raises(TaskDataError, match=r"neither data\.parquet nor data\.jsonl"):
         load_folder(folder)
-
-
-def test_a_task_without_rows_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TaskDataError, match="task 'colour' has no rows"):
-        load_folder(write_folder(tmp_path, rows=[ROWS[1]]))
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared task data")
-def test_a_shared_task_equals_a_plain_reading() -> None:
-    task = load_folder(SHARED / "structured")[0]
-    entry = json.loads((SHARED / "structured" / "tasks.json").read_text())[0]
-    rows = pq.read_table(SHARED / "structured" / "data.parquet").to_pylist()
-    assert task.name == entry["id"]
-    assert [(e.input, list(e.outputs), e.idx) for e in task.examples] == [
-        (row["input"], row["outputs"], row["idx"]) for row in rows if row["task_id"] == task.name
-    ]

@@ -38,17 +38,45 @@ SILENT_SYSTEM = (
     "{% for m in messages %}{% if m['role'] != 'system' %}<{{ m['role'] }}>{{ m['content'] }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-SPECIALS = [
-    "<s>",
-    "</s>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<|im_start|>",
-    "<|im_end|>",
-]
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "'<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+DEFAULT_TURN = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+)
+R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'] }}"
+    "{% elif m['role'] == 'assistant' %}"
+    "{% set content = m['content'].split('</think>')[-1] %}<assistant>{{ content }}{{ eos_token }}"
+    "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
+)
+QWEN_THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+CHANNELS = (  # as gpt-oss
+    "{%- macro today() -%}{{- 'Today: ' + strftime_now('%Y-%m-%d') }}{%- endmacro -%}"
+    "<|im_start|>system\n{{ today() }}<|im_end|>{% for m in messages %}"
+    "<|im_start|>{{ m['role'] }}{% if m['role'] == 'assistant' %}<|eot_id|>final{% endif %}"
+    "<|end_header_id|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+LAST_TURN = (  # as Mistral Nemo: the system turn stands in the last user turn
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+    "{% if m['role'] == 'user' %}[INST]{% if loop.last and system is defined %}{{ system }}\n\n"
+    "{% endif %}{{ m['content'] }}[/INST]{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+SPECIALS = ["<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+SPECIALS += ["<start_of_turn>", "<end_of_turn>", "<|im_start|>", "<|im_end|>"]
 TURN_ENDS = {LLAMA3: "<|eot_id|>", MISTRAL: "</s>", GEMMA: "<end_of_turn>", THINKING: "<|im_end|>"}
 TEXTS = [
     ("What is the capital of France?", "Paris", "Answer the question."),
@@ -81,6 +109,19 @@ def make_tokenizer(
     return tokenizer
 
 
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def own_prompt(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    """What an engine sends."""
+    return str(
+        tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    )
+
+
 def whole_conversation(tokenizer: Any, turns: list[dict[str, str]]) -> list[int]:
     text = tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False)
     return list(tokenizer(text.rstrip("\n"), add_special_tokens=False)["input_ids"])
@@ -94,34 +135,50 @@ def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(
 ) -> None:
     tokenizer = make_tokenizer(template, kind=kind)
     form = PromptFormat.for_tokenizer(tokenizer)
-    user, reply = (
-        {"role": "user", "content": text.strip()},
-        {"role": "assistant", "content": answer},
-    )
+    user, reply = turn("user", text.strip()), turn("assistant", answer)
     row = form.encode(tokenizer, text, answer)
     assert row.prompt_ids + row.answer_ids == whole_conversation(tokenizer, [user, reply])
     if template in (LLAMA3, THINKING):
-        turns = [{"role": "system", "content": description}, user, reply]
+        turns = [turn("system", description), user, reply]
     else:
-        turns = [{"role": "user", "content": f"{description}\n\n{text.strip()}"}, reply]
-    told = form.encode(tokenizer, text, answer, description)
-    assert told.prompt_ids + told.answer_ids == whole_conversation(tokenizer, turns)
-    assert tokenizer.convert_ids_to_tokens(told.answer_ids[-1]) == TURN_ENDS[template]
-    assert told.answer_ids == row.answer_ids
+        turns = [turn("user", f"{description}\n\n{text.strip()}"), reply]
+    described = form.encode(tokenizer, text, answer, description)
+    assert described.prompt_ids + described.answer_ids == whole_conversation(tokenizer, turns)
+    assert tokenizer.convert_ids_to_tokens(described.answer_ids[-1]) == TURN_ENDS[template]
+    assert described.answer_ids == row.answer_ids
 
 
-@pytest.mark.parametrize("template", [LLAMA3, MISTRAL, GEMMA, THINKING])
-def test_prompt_is_what_the_template_gives_for_generation(template: str) -> None:
+class Clock:
+    """Stands for `datetime`; it is always this day."""
+
+    def __init__(self, *day: int) -> None:
+        self.day = datetime(*day)  # type: ignore[arg-type]
+
+    def now(self) -> datetime:
+        return self.day
+
+
+@pytest.mark.parametrize("template", [LLAMA3, MISTRAL, GEMMA, THINKING, SMOLLM2, R1, QWEN_THINKING, CHANNELS])
+@pytest.mark.parametrize("description", [None, "Say it."])
+@pytest.mark.parametrize("shots", [[], [(" Blood?", "red"), ("Two\nlines", "b ")]])
+def test_prompts_are_those_of_the_template_for_generation(
+    template: str, description: str | None, shots: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(2024, 7, 26))
     tokenizer = make_tokenizer(template)
-    row = PromptFormat.for_tokenizer(tokenizer).encode(tokenizer, "Hello there")
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hello there"}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
-    assert row.prompt_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert row.answer_ids == []
+    form = PromptFormat.for_tokenizer(tokenizer)
+    turns = [t for a, b in shots for t in (turn("user", a.strip()), turn("assistant", b.strip()))]
+    turns.append(turn("user", "Name it."))
+    if description is not None and template in (MISTRAL, GEMMA):
+        turns[0] = turn("user", f"{description}\n\n{turns[0]['content']}")
+    elif description is not None:
+        turns.insert(0, turn("system", description))
+    prompt = form.prompt("Name it.", description, shots)
+    assert prompt == own_prompt(tokenizer, turns)
+    if not shots:
+        row = form.encode(tokenizer, "Name it.", description=description)
+        assert row.prompt_ids == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert row.answer_ids == []
 
 
 def test_description_stays_out_of_the_prompt_by_default() -> None:
@@ -172,7 +229,7 @@ def test_a_long_row_loses_the_left_of_its_input_alone(template: str | None) -> N
         whole = form.encode(tokenizer, text, "the end", "Copy it.", max_length=10_000)
         assert row.answer_ids == whole.answer_ids
         assert length - 6 <= len(row.prompt_ids) + len(row.answer_ids) <= length
-        shown, frame = tokenizer.decode(row.prompt_ids), form.told
+        shown, frame = tokenizer.decode(row.prompt_ids), form.described
         front, back = frame.head + "Copy it." + frame.middle, frame.header
         assert shown.startswith(front)
         assert shown.endswith(back)
@@ -182,9 +239,7 @@ def test_a_long_row_loses_the_left_of_its_input_alone(template: str | None) -> N
 def test_a_row_that_cannot_fit_is_refused_with_the_numbers() -> None:
     tokenizer = make_tokenizer(LLAMA3)
     form = PromptFormat.for_tokenizer(tokenizer)
-    with pytest.raises(
-        ConfigError, match=r"room for \d+ prompt tokens of max_length 40, but needs"
-    ):
+    with pytest.raises(ConfigError, match=r"room for \d+ prompt tokens of max_length 40, but needs"):
         form.encode(tokenizer, "Hi", "yes", "a long description " * 20, max_length=40)
 
 
@@ -200,42 +255,13 @@ def test_a_template_that_drops_or_repeats_the_text_is_refused() -> None:
             PromptFormat.for_tokenizer(make_tokenizer(template))
 
 
-@pytest.mark.parametrize("template", [LLAMA3, MISTRAL, GEMMA, THINKING])
-@pytest.mark.parametrize("description", [None, "Add the numbers."])
-def test_shots_are_earlier_turns_as_the_template_writes_them(
-    template: str, description: str | None
-) -> None:
-    tokenizer = make_tokenizer(template)
-    shots = [(" 1 and 2", "3"), ("4 and 5", "9 ")]
-    found = PromptFormat.for_tokenizer(tokenizer).prompt("6 and 1", description, shots)
-    turns = [
-        turn
-        for shown, answer in shots
-        for turn in (
-            {"role": "user", "content": shown.strip()},
-            {"role": "assistant", "content": answer.strip()},
-        )
-    ]
-    turns.append({"role": "user", "content": "6 and 1"})
-    if description is not None and template in (LLAMA3, THINKING):
-        turns.insert(0, {"role": "system", "content": description})
-    elif description is not None:
-        turns[0]["content"] = f"{description}\n\n{turns[0]['content']}"
-    assert found == tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-
-
 def test_shots_without_a_template_stand_in_paragraphs() -> None:
     plain = PromptFormat.for_tokenizer(make_tokenizer(None))
     assert plain.prompt("c", "Say it.", [("a", "b")]) == "<s>Say it.\n\na\nb\n\nc\n"
 
 
 def test_a_template_of_one_turn_takes_no_shots() -> None:
-    one = (
-        "{{ messages[0]['content'] }}"
-        "{% if messages|length > 1 %}{{ messages[-1]['content'] }}{% endif %}"
-    )
+    one = "{{ messages[0]['content'] }}{% if messages|length > 1 %}{{ messages[-1]['content'] }}{% endif %}"
     format = PromptFormat.for_tokenizer(make_tokenizer(one))
     assert format.shot is None
     assert format.prompt("a") == "a"
@@ -243,83 +269,18 @@ def test_a_template_of_one_turn_takes_no_shots() -> None:
         format.prompt("a", shots=[("b", "c")])
 
 
-SMOLLM2 = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
-    "'<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-DEFAULT_TURN = (
-    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    "<|im_end|>\n"
-)
-R1 = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'] }}"
-    "{% elif m['role'] == 'assistant' %}"
-    "{% set content = m['content'].split('</think>')[-1] %}<assistant>{{ content }}{{ eos_token }}"
-    "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
-)
-QWEN_THINKING = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
-)
-CHANNELS = (  # as gpt-oss
-    "{%- macro today() -%}{{- 'Today: ' + strftime_now('%Y-%m-%d') }}{%- endmacro -%}"
-    "<|im_start|>system\n{{ today() }}<|im_end|>{% for m in messages %}"
-    "<|im_start|>{{ m['role'] }}{% if m['role'] == 'assistant' %}<|eot_id|>final{% endif %}"
-    "<|end_header_id|>{{ m['content'] }}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
-)
-LAST_TURN = (  # as Mistral Nemo: the system turn stands in the last user turn
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
-    "{% set rest = messages[1:] %}{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}"
-    "{% if m['role'] == 'user' %}[INST]{% if loop.last and system is defined %}{{ system }}\n\n"
-    "{% endif %}{{ m['content'] }}[/INST]{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}"
-    "{% endfor %}"
-)
-ALL = [SMOLLM2, R1, QWEN_THINKING, CHANNELS]
-
-
-def own_prompt(tokenizer: Any, turns: list[dict[str, str]]) -> str:
-    """What an engine sends."""
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
 def test_the_default_system_turn_of_smollm2_stands_in_the_bare_prompt_alone() -> None:
-    tokenizer = make_tokenizer(SMOLLM2)
-    form = PromptFormat.for_tokenizer(tokenizer)
-    asked, reply = turn("user", "Name it."), "<|im_start|>assistant\n"
-    question = "<|im_start|>user\nName it.<|im_end|>\n"
-    bare = form.prompt("Name it.")
-    assert bare == own_prompt(tokenizer, [asked]) == DEFAULT_TURN + question + reply
-    told = form.prompt("Name it.", "Say the colour.")
-    assert told == own_prompt(tokenizer, [turn("system", "Say the colour."), asked])
-    assert told == f"<|im_start|>system\nSay the colour.<|im_end|>\n{question}{reply}"
-    earlier = [turn("user", "Blood?"), turn("assistant", "red")]
-    shot = "<|im_start|>user\nBlood?<|im_end|>\n<|im_start|>assistant\nred<|im_end|>\n"
-    shown = form.prompt("Name it.", shots=[("Blood?", "red")])
-    assert shown == own_prompt(tokenizer, [*earlier, asked])
-    assert shown == DEFAULT_TURN + shot + question + reply
-    both = form.prompt("Name it.", "Say the colour.", [("Blood?", "red")])
-    assert both == own_prompt(tokenizer, [turn("system", "Say the colour."), *earlier, asked])
-    assert form.untold.lead == ""
-    assert form.untold.end == "<|im_end|>"
+    form = PromptFormat.for_tokenizer(make_tokenizer(SMOLLM2))
+    question = "<|im_start|>user\nName it.<|im_end|>\n<|im_start|>assistant\n"
+    assert form.prompt("Name it.") == DEFAULT_TURN + question
+    described = form.prompt("Name it.", "Say the colour.")
+    assert described == f"<|im_start|>system\nSay the colour.<|im_end|>\n{question}"
+    assert (form.bare.lead, form.bare.end) == ("", "<|im_end|>")
 
 
-@pytest.mark.parametrize(
-    ("template", "lead"),
-    [(R1, "\n</think>\n\n"), (QWEN_THINKING, "\n</think>\n\n")],
-)
+@pytest.mark.parametrize("template", [R1, QWEN_THINKING])
 def test_a_prompt_that_opens_a_thought_is_that_of_the_template_and_the_answer_closes_it(
-    template: str, lead: str
+    template: str,
 ) -> None:
     tokenizer = make_tokenizer(template)
     form = PromptFormat.for_tokenizer(tokenizer)
@@ -328,7 +289,7 @@ def test_a_prompt_that_opens_a_thought_is_that_of_the_template_and_the_answer_cl
     assert form.prompt("Hi") == prompt
     row = form.encode(tokenizer, "Hi", "Hello")
     assert tokenizer.decode(row.prompt_ids) == prompt
-    assert tokenizer.decode(row.answer_ids).startswith(f"{lead}Hello")
+    assert tokenizer.decode(row.answer_ids).startswith("\n</think>\n\nHello")
     assert form.read_answer(tokenizer, row.answer_ids) == "Hello"
     thought = tokenizer("I greet.\n</think>\n\nHello", add_special_tokens=False).input_ids
     assert form.read_answer(tokenizer, [*thought, tokenizer.eos_token_id]) == "Hello"
@@ -339,7 +300,7 @@ def test_a_prompt_that_opens_a_thought_is_that_of_the_template_and_the_answer_cl
 def test_an_answer_after_a_head_of_special_tokens_is_read_without_it() -> None:
     tokenizer = make_tokenizer(CHANNELS)
     form = PromptFormat.for_tokenizer(tokenizer)
-    assert form.untold.lead == "<|eot_id|>final<|end_header_id|>"
+    assert form.bare.lead == "<|eot_id|>final<|end_header_id|>"
     row = form.encode(tokenizer, "Hi", "Hello")
     assert form.read_answer(tokenizer, row.answer_ids) == "Hello"
 
@@ -348,31 +309,6 @@ def test_a_prompt_that_no_answer_of_the_template_follows_is_refused() -> None:
     template = QWEN_THINKING.replace("assistant\n<think>\n{%", "assistant\nSure, {%")
     with pytest.raises(ConfigError, match=r"ends a prompt with .*Sure, ', but writes .* before an"):
         PromptFormat.for_tokenizer(make_tokenizer(template))
-
-
-@pytest.mark.parametrize("template", ALL)
-@pytest.mark.parametrize("shots", [[], [("Blood?", "red"), ("Two\nlines", "b")]])
-def test_prompts_are_those_of_the_template(
-    template: str, shots: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(2024, 7, 26))
-    tokenizer = make_tokenizer(template)
-    form = PromptFormat.for_tokenizer(tokenizer)
-    turns = [t for a, b in shots for t in (turn("user", a), turn("assistant", b))]
-    turns.append(turn("user", "Name it."))
-    assert form.prompt("Name it.", shots=shots) == own_prompt(tokenizer, turns)
-    told = [turn("system", "Say it."), *turns]
-    assert form.prompt("Name it.", "Say it.", shots) == own_prompt(tokenizer, told)
-
-
-class Clock:
-    """Stands for `datetime`; it is always this day."""
-
-    def __init__(self, *day: int) -> None:
-        self.day = datetime(*day)  # type: ignore[arg-type]
-
-    def now(self) -> datetime:
-        return self.day
 
 
 FORMATS = ["%Y-%m-%d", "%d %B %Y", "%B %d, %Y", "%d %b %Y", "%A, %-d/%-m/%y %H:%M:%S %p %j %F"]
@@ -398,15 +334,12 @@ def test_a_fixed_clock_changes_nothing_else_of_a_template(
 ) -> None:
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(2024, 7, 26))
     tokenizer = make_tokenizer(f"{start}{{{{ strftime_now('%d') }}}}{THINKING}")
-    turns = [turn("user", "Hi")]
     form = PromptFormat.for_tokenizer(tokenizer)
-    assert form.prompt("Hi") == tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    assert form.prompt("Hi") == own_prompt(tokenizer, [turn("user", "Hi")])
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (
             "{% for m in messages %}",
@@ -425,10 +358,10 @@ def test_a_fixed_clock_changes_nothing_else_of_a_template(
         (LLAMA3.replace("| trim", "| replace('&', 'and')"), "changes the texts that it is given"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_one_line(template: Any, said: str) -> None:
+def test_a_template_that_cannot_be_used_is_one_line(template: Any, message: str) -> None:
     tokenizer = make_tokenizer("x")
     tokenizer.chat_template = template
-    with pytest.raises(ConfigError, match=said) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         PromptFormat.for_tokenizer(tokenizer)
     assert "\n" not in str(caught.value)
 
@@ -443,8 +376,8 @@ def test_a_list_of_templates_with_a_default_gives_that() -> None:
 def test_a_template_that_writes_the_system_turn_last_takes_shots_without_a_description() -> None:
     tokenizer = make_tokenizer(LAST_TURN)
     form = PromptFormat.for_tokenizer(tokenizer)
-    told = [turn("system", "Be brief."), turn("user", "Hi")]
-    assert form.prompt("Hi", "Be brief.") == own_prompt(tokenizer, told)
+    turns = [turn("system", "Be brief."), turn("user", "Hi")]
+    assert form.prompt("Hi", "Be brief.") == own_prompt(tokenizer, turns)
     turns = [turn("user", "a"), turn("assistant", "b"), turn("user", "c")]
     assert form.prompt("c", shots=[("a", "b")]) == own_prompt(tokenizer, turns)
     with pytest.raises(ConfigError, match="writes the description after earlier turns; leave"):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from text_to_lora.choices import HeadName
 from text_to_lora.cli.common import (
     AsJson,
     Base,
@@ -33,7 +34,7 @@ def compress(
         ),
     ] = None,
     head: Annotated[
-        Literal["joint", "shared", "rank"], typer.Option(help="L, M or S: large to small.")
+        HeadName, typer.Option(help="L, M or S: large to small.")
     ] = "joint",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps; default: what fits the library.")

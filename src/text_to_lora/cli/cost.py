@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from text_to_lora.choices import HeadName
 from text_to_lora.cli.common import check_file, progress
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
     from text_to_lora.analysis.cost import Cost
-    from text_to_lora.hypernet.config import HeadKind, HypernetConfig
+    from text_to_lora.hypernet.config import HypernetConfig
     from text_to_lora.lora.spec import LoraSpec
 
 
@@ -32,7 +33,7 @@ def cost(
         ),
     ] = None,
     head: Annotated[
-        Literal["joint", "shared", "rank"] | None,
+        HeadName | None,
         typer.Option(help="L, M or S; default: as --model, else L."),
     ] = None,
     rank: Annotated[
@@ -101,7 +102,7 @@ def cost(
 def _cost(
     base: str,
     model: str | None,
-    head: HeadKind | None,
+    head: HeadName | None,
     rank: int | None,
     targets: str | None,
     dtype: str,

@@ -62,7 +62,8 @@ def add(
       t2l library add Lots-of-LoRAs/Mistral-7B-Instruct-v0.2-4b-r16-task280 -o lots
     """
     with progress("looking for adapters") as show:
-        from text_to_lora.library.import_adapters import find_adapters, import_adapters
+        from text_to_lora.library.folders import find_adapters
+        from text_to_lora.library.import_adapters import import_adapters
         from text_to_lora.models.base import load_base_config
         from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE, base_to_load, find_adapter
 

@@ -49,8 +49,7 @@ def refine(
     seconds: Annotated[
         float | None,
         typer.Option(
-            help="Time limit of the training, without loading models; default 60, or none with "
-            "--steps.",
+            help="Time limit of the training, without loading models; default 60, or none with --steps.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Most steps of a task.")] = None,
@@ -89,9 +88,7 @@ def refine(
       t2l refine --tasks my-tasks -o my-adapters --steps 24
     """
     check_output(output, overwrite=overwrite, sources=[model, *filter(None, [rows, tasks])])
-    descriptions, examples, names = _read(
-        description, rows, tasks, input_column, output_column, encoding
-    )
+    descriptions, examples, names = _read(description, rows, tasks, input_column, output_column, encoding)
     if seconds is None and steps is None:
         seconds = 60.0
     state = output.with_name(f"{output.name}.unfinished")
@@ -154,9 +151,7 @@ def _read(
     from text_to_lora.tasks.user_rows import read_rows
 
     texts = gather([description], None, "description", "")
-    table = read_rows(
-        rows, input_column=input_column, output_column=output_column, encoding=encoding
-    )
+    table = read_rows(rows, input_column=input_column, output_column=output_column, encoding=encoding)
     return texts, [table], [repr(str(rows))]
 
 
@@ -180,8 +175,7 @@ def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
             f"{record['seconds']:.0f} s  {entry['description']}"
         )
         typer.echo(
-            f"  judged on {record['kept_out_rows']} of {record['rows']} rows "
-            f"({record['kept_out_by']})"
+            f"  judged on {record['kept_out_rows']} of {record['rows']} rows ({record['kept_out_by']})"
         )
         for name, label in (
             ("base", "base alone"),
@@ -190,7 +184,6 @@ def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
         ):
             figure = figures[name]
             typer.echo(
-                f"  {label:14}  loss {figure['loss']:.3f} nats a token, "
-                f"exact answers {figure['score']:.0%}"
+                f"  {label:14}  loss {figure['loss']:.3f} nats a token, exact answers {figure['score']:.0%}"
             )
         typer.echo(f"  {record['outlook']}")

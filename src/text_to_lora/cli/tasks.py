@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from text_to_lora.tasks.importing.columns import Columns
     from text_to_lora.tasks.task import Task
 
-app = typer.Typer(
-    help="Make, describe and check tasks.", no_args_is_help=True, rich_markup_mode=None
-)
+app = typer.Typer(help="Make, describe and check tasks.", no_args_is_help=True, rich_markup_mode=None)
 
 _NUM_SHOWN = 5  # rows of a preview
 
@@ -45,15 +43,11 @@ OutputColumns = Annotated[
         help="The same of the answer; may be repeated.  [default: output]",
     ),
 ]
-Labels = Annotated[
-    str | None, typer.Option(help="Names of labels: 0=no,1=yes, or no,yes for 0, 1.")
-]
+Labels = Annotated[str | None, typer.Option(help="Names of labels: 0=no,1=yes, or no,yes for 0, 1.")]
 Separator = Annotated[
     str, typer.Option(help="What separates several accepted answers in one cell, such as '|'.")
 ]
-TaskName = Annotated[
-    str | None, typer.Option("--name", help="Of the task; default: the name of the file.")
-]
+TaskName = Annotated[str | None, typer.Option("--name", help="Of the task; default: the name of the file.")]
 TaskDescriptions = Annotated[
     list[str] | None, typer.Option("--description", help="Wording of the task; may be repeated.")
 ]
@@ -63,18 +57,14 @@ Metric = Annotated[
         help="classification, exact_match, rougeL, final_number or code_execution; default: a guess."
     ),
 ]
-Group = Annotated[
-    str, typer.Option(help="Data set that the rows come from; default: the name of the file.")
-]
+Group = Annotated[str, typer.Option(help="Data set that the rows come from; default: the name of the file.")]
 TaskColumn = Annotated[
     str | None, typer.Option(help="Column with the name of the row's task, for tables of several.")
 ]
 DescriptionColumn = Annotated[
     str | None, typer.Option(help="Column with a wording of the row's task, as in Alpaca's form.")
 ]
-Templates = Annotated[
-    Path | None, typer.Option(help="Templates of promptsource (YAML); each makes a task.")
-]
+Templates = Annotated[Path | None, typer.Option(help="Templates of promptsource (YAML); each makes a task.")]
 
 
 @app.command("import")
@@ -194,8 +184,7 @@ def _summary(result: Imported) -> dict[str, Any]:
                 "group": task.group,
                 "definition": task.definition,
                 "first_rows": [
-                    {"input": row.input, "outputs": list(row.outputs)}
-                    for row in task.examples[:_NUM_SHOWN]
+                    {"input": row.input, "outputs": list(row.outputs)} for row in task.examples[:_NUM_SHOWN]
                 ],
             }
             for task in result.tasks

@@ -10,7 +10,7 @@ import torch
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import content_hash
-from text_to_lora.lora.spec import config_hash
+from text_to_lora.lora.identity import config_hash
 from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:

@@ -146,7 +146,7 @@ class LmEvalScorer:
             )
         if self._chat:
             in_user = PromptFormat.for_tokenizer(tokenizer, description_in="user")
-            self._model.takes_system = PromptFormat.for_tokenizer(tokenizer).told != in_user.told
+            self._model.takes_system = PromptFormat.for_tokenizer(tokenizer).described != in_user.described
         self._tasks = tasks
         self._metric = metric
         self._unsafe = allow_code_execution

@@ -1,10 +1,10 @@
-"""Adapters as the files of other engines: one module a format, each with a function `export_adapter`."""
+"""Adapters as the files of other engines, one module an engine, and as PEFT folders."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 from text_to_lora.errors import ConfigError, SpecError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from text_to_lora.lora.weights import LoraWeights
 
-FORMATS: Final = ("gguf", "mlx", "ollama", "peft")  # each is a module of this package
+FORMATS: Final = ("gguf", "mlx", "ollama", "peft")  # all but peft are modules of this package
 
 
 class ExportAdapter(Protocol):
@@ -47,22 +47,32 @@ def find_format(name: str) -> ExportAdapter:
     """
     if name not in FORMATS:
         raise ConfigError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
-    return cast(ExportAdapter, import_module(f"{__name__}.{name}").export_adapter)
 
+    def export_adapter(
+        weights: LoraWeights,
+        path: Path | str,
+        base_config: PreTrainedConfig,
+        *,
+        overwrite: bool = False,
+        engine_base: str | None = None,
+    ) -> Path:
+        """See `ExportAdapter`."""
+        if engine_base is not None and name != "ollama":
+            raise ConfigError(
+                f"an export to {name} does not name its base, so that {engine_base!r} has no place in "
+                "it; leave the name out"
+            )
+        if weights.num_adapters != 1:
+            raise SpecError(
+                f"{weights.num_adapters} adapters for one export; export each of weights.unbind()"
+            )
+        weights.check_finite()
+        if name == "peft":
+            from text_to_lora.lora.peft_format import save_adapter
 
-def check_adapter(weights: LoraWeights) -> None:
-    """Raise SpecError when these are several adapters, or their numbers are not finite."""
-    if weights.num_adapters != 1:
-        raise SpecError(
-            f"{weights.num_adapters} adapters for one export; export each of weights.unbind()"
-        )
-    weights.check_finite()
+            return save_adapter(weights, path, scale_safe=False, overwrite=overwrite)
+        options = {"engine_base": engine_base} if name == "ollama" else {}
+        write: ExportAdapter = import_module(f"{__name__}.{name}").write_adapter
+        return write(weights, path, base_config, overwrite=overwrite, **options)
 
-
-def refuse_engine_base(name: str | None, format_name: str) -> None:
-    """Raise ConfigError when a base is named in a format that names none."""
-    if name is not None:
-        raise ConfigError(
-            f"a {format_name} export does not name its base, so that {name!r} has no place in it; "
-            "leave the name out"
-        )
+    return export_adapter

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from text_to_lora.errors import ConfigError, SpecError, list_some
-from text_to_lora.export import check_adapter, refuse_engine_base
 from text_to_lora.files import write_file
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
@@ -34,13 +33,8 @@ _ARCHITECTURES: Final[Mapping[str, str]] = {
 _ROTARY_PAIRS: Final = frozenset({"LLAMA"})
 
 
-def export_adapter(
-    weights: LoraWeights,
-    path: Path | str,
-    base_config: PreTrainedConfig,
-    *,
-    overwrite: bool = False,
-    engine_base: str | None = None,
+def write_adapter(
+    weights: LoraWeights, path: Path | str, base_config: PreTrainedConfig, *, overwrite: bool = False
 ) -> Path:
     """Write one adapter as a GGUF file for llama.cpp, in float32; see `ExportAdapter`.
 
@@ -48,23 +42,17 @@ def export_adapter(
 
     Raises ConfigError when the package gguf is missing or `path` exists, also with `overwrite`.
     """
-    refuse_engine_base(engine_base, "GGUF")
     tensors = name_tensors(weights, base_config)
-
-    def write(temporary: Path) -> None:
-        write_gguf(temporary, tensors, weights.spec)
-
-    write_file(path, write, overwrite=False)
+    write_file(path, lambda temporary: write_gguf(temporary, tensors, weights.spec), overwrite=False)
     return Path(path)
 
 
 def name_tensors(weights: LoraWeights, base_config: PreTrainedConfig) -> dict[str, Array]:
     """Factors of one adapter by their names in a GGUF file: A [rank, in] and B [out, rank].
 
-    Raises SpecError for several adapters, a base of another type than the supported, and modules
-    that llama.cpp has no tensor for; ConfigError when the package gguf is missing.
+    Raises SpecError for a base of another type than the supported, and modules that llama.cpp has no
+    tensor for; ConfigError when the package gguf is missing.
     """
-    check_adapter(weights)
     spec = weights.spec
     architecture = _architecture(spec)
     names = _tensor_names(spec, architecture)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,12 +10,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from text_to_lora.errors import AdapterFormatError, SpecError, shorten
-from text_to_lora.export import check_adapter, refuse_engine_base
 from text_to_lora.files import read_json, write_folder, write_json
+from text_to_lora.lora.identity import base_model_ref
 from text_to_lora.lora.outline import ModelOutline
 from text_to_lora.lora.peft_config import CONFIG_FILE
 from text_to_lora.lora.peft_format import check_tensors, read_tensors
-from text_to_lora.lora.spec import LoraSpec, base_model_ref
+from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
@@ -24,35 +23,18 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE: Final = "adapters.safetensors"
 
-# Model type of transformers -> path of the decoder layers in mlx-lm's model.
-_LAYERS_PATHS: Final[Mapping[str, str]] = {
-    "gemma2": "model.layers",
-    "gemma3": "language_model.model.layers",
-    "gemma3_text": "model.layers",
-    "llama": "model.layers",
-    "mistral": "model.layers",
-    "phi3": "model.layers",
-    "qwen2": "model.layers",
-    "qwen3": "model.layers",
-}
+# Types of bases that mlx-lm runs as transformers names their modules.
+_SUPPORTED: Final = ("gemma2", "gemma3", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
 _SCALE_DIGITS: Final = 12  # alpha = scale * rank and back may differ in the last of 16 digits
 
 
-def export_adapter(
-    weights: LoraWeights,
-    path: Path | str,
-    base_config: PreTrainedConfig,
-    *,
-    overwrite: bool = False,
-    engine_base: str | None = None,
+def write_adapter(
+    weights: LoraWeights, path: Path | str, base_config: PreTrainedConfig, *, overwrite: bool = False
 ) -> Path:
-    """Write one adapter as a folder that mlx-lm loads, in the dtype of the weights.
+    """Write one adapter as a folder that mlx-lm loads, in the dtype of the weights; see `ExportAdapter`.
 
     mlx-lm multiplies by one factor, `scale`, which is the scaling of the spec, rsLoRA or not.
-    See `ExportAdapter`.
     """
-    refuse_engine_base(engine_base, "MLX")
-    check_adapter(weights)
     spec = weights.spec
     layers_path = _layers_path(spec.base.model_type)
     tensors: dict[str, Tensor] = {}
@@ -82,17 +64,16 @@ def read_mlx_config(path: Path | str) -> dict[str, Any]:
     folder = Path(path)
     config = read_json(folder / CONFIG_FILE, AdapterFormatError)
     place = repr(str(folder))
-    kind = config.get("fine_tune_type", "lora")
-    if kind != "lora":
+    fine_tune_type = config.get("fine_tune_type", "lora")
+    if fine_tune_type != "lora":
         raise AdapterFormatError(
-            f"{place} has fine_tune_type={shorten(kind)}, which plain LoRA cannot represent; "
+            f"{place} has fine_tune_type={shorten(fine_tune_type)}, which plain LoRA cannot represent; "
             "only 'lora' is read"
         )
     parameters = config.get("lora_parameters")
     if not isinstance(parameters, dict):
         raise AdapterFormatError(
-            f"{place} has lora_parameters={shorten(parameters)}; an object with rank and scale is "
-            "needed"
+            f"{place} has lora_parameters={shorten(parameters)}; an object with rank and scale is needed"
         )
     rank, scale = parameters.get("rank"), parameters.get("scale")
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
@@ -120,47 +101,32 @@ def load_mlx_adapter(path: Path | str, base_config: PreTrainedConfig) -> LoraWei
     base = base_model_ref(base_config, name=model_name if isinstance(model_name, str) else None)
     layers_path = _layers_path(base.model_type)
     outline = ModelOutline.from_config(base_config)
-    names = {
-        (slot.layer, slot.module): f"{layers_path}.{slot.layer}.{slot.module}"
-        for slot in outline.slots
-    }
-    slots = [
-        slot for slot in outline.slots if f"{names[slot.layer, slot.module]}.lora_a" in tensors
-    ]
+    slots = {f"{layers_path}.{slot.layer}.{slot.module}": slot for slot in outline.slots}
+    slots = {name: slot for name, slot in slots.items() if f"{name}.lora_a" in tensors}
     shapes: dict[str, tuple[int, int]] = {}
-    for slot in slots:
-        name = names[slot.layer, slot.module]
+    for name, slot in slots.items():
         shapes[f"{name}.lora_a"] = (slot.in_features, rank)
         shapes[f"{name}.lora_b"] = (rank, slot.out_features)
     check_tensors(folder, shapes, tensors)
-    spec = LoraSpec.from_outline(
-        outline,
-        slots,
-        base=base,
-        rank=rank,
-        alpha=config["lora_parameters"]["scale"] * rank,
-        rslora=False,
-    )
+    alpha = config["lora_parameters"]["scale"] * rank
+    spec = LoraSpec.from_outline(outline, [*slots.values()], base=base, rank=rank, alpha=alpha, rslora=False)
     # A [1, slots, rank, in] and B [1, slots, out, rank] by group
     sides: dict[str, dict[str, Tensor]] = {"a": {}, "b": {}}
     for group in spec.groups:
         for side, stacked in sides.items():
-            parts = [
-                tensors[f"{names[layer, group.module]}.lora_{side}"].T for layer in group.layers
-            ]
-            stacked[group.key] = torch.stack(parts)[None]
+            names = [f"{layers_path}.{layer}.{group.module}.lora_{side}" for layer in group.layers]
+            stacked[group.key] = torch.stack([tensors[name].T for name in names])[None]
     return LoraWeights(spec, sides["a"], sides["b"])
 
 
 def _layers_path(model_type: str) -> str:
     """Path of the decoder layers in mlx-lm's model; SpecError when the type is not supported."""
-    if model_type not in _LAYERS_PATHS:
+    if model_type not in _SUPPORTED:
         raise SpecError(
             f"adapters for a base of type {model_type!r} cannot be exchanged with MLX; supported "
-            f"are {', '.join(_LAYERS_PATHS)}; merge the adapter into its base with `t2l merge` "
-            "instead"
+            f"are {', '.join(_SUPPORTED)}; merge the adapter into its base with `t2l merge` instead"
         )
-    return _LAYERS_PATHS[model_type]
+    return "language_model.model.layers" if model_type == "gemma3" else "model.layers"
 
 
 def _adapter_config(spec: LoraSpec, layers_path: str) -> dict[str, Any]:

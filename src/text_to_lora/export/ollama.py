@@ -29,7 +29,7 @@ _LIBRARY_NAMES: Final[Mapping[str, str]] = {
 _WITHOUT_ADAPTERS: Final = frozenset({"gemma3", "gemma3_text", "qwen3"})
 
 
-def export_adapter(
+def write_adapter(
     weights: LoraWeights,
     path: Path | str,
     base_config: PreTrainedConfig,
@@ -51,7 +51,13 @@ def export_adapter(
             "it with llama.cpp, or merge the adapter into its base with `t2l merge`"
         )
     tensors = name_tensors(weights, base_config)
-    modelfile = _modelfile(_base_name(weights.spec.base.name, engine_base))
+    # the answers are greedy, as those of `t2l run`
+    modelfile = (
+        f"{MODELFILE_START}: ollama create NAME -f {MODELFILE}\n"
+        f"FROM {_base_name(weights.spec.base.name, engine_base)}\n"
+        f"ADAPTER ./{ADAPTER_FILE}\n"
+        "PARAMETER temperature 0\n"
+    )
     with write_folder(path, overwrite=overwrite) as folder:
         write_gguf(folder / ADAPTER_FILE, tensors, weights.spec)
         write_text(folder / MODELFILE, modelfile)
@@ -67,17 +73,5 @@ def _base_name(hub_name: str, engine_base: str | None) -> str:
             "or the path of a GGUF file of the base, with --engine-base"
         )
     if not re.fullmatch(r"\S([^\r\n\x00]*\S)?", name):
-        raise ConfigError(
-            f"engine base {name!r} cannot stand in a Modelfile; give a name on one line"
-        )
+        raise ConfigError(f"engine base {name!r} cannot stand in a Modelfile; give a name on one line")
     return name
-
-
-def _modelfile(base_name: str) -> str:
-    """The text of a Modelfile; the answers are greedy, as those of `t2l run`."""
-    return (
-        f"{MODELFILE_START}: ollama create NAME -f {MODELFILE}\n"
-        f"FROM {base_name}\n"
-        f"ADAPTER ./{ADAPTER_FILE}\n"
-        "PARAMETER temperature 0\n"
-    )

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import CheckpointError, ConfigError, SpecError, list_some, shorten
+from text_to_lora.fields import check_fields, from_json
 from text_to_lora.files import (
     check_format,
     content_hash,
@@ -35,6 +34,7 @@ from text_to_lora.hypernet.descriptions import (
 )
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.lora.tensors import find_differences, find_not_finite, load_tensors
 
 CONFIG_FILE: Final = "config.json"
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -43,8 +43,19 @@ VERSION: Final = 1
 
 # dtypes of a file, by the name that config.json gives them
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_FIELDS: Final = ("dtype", "encoder", "format", "hypernet", "spec", "training", "version")
-_PICKLES: Final = ("*.pt", "*.pth", "*.bin", "*.pkl")
+
+
+@dataclass(frozen=True)
+class _Config:
+    """The fields of config.json."""
+
+    format: str
+    version: int
+    dtype: str
+    hypernet: dict[str, Any]
+    spec: dict[str, Any]
+    encoder: dict[str, Any]
+    training: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,22 +106,22 @@ def save_hypernet(
         key: value.detach().to("cpu", dtype).contiguous()
         for key, value in hypernet.state_dict().items()
     }
-    if broken := _not_finite(tensors):
+    if broken := find_not_finite(tensors):
         raise ConfigError(
             f"NaN or infinity in {list_some(broken)}; train again from a good checkpoint"
         )
-    config = {
-        "format": FORMAT,
-        "version": VERSION,
-        "dtype": name,
-        "hypernet": hypernet.config.to_dict(),
-        "spec": hypernet.spec.to_dict(),
-        "encoder": encoder.to_dict(),
-        "training": dict(training),
-    }
+    config = _Config(
+        format=FORMAT,
+        version=VERSION,
+        dtype=name,
+        hypernet=hypernet.config.to_dict(),
+        spec=hypernet.spec.to_dict(),
+        encoder=encoder.to_dict(),
+        training=dict(training),
+    )
     with write_folder(path, overwrite=overwrite) as folder:
         try:
-            write_json(folder / CONFIG_FILE, config)
+            write_json(folder / CONFIG_FILE, vars(config))
         except TypeError as error:
             raise ConfigError(f"training: {error}; give JSON values only") from None
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -135,15 +146,34 @@ def load_hypernet(
     named; when its training descriptions are broken or of another hypernetwork.
     """
     folder = Path(path)
-    config, hypernet_config, spec, encoder = _read_config(folder)
+    config = _read_config(folder)
+    place = repr(str(folder / CONFIG_FILE))
     try:
+        hypernet_config = HypernetConfig.from_dict(config.hypernet)
+        spec = LoraSpec.from_dict(config.spec)
+        encoder = EncoderConfig.from_dict(config.encoder)
         hypernet = Hypernetwork.empty(hypernet_config, spec)
+    except (ConfigError, SpecError) as error:
+        raise CheckpointError(f"{place}: {error}") from error
     except (RuntimeError, TypeError, OverflowError) as error:  # a size that torch cannot count
         raise CheckpointError(
-            f"{str(folder / CONFIG_FILE)!r} has sizes that no network can have; copy it again"
+            f"{place} has sizes that no network can have; copy it again"
         ) from error
-    tensors = _read_tensors(folder)
-    _check_tensors(folder, hypernet.state_dict(), tensors, config["dtype"])
+    if encoder.embedding_dim != hypernet_config.embedding_dim:
+        raise CheckpointError(
+            f"{place}: the encoder gives {encoder.embedding_dim} numbers, the network reads "
+            f"{hypernet_config.embedding_dim}; copy the folder again"
+        )
+    tensors = load_tensors(folder / WEIGHTS_FILE, CheckpointError)
+    shapes = {name: tensor.shape for name, tensor in hypernet.state_dict().items()}
+    problems = find_differences(shapes, tensors, config.dtype)
+    if not problems and (broken := find_not_finite(tensors)):
+        problems = [f"NaN or infinity in {list_some(broken)}"]
+    if problems:
+        raise CheckpointError(
+            f"{str(folder / WEIGHTS_FILE)!r} does not fit its {CONFIG_FILE}: "
+            f"{'; '.join(problems)}; copy or download the folder again"
+        )
     hypernet.load_state_dict(tensors, assign=True)
     network_hash, descriptions = fingerprint(folder), None
     if os.path.lexists(file := folder / DESCRIPTIONS_FILE):
@@ -153,7 +183,7 @@ def load_hypernet(
     return Loaded(
         hypernet=hypernet.to(device=device, dtype=dtype).eval(),
         encoder=encoder,
-        training=config["training"],
+        training=config.training,
         fingerprint=network_hash,
         descriptions=descriptions,
     )
@@ -166,9 +196,7 @@ def fingerprint(folder: Path | str) -> str:
     )
 
 
-def _read_config(
-    folder: Path,
-) -> tuple[dict[str, Any], HypernetConfig, LoraSpec, EncoderConfig]:
+def _read_config(folder: Path) -> _Config:
     if not folder.is_dir():
         raise CheckpointError(f"{str(folder)!r} is not a folder; give the hypernetwork's folder")
     file = folder / CONFIG_FILE
@@ -179,97 +207,12 @@ def _read_config(
             else "give the folder that save_hypernet wrote"
         )
         raise CheckpointError(f"{str(folder)!r} holds no {CONFIG_FILE}; {hint}")
-    config = read_json(file, CheckpointError)
-    check_format(config, file, name=FORMAT, version=VERSION, error=CheckpointError)
-    if wrong := sorted(set(config) ^ set(_FIELDS)):
-        state = [f"{'missing' if name in _FIELDS else 'unknown'} {name}" for name in wrong]
-        raise CheckpointError(f"{str(file)!r} has wrong fields: {', '.join(state)}; copy it again")
-    if not isinstance(config["dtype"], str) or config["dtype"] not in _DTYPES:
+    payload = read_json(file, CheckpointError)
+    check_format(payload, file, name=FORMAT, version=VERSION, error=CheckpointError)
+    config = from_json(_Config, payload, repr(str(file)), CheckpointError)
+    check_fields(config, repr(str(file)), CheckpointError)
+    if config.dtype not in _DTYPES:
         raise CheckpointError(
-            f"{str(file)!r} has dtype {shorten(config['dtype'])}; one of {', '.join(_DTYPES)}"
+            f"{str(file)!r} has dtype {shorten(config.dtype)}; one of {', '.join(_DTYPES)}"
         )
-    if not isinstance(config["training"], dict):
-        raise CheckpointError(f"{str(file)!r}: training is not an object; copy it again")
-    try:
-        hypernet_config = HypernetConfig.from_dict(config["hypernet"])
-        spec = LoraSpec.from_dict(config["spec"])
-        encoder = EncoderConfig.from_dict(config["encoder"])
-    except (ConfigError, SpecError) as error:
-        raise CheckpointError(f"{str(file)!r}: {error}") from error
-    if encoder.embedding_dim != hypernet_config.embedding_dim:
-        raise CheckpointError(
-            f"{str(file)!r}: the encoder gives {encoder.embedding_dim} numbers, the network reads "
-            f"{hypernet_config.embedding_dim}; copy the folder again"
-        )
-    return config, hypernet_config, spec, encoder
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    file = folder / WEIGHTS_FILE
-    if not file.is_file():
-        pickles = sorted(found.name for pattern in _PICKLES for found in folder.glob(pattern))
-        if pickles:
-            raise CheckpointError(
-                f"{str(folder)!r} holds {pickles[0]}, a pickle, which can run code and is not "
-                f"read; save it again as {WEIGHTS_FILE}"
-            )
-        raise CheckpointError(f"{str(folder)!r} holds no {WEIGHTS_FILE}; copy it again")
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        if _looks_like_pickle(file):
-            raise CheckpointError(
-                f"{str(file)!r} is a pickle named safetensors, which can run code and is not "
-                "read; save it again with safetensors"
-            ) from None
-        raise CheckpointError(
-            f"{str(file)!r} is truncated or corrupt ({shorten(str(error))}); copy or download it again"
-        ) from error
-    return tensors
-
-
-def _looks_like_pickle(file: Path) -> bool:
-    """Whether a file starts as torch.save (a zip archive) or pickle begin theirs."""
-    with file.open("rb") as stream:
-        start = stream.read(4)
-    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and b"\x02" <= start[1:2] <= b"\x05")
-
-
-def _check_tensors(
-    folder: Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtype: str
-) -> None:
-    """Check names, shapes, dtypes and values; list all that differs."""
-    problems = differences(expected, tensors)
-    common = sorted(set(expected) & set(tensors))
-    if wrong := [key for key in common if tensors[key].dtype != _DTYPES[dtype]]:
-        listed = list_some(
-            f"{key} {str(tensors[key].dtype).removeprefix('torch.')}" for key in wrong
-        )
-        problems.append(f"wrong dtype, not {dtype}: {listed}")
-    elif broken := _not_finite(tensors):
-        problems.append(f"NaN or infinity in {list_some(broken)}")
-    if problems:
-        raise CheckpointError(
-            f"{str(folder / WEIGHTS_FILE)!r} does not fit its {CONFIG_FILE}: "
-            f"{'; '.join(problems)}; copy or download the folder again"
-        )
-
-
-def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Names that are missing, left over, or of another shape, in words."""
-    problems = []
-    if missing := sorted(set(expected) - set(found)):
-        problems.append(f"missing {list_some(missing)}")
-    if extra := sorted(set(found) - set(expected)):
-        problems.append(f"unexpected {list_some(extra)}")
-    if reshaped := [
-        f"{key} {tuple(found[key].shape)}, not {tuple(expected[key].shape)}"
-        for key in sorted(set(expected) & set(found))
-        if found[key].shape != expected[key].shape
-    ]:
-        problems.append(f"wrong shape of {list_some(reshaped)}")
-    return problems
-
-
-def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    return [key for key in sorted(tensors) if not tensors[key].isfinite().all()]
+    return config

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Literal, Self, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, Self
 
+from text_to_lora.choices import HeadName
 from text_to_lora.errors import ConfigError
-from text_to_lora.hypernet.tokens import TokenConfig
+from text_to_lora.fields import check_fields, check_positive, from_json
 
-HeadKind = Literal["joint", "shared", "rank"]
-OutputKind = Literal["direct", "zscore", "delta"]
+OutputName = Literal["direct", "zscore", "delta"]
 
-_CHOICES: Final = {"head": get_args(HeadKind), "output": get_args(OutputKind)}
-_OPTIONAL: Final = ("task_vector_dim", "tokens")
-_SIZES: Final = ("embedding_dim", "latent_size", "head_in_size", "task_vector_dim")
+_OPTIONAL: Final = ("task_vector_dim", "tokens")  # left out of files where they are None
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """Sizes of the parts that read token states.
+
+    hidden_size: width of the base's hidden states
+    attention_size: width of the cross-attention, over all of its heads; heads: how many
+    layer_stride: states are read at every layer whose number this divides
+    direct: paths of modules that write into the residual stream and store words; none: no module
+    key_size: width of a query and of a key when a rank of those modules points at a token
+    max_tokens: tokens of a description that are read
+
+    Raises ConfigError when a field has a value that cannot work.
+    """
+
+    hidden_size: int
+    attention_size: int = 128
+    heads: int = 2
+    layer_stride: int = 3
+    direct: tuple[str, ...] = ()
+    key_size: int = 32
+    max_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        place = "hypernet.tokens"
+        check_fields(self, place, ConfigError)
+        counts = [name for name in vars(self) if name != "direct"]
+        check_positive(self, counts, place, ConfigError)
+        if self.attention_size % self.heads:
+            raise ConfigError(
+                f"{place}: attention_size is {self.attention_size}; "
+                f"a multiple of heads={self.heads} is needed"
+            )
+        if not all(self.direct):
+            raise ConfigError(f"{place}: direct is {self.direct!r}; paths of modules are needed")
 
 
 @dataclass(frozen=True)
@@ -40,32 +73,28 @@ class HypernetConfig:
     Source: Text-to-LoRA (arXiv 2506.06105); defaults are those of its Mistral-7B models.
     """
 
-    head: HeadKind
+    head: HeadName
     embedding_dim: int
     latent_size: int = 128
     head_in_size: int = 512
     dropout: float = 0.05
-    output: OutputKind = "direct"
+    output: OutputName = "direct"
     delta_scaling: float = 1e4
     task_vector_dim: int | None = None
     tokens: TokenConfig | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise _error(name, getattr(self, name), f"one of {', '.join(allowed)}")
-        for name in _SIZES:
-            size = getattr(self, name)
-            if name == "task_vector_dim" and size is None:
-                continue
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise _error(name, size, "a whole number of 1 or more is needed")
+        check_fields(self, "hypernet", ConfigError)
+        sizes = ("embedding_dim", "latent_size", "head_in_size", "task_vector_dim", "delta_scaling")
+        check_positive(self, sizes, "hypernet", ConfigError)
         if self.latent_size % 4:
-            raise _error("latent_size", self.latent_size, "a multiple of 4 is needed")
-        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise _error("dropout", self.dropout, "a number from 0 to below 1 is needed")
-        if not _is_number(self.delta_scaling) or self.delta_scaling <= 0:
-            raise _error("delta_scaling", self.delta_scaling, "a number above 0 is needed")
+            raise ConfigError(
+                f"hypernet: latent_size is {self.latent_size}; a multiple of 4 is needed"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"hypernet: dropout is {self.dropout}; a number from 0 to below 1 is needed"
+            )
 
     @property
     def head_bias(self) -> bool:
@@ -75,12 +104,9 @@ class HypernetConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values; those of `_OPTIONAL` only where they are set."""
         payload = asdict(self)
-        for name in _OPTIONAL:
-            if payload[name] is None:  # as in files older than the field
-                del payload[name]
         if self.tokens is not None:
-            payload["tokens"] = self.tokens.to_dict()
-        return payload
+            payload["tokens"]["direct"] = list(self.tokens.direct)
+        return {k: v for k, v in payload.items() if v is not None or k not in _OPTIONAL}
 
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> Self:
@@ -88,22 +114,4 @@ class HypernetConfig:
 
         Raises ConfigError when a field is missing, unknown or cannot work.
         """
-        if not isinstance(payload, Mapping):
-            raise ConfigError(f"hypernet is {payload!r}; an object is needed")
-        names = {field.name for field in fields(cls)}
-        missing = sorted(names - set(_OPTIONAL) - set(payload))
-        unknown = sorted(set(payload) - names)
-        if missing or unknown:
-            raise ConfigError(f"hypernet: missing fields {missing}, unknown fields {unknown}")
-        values = dict(payload)
-        if "tokens" in values:
-            values["tokens"] = TokenConfig.from_dict(values["tokens"])
-        return cls(**values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _error(name: str, value: object, allowed: str) -> ConfigError:
-    return ConfigError(f"hypernet: {name} is {value!r}; {allowed}")
+        return from_json(cls, payload, "hypernet", ConfigError, optional=_OPTIONAL)

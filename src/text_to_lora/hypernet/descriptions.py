@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.nn import functional
 
 from text_to_lora.errors import CheckpointError, shorten
 from text_to_lora.files import check_format, parse_json
+from text_to_lora.lora.tensors import find_differences
 
 DESCRIPTIONS_FILE: Final = "descriptions.safetensors"
 FORMAT: Final = "text-to-lora training descriptions"
@@ -83,14 +83,9 @@ def save_descriptions(path: Path, descriptions: TrainingDescriptions, *, hyperne
 
     hypernet: fingerprint of the hypernetwork that was trained on them
     """
-    described = {
-        "format": FORMAT,
-        "version": VERSION,
-        "hypernet": hypernet,
-        "texts": list(descriptions.texts),
-    }
-    metadata = {_KEY: json.dumps(described, sort_keys=True)}
-    save_file({_TENSOR: descriptions.embeddings}, path, metadata)
+    described = {"format": FORMAT, "version": VERSION, "hypernet": hypernet}
+    text = json.dumps(described | {"texts": list(descriptions.texts)}, sort_keys=True)
+    save_file({_TENSOR: descriptions.embeddings}, path, {_KEY: text})
 
 
 def load_descriptions(path: Path, *, hypernet: str, embedding_dim: int) -> TrainingDescriptions:
@@ -102,37 +97,34 @@ def load_descriptions(path: Path, *, hypernet: str, embedding_dim: int) -> Train
     Raises CheckpointError when the file is corrupt, of another version or of another hypernetwork,
     or when its tensor does not fit its texts or is not finite.
     """
-    remedy = "copy it again, or delete it to do without the nearest training description"
+    place = repr(str(path))
+
+    def error(problem: str) -> CheckpointError:
+        remedy = "copy it again, or delete it to do without the nearest training description"
+        return CheckpointError(f"{place} {problem}; {remedy}")
+
     if not path.is_file():
-        raise CheckpointError(f"{str(path)!r} is not a file; {remedy}")
+        raise error("is not a file")
     try:
         with safe_open(path, framework="pt") as opened:
             described = parse_json((opened.metadata() or {}).get(_KEY, "{}"))
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{str(path)!r} is truncated or corrupt ({shorten(str(error))}); {remedy}"
-        ) from error
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as cause:
+        raise error(f"is truncated or corrupt ({shorten(str(cause))})") from cause
     if not isinstance(described, dict):
-        raise CheckpointError(f"{str(path)!r} describes itself by {shorten(described)}; {remedy}")
+        raise error(f"describes itself by {shorten(described)}")
     check_format(described, path, name=FORMAT, version=VERSION, error=CheckpointError)
     if described.get("hypernet") != hypernet:
-        raise CheckpointError(
-            f"{str(path)!r} belongs to the hypernetwork {shorten(described.get('hypernet'))}, not to "
-            f"{hypernet!r} beside it; {remedy}"
+        raise error(
+            f"belongs to the hypernetwork {shorten(described.get('hypernet'))}, not to "
+            f"{hypernet!r} beside it"
         )
     texts = described.get("texts")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise CheckpointError(
-            f"{str(path)!r} has texts {shorten(texts)}, no list of texts; {remedy}"
-        )
-    expected = {_TENSOR: (len(texts), embedding_dim)}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if shapes != expected or not texts:
-        raise CheckpointError(f"{str(path)!r} holds {shapes}, not {expected}; {remedy}")
-    embeddings = tensors[_TENSOR]
-    if embeddings.dtype != torch.float16:
-        raise CheckpointError(f"{str(path)!r} holds {embeddings.dtype}, not float16; {remedy}")
-    if not embeddings.isfinite().all():
-        raise CheckpointError(f"{str(path)!r} holds NaN or infinity; {remedy}")
-    return TrainingDescriptions(tuple(texts), embeddings)
+        raise error(f"has texts {shorten(texts)}, no list of texts")
+    problems = find_differences({_TENSOR: (len(texts), embedding_dim)}, tensors, "float16")
+    if not problems and not (texts and tensors[_TENSOR].isfinite().all()):
+        problems = ["NaN or infinity" if texts else "no texts"]
+    if problems:
+        raise error(f"holds tensors that do not fit: {'; '.join(problems)}")
+    return TrainingDescriptions(tuple(texts), tensors[_TENSOR])

@@ -10,8 +10,9 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
+from text_to_lora.choices import HeadName
 from text_to_lora.hypernet.backbone import Backbone
-from text_to_lora.hypernet.layers import Embedding, HeadLinear, LayerNorm
+from text_to_lora.hypernet.layers import Drawn, Embedding, HeadLinear, LayerNorm
 from text_to_lora.lora.spec import Group
 
 Factors = dict[str, Tensor]
@@ -93,7 +94,7 @@ class JointHead(Head):
             _set_bias(self.b[name], 0.0, generator)
 
 
-class _SideHead(Head):
+class _SideHead(Drawn, Head):
     """What M and S share: a learned code that tells A from B, added before `mlp2`."""
 
     def _build(self, latent_size: int, head_in_size: int, bias: bool) -> None:
@@ -102,6 +103,10 @@ class _SideHead(Head):
         self.side_norm = LayerNorm(latent_size)
         widths = {g.key: self._width(g) for g in self.groups}
         self.linears = _linears(head_in_size, widths, bias)
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        """N(0, 1) for the codes."""
+        self.side_codes.normal_(generator=generator)
 
     @abstractmethod
     def _width(self, group: Group) -> int:
@@ -199,7 +204,7 @@ def _set_bias(linear: nn.Module, bound: float, generator: torch.Generator | None
     linear.get_parameter("bias").uniform_(-bound, bound, generator=generator)
 
 
-HEADS: Final[Mapping[str, type[Head]]] = {
+HEADS: Final[Mapping[HeadName, type[Head]]] = {
     "joint": JointHead,
     "shared": SharedHead,
     "rank": RankHead,

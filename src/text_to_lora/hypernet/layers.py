@@ -1,11 +1,13 @@
 """Layers that compute in fp32 at least, whatever the dtype in which their weights are kept.
 
-They come without numbers, which a file or `initialisation.draw` gives them. Drawing here as well
-would cost an import of torch._dynamo on the meta device: half the time of a cold start (2.5 of 5 s
-on two CPU cores, torch 2.13, 2026-11-24).
+They come without numbers, which a file or `draw_parameters` gives them. Drawing here as well would
+cost an import of torch._dynamo on the meta device: half the time of a cold start (2.5 of 5 s on two
+CPU cores, torch 2.13, 2026-11-24).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -34,19 +36,51 @@ def has_fast_product(dtype: torch.dtype, device: torch.device) -> bool:
     )
 
 
-class Linear(nn.Linear):
-    """nn.Linear with products in fp32."""
+class Drawn:
+    """A module without numbers of its own; `draw` gives it those of the start of training."""
 
     def reset_parameters(self) -> None:
-        """Leave the numbers to whoever fills the network."""
+        """Leave the numbers to a file or to `draw`."""
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        """Draw all parameters that are the module's own; generator: None for torch's own."""
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def draw_parameters(network: nn.Module, generator: torch.Generator | None) -> None:
+    """Draw all parameters of a network by torch's default initialisation.
+
+    Linear layers U(-1/sqrt(in), 1/sqrt(in)), embeddings and codes N(0, 1); LayerNorm starts at
+    weight 1 and bias 0; a library's moments at mean 0 and deviation 1.
+    """
+    for module in network.modules():
+        if isinstance(module, Drawn):
+            module.draw(generator)
+
+
+class _DrawnLinear(Drawn, nn.Linear):
+    def draw(self, generator: torch.Generator | None) -> None:
+        bound = 1 / math.sqrt(self.in_features)
+        for parameter in self.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)
+
+
+class Linear(_DrawnLinear):
+    """nn.Linear with products in fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
         return functional.linear(input, wide(self.weight), wide(self.bias))
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(Drawn, nn.LayerNorm):
     """nn.LayerNorm in fp32."""
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        """Weight 1, bias 0."""
+        self.weight.fill_(1.0)
+        self.bias.zero_()
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., width] to the same shape."""
@@ -55,14 +89,15 @@ class LayerNorm(nn.LayerNorm):
         )
 
 
-class Embedding(nn.Embedding):
+class Embedding(Drawn, nn.Embedding):
     """nn.Embedding without numbers of its own."""
 
-    def reset_parameters(self) -> None:
-        """Leave the numbers to whoever fills the network."""
+    def draw(self, generator: torch.Generator | None) -> None:
+        """N(0, 1)."""
+        self.weight.normal_(generator=generator)
 
 
-class HeadLinear(nn.Linear):
+class HeadLinear(_DrawnLinear):
     """The last, very wide product; its result has the dtype of the weights, or `compute_dtype`.
 
     compute_dtype: of the product, where it is to be another than that of the weights; training sets
@@ -74,9 +109,6 @@ class HeadLinear(nn.Linear):
     """
 
     compute_dtype: torch.dtype | None = None
-
-    def reset_parameters(self) -> None:
-        """Leave the numbers to whoever fills the network."""
 
     def forward(self, input: Tensor, *, rows: int = 1, width: int | None = None) -> Tensor:
         """fp32 [..., in_features] to [..., rows · width].

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from text_to_lora.errors import SpecError
 from text_to_lora.hypernet.backbone import Backbone
 from text_to_lora.hypernet.config import HypernetConfig
 from text_to_lora.hypernet.heads import HEADS, Factors, Head
-from text_to_lora.hypernet.initialisation import draw
+from text_to_lora.hypernet.layers import draw_parameters
 from text_to_lora.hypernet.outputs import Delta, Direct, Output, ZScore
 from text_to_lora.hypernet.tokens import TokenAttention, TokenStates, WordMemory
 from text_to_lora.lora.spec import LoraSpec
@@ -28,25 +28,41 @@ class Hypernetwork(nn.Module):
     Source: Text-to-LoRA (arXiv 2506.06105), equations 3 and 4.
     """
 
-    def __init__(
-        self,
-        config: HypernetConfig,
-        spec: LoraSpec,
-        *,
-        backbone: Backbone,
-        head: Head,
-        output: Output,
-        attention: TokenAttention | None = None,
-        memory: WordMemory | None = None,
-    ) -> None:
+    def __init__(self, config: HypernetConfig, spec: LoraSpec) -> None:
         super().__init__()
         self.config: Final = config
         self.spec: Final = spec
-        self.backbone = backbone
-        self.head = head
-        self.output = output
-        self.attention = attention
-        self.memory = memory
+        layers = sorted({slot.layer for slot in spec.slots})
+        layer_of_slot = [n for group in spec.groups for n in group.layers]
+        self.backbone = Backbone(
+            embedding_dim=config.embedding_dim,
+            task_vector_dim=config.task_vector_dim,
+            depth_index=[layers.index(n) for n in layer_of_slot],
+            type_index=[i for i, group in enumerate(spec.groups) for _ in group.layers],
+            latent_size=config.latent_size,
+            head_in_size=config.head_in_size,
+            dropout=config.dropout,
+        )
+        self.head: Head = HEADS[config.head](
+            groups=spec.groups,
+            rank=spec.rank,
+            latent_size=config.latent_size,
+            head_in_size=config.head_in_size,
+            bias=config.head_bias,
+        )
+        self.output: Output = Direct()
+        if config.output == "zscore":
+            self.output = ZScore(spec.groups, spec.rank)
+        elif config.output == "delta":
+            self.output = Delta(config.delta_scaling)
+        self.attention: TokenAttention | None = None
+        self.memory: WordMemory | None = None
+        if tokens := config.tokens:
+            size = config.latent_size
+            levels = [n // tokens.layer_stride for n in layer_of_slot]
+            self.attention = TokenAttention(tokens, latent_size=size, levels=levels)
+            if tokens.direct:
+                self.memory = WordMemory(tokens, spec, latent_size=size, levels=levels)
 
     @classmethod
     def from_config(
@@ -66,7 +82,7 @@ class Hypernetwork(nn.Module):
         network = cls.empty(config, spec)
         blank = {name: torch.empty(t.shape) for name, t in network.state_dict().items()}
         network.load_state_dict(blank, assign=True)
-        draw(network, generator)
+        draw_parameters(network, generator)
         if config.output == "direct" and as_lora:
             network.head.start_as_lora(generator)
         for part in (network.attention, network.memory):
@@ -77,40 +93,8 @@ class Hypernetwork(nn.Module):
     @classmethod
     def empty(cls, config: HypernetConfig, spec: LoraSpec) -> Self:
         """Build on the meta device, without numbers; `load_state_dict(..., assign=True)` fills it."""
-        layers = sorted({slot.layer for slot in spec.slots})
-        tokens, attention, memory = config.tokens, None, None
         with torch.device("meta"):
-            if tokens is not None:
-                sizes: dict[str, Any] = {
-                    "latent_size": config.latent_size,
-                    "levels": [n // tokens.layer_stride for g in spec.groups for n in g.layers],
-                }
-                attention = TokenAttention(tokens, **sizes)
-                if tokens.direct:
-                    memory = WordMemory(tokens, groups=spec.groups, rank=spec.rank, **sizes)
-            return cls(
-                config,
-                spec,
-                backbone=Backbone(
-                    embedding_dim=config.embedding_dim,
-                    task_vector_dim=config.task_vector_dim,
-                    depth_index=[layers.index(n) for g in spec.groups for n in g.layers],
-                    type_index=[i for i, group in enumerate(spec.groups) for _ in group.layers],
-                    latent_size=config.latent_size,
-                    head_in_size=config.head_in_size,
-                    dropout=config.dropout,
-                ),
-                head=HEADS[config.head](
-                    groups=spec.groups,
-                    rank=spec.rank,
-                    latent_size=config.latent_size,
-                    head_in_size=config.head_in_size,
-                    bias=config.head_bias,
-                ),
-                output=_make_output(config, spec),
-                attention=attention,
-                memory=memory,
-            )
+            return cls(config, spec)
 
     def forward(self, embeddings: Tensor, states: TokenStates | None = None) -> LoraWeights:
         """Predict one adapter for each task embedding, [tasks, embedding_dim].
@@ -146,7 +130,9 @@ class Hypernetwork(nn.Module):
     def codes(self, embeddings: Tensor, states: TokenStates | None = None) -> Tensor:
         """The latent codes that the heads read, [tasks, slots, latent]; inputs as in `predict`."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            latent: Tensor = self.backbone(embeddings.to(self._compute_dtype))
+            # fp32, or as the weights where they are wider
+            dtype = torch.promote_types(self.dtype, torch.float32)
+            latent: Tensor = self.backbone(embeddings.to(dtype))
             if states is not None and self.attention is not None:
                 latent = self.attention(latent, states)
         return latent
@@ -168,13 +154,3 @@ class Hypernetwork(nn.Module):
     def num_parameters(self) -> int:
         """Trainable numbers."""
         return sum(parameter.numel() for parameter in self.parameters())
-
-    @property
-    def _compute_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.dtype, torch.float32)
-
-
-def _make_output(config: HypernetConfig, spec: LoraSpec) -> Output:
-    if config.output == "zscore":
-        return ZScore(spec.groups, spec.rank)
-    return Delta(config.delta_scaling) if config.output == "delta" else Direct()

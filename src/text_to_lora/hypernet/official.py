@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
+from text_to_lora.choices import HeadName
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import CheckpointError, ConfigError, SpecError, T2LWarning, list_some
 from text_to_lora.files import file_hash, read_json
 from text_to_lora.hypernet.checkpoint import save_hypernet
-from text_to_lora.hypernet.config import HeadKind, HypernetConfig, OutputKind
+from text_to_lora.hypernet.config import HypernetConfig, OutputName
 from text_to_lora.hypernet.heads import module_name
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.lora.spec import Group, LoraSpec
+from text_to_lora.lora.tensors import find_differences, find_not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -38,28 +40,14 @@ ADAPTER_FILE: Final = "adapter_config.json"
 _MAX_TOKENS: Final = 8192
 _SFR_PREFIX: Final = "Instruct: Retrieve semantically similar text.\nQuery: "
 
-# Parameters that are the same tensor in both: our names (without .weight, .bias) and theirs.
-_SAME: Final[Mapping[str, str]] = {
-    "backbone.task_encoder.0": "task_encoder.mlp.0",
-    "backbone.task_encoder.1": "task_encoder.mlp.1",
-    "backbone.depth_encoder.0": "layer_depth_encoder.0",
-    "backbone.depth_encoder.1": "layer_depth_encoder.1",
-    "backbone.type_encoder.0": "layer_type_encoder.0",
-    "backbone.type_encoder.1": "layer_type_encoder.1",
-    "backbone.mixer.1": "mixer.1",
-    "backbone.mixer.4": "mixer.4",
-    "backbone.mlp1.mlp.0": "mlp1.mlp.0",
-    "backbone.mlp1.mlp.1": "mlp1.mlp.1",
-    "backbone.mlp1.mlp.4": "mlp1.mlp.4",
-    "backbone.mlp2.mlp.0": "mlp2.mlp.0",
-    "backbone.mlp2.mlp.1": "mlp2.mlp.1",
-    "backbone.mlp2.mlp.4": "mlp2.mlp.4",
-    "backbone.mlp3.0": "mlp3.0",
-    "backbone.mlp3.1": "mlp3.1",
-    "backbone.mlp3.4": "mlp3.4",
-    "head.side_norm": "out_emb_norm",
-    "head.rank_encoder.0": "pos_emb.0",
-    "head.rank_encoder.1": "pos_emb.1",
+# Modules whose parameters are the same tensors in both: our prefixes and theirs, first match first.
+_RENAMED: Final[Mapping[str, str]] = {
+    "backbone.task_encoder.": "task_encoder.mlp.",
+    "backbone.depth_encoder.": "layer_depth_encoder.",
+    "backbone.type_encoder.": "layer_type_encoder.",
+    "backbone.": "",
+    "head.side_norm.": "out_emb_norm.",
+    "head.rank_encoder.": "pos_emb.",
 }
 # Per module and factor; all are in every file, zeros when unused.
 _PER_FACTOR: Final = ("AB_offset", "mean_recon_target", "std_recon_target")
@@ -205,7 +193,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         and all(isinstance(t, Tensor) and t.is_floating_point() for t in state.values())
     ):
         raise CheckpointError(f"{str(path)!r} is no state dict of floating tensors; fetch it anew")
-    if broken := [name for name in sorted(state) if not state[name].isfinite().all()]:
+    if broken := find_not_finite(state):
         raise CheckpointError(
             f"{str(path)!r}: NaN or infinity in {list_some(broken)}; use another checkpoint"
         )
@@ -293,36 +281,39 @@ def _read_config(
 ) -> HypernetConfig:
     def width(name: str, dimension: int) -> int:
         if name not in state or state[name].ndim != 2:
-            raise CheckpointError(f"{str(path)!r}: {name} is missing or no matrix; fetch it anew")
+            raise refuse(f"{name} is missing or no matrix; fetch it anew")
         return state[name].shape[dimension]
 
-    head: HeadKind = "joint"
+    def refuse(reason: str) -> CheckpointError:
+        return CheckpointError(f"{str(path)!r}: {reason}")
+
+    head: HeadName = "joint"
     if "out_emb_norm.weight" in state:
         head = "rank" if "pos_emb.0.weight" in state else "shared"
     if bool(args.get("autoreg_gen")) != (head == "rank"):
-        raise CheckpointError(
-            f"{str(path)!r}: autoreg_gen is {args.get('autoreg_gen')!r} with a head of kind "
-            f"{head!r}; of per-rank heads only the shared one with learned rank codes (S) is read"
+        raise refuse(
+            f"autoreg_gen is {args.get('autoreg_gen')!r} with a head of kind {head!r}; of per-rank "
+            "heads only the shared one with learned rank codes (S) is read"
         )
-    output: OutputKind = "direct"
-    if args["training_task"] == "recon":
-        if args.get("pred_z_score"):
-            output = "zscore"
-        elif not args.get("factorized"):
-            output = "delta"
-        if output == "zscore" and not args.get("factorized"):
-            raise CheckpointError(
-                f"{str(path)!r}: pred_z_score without factorized has no defined adapter, in the "
-                "reference neither; use another checkpoint"
+    is_reconstruction = args["training_task"] == "recon"
+    output: OutputName = "direct"
+    if is_reconstruction and args.get("pred_z_score"):
+        output = "zscore"
+        if not args.get("factorized"):
+            raise refuse(
+                "pred_z_score without factorized has no defined adapter, in the reference neither; "
+                "use another checkpoint"
             )
+    elif is_reconstruction and not args.get("factorized"):
+        output = "delta"
     if _has_offset(state):
-        if args["training_task"] == "recon":
-            raise CheckpointError(f"{str(path)!r}: AB_offset in a reconstruction run is not read")
+        if is_reconstruction:
+            raise refuse("AB_offset in a reconstruction run is not read")
         output = "zscore"  # head + offset is z · 1 + mean
     if output == "zscore" and _has_bias(state):
-        raise CheckpointError(
-            f"{str(path)!r}: heads with a bias under z-scores or AB_offset, which the reference "
-            "does not write, are not read"
+        raise refuse(
+            "heads with a bias under z-scores or AB_offset, which the reference does not write, "
+            "are not read"
         )
     try:
         return HypernetConfig(
@@ -334,7 +325,7 @@ def _read_config(
             delta_scaling=args.get("delta_w_scaling", 1e4),
         )
     except ConfigError as error:
-        raise CheckpointError(f"{str(path)!r}: {error}") from error
+        raise refuse(str(error)) from error
 
 
 def _check_order(order: Sequence[str] | None, spec: LoraSpec) -> tuple[str, ...]:
@@ -369,17 +360,7 @@ def _check_state(state: Mapping[str, Tensor], hypernet: Hypernetwork, path: Path
                 needed[f"out_emb.{leaf}.{side}"] = (config.latent_size,)
             for name in _PER_FACTOR:
                 needed[f"{name}.{side}.{leaf}"] = shape
-    problems = []
-    if missing := sorted(set(needed) - set(state)):
-        problems.append(f"missing {list_some(missing)}")
-    if extra := sorted(set(state) - set(needed)):
-        problems.append(f"unexpected {list_some(extra)}")
-    if reshaped := [
-        f"{name} {list(state[name].shape)} instead of {list(shape)}"
-        for name, shape in sorted(needed.items())
-        if name in state and tuple(state[name].shape) != shape
-    ]:
-        problems.append(f"wrong shape: {list_some(reshaped)}")
+    problems = find_differences(needed, state)
     if problems:
         raise CheckpointError(
             f"{str(path)!r} does not fit its base model and options: {'; '.join(problems)}; "
@@ -434,12 +415,12 @@ def _has_bias(state: Mapping[str, Tensor]) -> bool:
 
 
 def _same_names(hypernet: Hypernetwork) -> dict[str, str]:
-    """Our and their name of every parameter in _SAME."""
+    """Our and their name of every parameter that is the same tensor in both."""
     names = {}
     for name, _ in hypernet.named_parameters():
-        owner, _, part = name.rpartition(".")
-        if owner in _SAME:
-            names[name] = f"{_SAME[owner]}.{part}"
+        prefix = next(filter(name.startswith, _RENAMED), None)
+        if prefix is not None:
+            names[name] = _RENAMED[prefix] + name.removeprefix(prefix)
     return names
 
 

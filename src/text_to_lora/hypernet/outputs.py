@@ -1,4 +1,4 @@
-"""What the heads' numbers mean: factors themselves, z-scores, or factors of a scaled ΔW."""
+"""From the numbers of a head to factors: as they are, as z-scores, or as parts of a scaled ΔW."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from text_to_lora.hypernet.heads import Factors, module_name
+from text_to_lora.hypernet.layers import Drawn
 from text_to_lora.lora.spec import Group
 from text_to_lora.lora.weights import LoraWeights
 
@@ -24,26 +25,38 @@ class Output(nn.Module, ABC):
     numbers that are overwritten.
     """
 
-    @abstractmethod
     def forward(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
         """Per group key A [tasks, slots, rank, in] and B [tasks, slots, out, rank] to the same."""
+        return (
+            {key: self._to_factor("a", key, numbers) for key, numbers in a.items()},
+            {key: self._to_factor("b", key, numbers) for key, numbers in b.items()},
+        )
 
-    @abstractmethod
     def invert(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
         """What a head has to predict for these factors; new tensors where they differ."""
+        return (
+            {key: self._to_numbers("a", key, factor) for key, factor in a.items()},
+            {key: self._to_numbers("b", key, factor) for key, factor in b.items()},
+        )
+
+    @abstractmethod
+    def _to_factor(self, side: str, key: str, numbers: Tensor) -> Tensor:
+        """One factor from what a head predicts, in place."""
+
+    @abstractmethod
+    def _to_numbers(self, side: str, key: str, factor: Tensor) -> Tensor:
+        """What a head has to predict for one factor, which stays as it is."""
 
 
 @final
 class Direct(Output):
     """The factors themselves."""
 
-    def forward(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
-        """See Output.forward."""
-        return a, b
+    def _to_factor(self, side: str, key: str, numbers: Tensor) -> Tensor:
+        return numbers
 
-    def invert(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
-        """See Output.invert."""
-        return a, b
+    def _to_numbers(self, side: str, key: str, factor: Tensor) -> Tensor:
+        return factor
 
 
 @final
@@ -57,39 +70,27 @@ class Delta(Output):
         super().__init__()
         self.root = math.sqrt(scaling)
 
-    def forward(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
-        """See Output.forward."""
-        return (
-            {key: factor.div_(self.root) for key, factor in a.items()},
-            {key: factor.div_(self.root) for key, factor in b.items()},
-        )
+    def _to_factor(self, side: str, key: str, numbers: Tensor) -> Tensor:
+        return numbers.div_(self.root)
 
-    def invert(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
-        """See Output.invert."""
-        return (
-            {key: factor * self.root for key, factor in a.items()},
-            {key: factor * self.root for key, factor in b.items()},
-        )
+    def _to_numbers(self, side: str, key: str, factor: Tensor) -> Tensor:
+        return factor * self.root
 
 
-class _Moments(nn.Module):
+class _Moments(Drawn, nn.Module):
     """Mean and standard deviation of one factor over a library of adapters."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.empty(*shape))
-        self.register_buffer("std", torch.empty(*shape))
+        self.register_buffer("mean", torch.empty(shape))
+        self.register_buffer("std", torch.empty(shape))
 
-    def forward(self, scores: Tensor) -> Tensor:
-        """z-scores [tasks, slots, ...] to values."""
-        return scores.mul_(self.std + _MIN_DEVIATION).add_(self.mean)
-
-    def invert(self, values: Tensor) -> Tensor:
-        """Values [tasks, slots, ...] to z-scores."""
-        return (values - self.mean).div_(self.std + _MIN_DEVIATION)
+    def draw(self, generator: torch.Generator | None) -> None:
+        self.mean.zero_()
+        self.std.fill_(1.0)
 
 
 @final
@@ -105,34 +106,27 @@ class ZScore(Output):
         self.b = nn.ModuleDict()
         for group in groups:
             name, slots = module_name(group.key), len(group.layers)
-            self.a[name] = _Moments((slots, rank, group.in_features))
-            self.b[name] = _Moments((slots, group.out_features, rank))
+            self.a[name] = _Moments(slots, rank, group.in_features)
+            self.b[name] = _Moments(slots, group.out_features, rank)
 
-    def forward(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
-        """See Output.forward."""
-        return (
-            {key: self.a[module_name(key)](scores) for key, scores in a.items()},
-            {key: self.b[module_name(key)](scores) for key, scores in b.items()},
-        )
+    def _to_factor(self, side: str, key: str, numbers: Tensor) -> Tensor:
+        moments = self._moments(side, key)
+        return numbers.mul_(moments.std + _MIN_DEVIATION).add_(moments.mean)
 
-    def invert(self, a: Factors, b: Factors) -> tuple[Factors, Factors]:
-        """See Output.invert."""
-        return (
-            {key: self._moments(self.a, key).invert(values) for key, values in a.items()},
-            {key: self._moments(self.b, key).invert(values) for key, values in b.items()},
-        )
+    def _to_numbers(self, side: str, key: str, factor: Tensor) -> Tensor:
+        moments = self._moments(side, key)
+        return (factor - moments.mean).div_(moments.std + _MIN_DEVIATION)
 
-    @staticmethod
-    def _moments(side: nn.ModuleDict, key: str) -> _Moments:
-        moments = side[module_name(key)]
+    def _moments(self, side: str, key: str) -> _Moments:
+        moments = (self.a if side == "a" else self.b)[module_name(key)]
         assert isinstance(moments, _Moments)
         return moments
 
     @torch.no_grad()
     def set_library(self, library: LoraWeights) -> None:
         """Take the mean and the unbiased standard deviation of a library of adapters."""
-        for side, factors in ((self.a, library.a), (self.b, library.b)):
+        for side, factors in (("a", library.a), ("b", library.b)):
             for key, values in factors.items():
                 std, mean = torch.std_mean(values.float(), dim=0)
-                side[module_name(key)].get_buffer("mean").copy_(mean)
-                side[module_name(key)].get_buffer("std").copy_(std)
+                self._moments(side, key).mean.copy_(mean)
+                self._moments(side, key).std.copy_(std)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from text_to_lora.encoders.base import pad_right
 from text_to_lora.errors import SpecError
-from text_to_lora.hypernet.tokens import TokenConfig, TokenStates
+from text_to_lora.hypernet.config import TokenConfig
+from text_to_lora.hypernet.tokens import TokenStates
 from text_to_lora.lora.apply import is_adapted
 from text_to_lora.lora.spec import LoraSpec
 
@@ -68,40 +70,33 @@ class TokenReader:
                 "this model is inside adapted(), so its states would be those of an adapted base; "
                 "leave that block before reading descriptions"
             )
-        width = max(map(len, ids))
-        device = self._model.device
-        tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids], device=device)
-        lengths = torch.tensor([len(row) for row in ids], device=device)
-        mask = torch.arange(width, device=device) < lengths[:, None]
-        levels: list[Tensor] = []
-        inputs: dict[tuple[str, int], Tensor] = {}
+        tokens, mask = pad_right(ids, self._model.device)
+        states: dict[tuple[str, int], Tensor] = {}
+
+        def keep(
+            key: tuple[str, int], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> None:
+            states[key] = args[0] if args else kwargs["hidden_states"]
+
+        levels = range(0, self._spec.num_layers, self._config.layer_stride)
+        writers = [group for group in self._spec.groups if group.module in self._config.direct]
+        modules: dict[tuple[str, int], nn.Module] = {("", n): layers[n] for n in levels}
+        for group in writers:
+            for n in group.layers:
+                modules[group.key, n] = layers[n].get_submodule(group.module)
         with ExitStack() as stack:
-            for number in range(0, self._spec.num_layers, self._config.layer_stride):
-                hook = layers[number].register_forward_pre_hook(
-                    partial(_keep_state, levels), with_kwargs=True
-                )
+            for key, module in modules.items():
+                hook = module.register_forward_pre_hook(partial(keep, key), with_kwargs=True)
                 stack.callback(hook.remove)
-            for group in self._spec.groups:
-                if group.module not in self._config.direct:
-                    continue
-                for layer in group.layers:
-                    module = layers[layer].get_submodule(group.module)
-                    keep = partial(_keep_input, inputs, (group.key, layer))
-                    stack.callback(module.register_forward_pre_hook(keep).remove)
             self._model.base_model(input_ids=tokens, attention_mask=mask.long(), use_cache=False)
         words, following = self._words(tokens, mask)
+        inputs = {g.key: torch.stack([states[g.key, n] for n in g.layers], 1) for g in writers}
         return TokenStates(
-            hidden=torch.stack(levels, dim=1),
+            hidden=torch.stack([states["", n] for n in levels], dim=1),
             mask=mask,
             words=words,
             following=following,
-            inputs={
-                group.key: functional.normalize(
-                    torch.stack([inputs[group.key, layer] for layer in group.layers], 1), dim=-1
-                )
-                for group in self._spec.groups
-                if group.module in self._config.direct
-            },
+            inputs={key: functional.normalize(tensor, dim=-1) for key, tensor in inputs.items()},
         )
 
     def _ids(self, text: str) -> list[int]:
@@ -115,26 +110,9 @@ class TokenReader:
 
     def _words(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of tokens and of those after them, each of norm 1; a word's end is the EOS."""
-        ends = torch.tensor(sorted(self._line_ids), device=tokens.device)
-        tokens = tokens.masked_fill(torch.isin(tokens, ends) | ~mask, self._tokenizer.eos_token_id)
+        end_of_answer = self._tokenizer.eos_token_id
+        line_ends = torch.tensor(sorted(self._line_ids), device=tokens.device)
+        tokens = tokens.masked_fill(torch.isin(tokens, line_ends) | ~mask, end_of_answer)
+        tokens = functional.pad(tokens, (0, 1), value=end_of_answer)
         words = functional.normalize(self._model.get_input_embeddings()(tokens), dim=-1)
-        last = functional.normalize(
-            self._model.get_input_embeddings()(tokens.new_tensor([self._tokenizer.eos_token_id])),
-            dim=-1,
-        )
-        return words, torch.cat([words[:, 1:], last.expand(len(words), 1, -1)], dim=1)
-
-
-def _keep_state(
-    levels: list[Tensor], layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    levels.append(args[0] if args else kwargs["hidden_states"])
-
-
-def _keep_input(
-    inputs: dict[tuple[str, int], Tensor],
-    key: tuple[str, int],
-    module: nn.Module,
-    args: tuple[Any, ...],
-) -> None:
-    inputs[key] = args[0]
+        return words[:, :-1], words[:, 1:]

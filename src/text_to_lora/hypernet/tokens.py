@@ -8,89 +8,20 @@ write into the residual stream may store the words themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Self, final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, final
 
 import torch
 from torch import Tensor, nn
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.hypernet.config import TokenConfig
 from text_to_lora.hypernet.heads import Factors
 from text_to_lora.hypernet.layers import LayerNorm, Linear
-from text_to_lora.lora.spec import Group
+from text_to_lora.lora.spec import LoraSpec
 
-_COUNTS: Final = (
-    "hidden_size",
-    "attention_size",
-    "heads",
-    "key_size",
-    "layer_stride",
-    "max_tokens",
-)
 _START_GATE: Final = 0.02  # of a unit vector a module; 0.3 wrecks the base before training starts
-
-
-@dataclass(frozen=True)
-class TokenConfig:
-    """Sizes of the parts that read token states.
-
-    hidden_size: width of the base's hidden states
-    attention_size: width of the cross-attention, over all of its heads; heads: how many
-    layer_stride: states are read at every layer whose number this divides
-    direct: paths of modules that write into the residual stream and store words; none: no module
-    key_size: width of a query and of a key when a rank of those modules points at a token
-    max_tokens: tokens of a description that are read
-
-    Raises ConfigError when a field has a value that cannot work.
-    """
-
-    hidden_size: int
-    attention_size: int = 128
-    heads: int = 2
-    layer_stride: int = 3
-    direct: tuple[str, ...] = ()
-    key_size: int = 32
-    max_tokens: int = 128
-
-    def __post_init__(self) -> None:
-        for name in _COUNTS:
-            count = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ConfigError(
-                    f"hypernet.tokens: {name} is {count!r}; a whole number of 1 or more is needed"
-                )
-        if self.attention_size % self.heads:
-            raise ConfigError(
-                f"hypernet.tokens: attention_size is {self.attention_size}; "
-                f"a multiple of heads={self.heads} is needed"
-            )
-        if not all(isinstance(path, str) and path for path in self.direct):
-            raise ConfigError(
-                f"hypernet.tokens: direct is {self.direct!r}; a list of module paths is needed"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {**asdict(self), "direct": list(self.direct)}
-
-    @classmethod
-    def from_dict(cls, payload: object) -> Self:
-        """Read what `to_dict` gave.
-
-        Raises ConfigError when a field is missing, unknown or cannot work.
-        """
-        if not isinstance(payload, Mapping) or not isinstance(payload.get("direct"), list):
-            raise ConfigError(
-                f"hypernet.tokens is {payload!r}; an object with a list 'direct' is needed"
-            )
-        names = {field.name for field in fields(cls)}
-        if names != set(payload):
-            raise ConfigError(
-                f"hypernet.tokens: missing fields {sorted(names - set(payload))}, "
-                f"unknown fields {sorted(set(payload) - names)}"
-            )
-        return cls(**{**payload, "direct": tuple(payload["direct"])})
 
 
 @dataclass(frozen=True)
@@ -114,13 +45,7 @@ class TokenStates:
     def select(self, texts: Sequence[int]) -> TokenStates:
         """The states of these texts in this order; a text may repeat."""
         index = torch.tensor(texts, device=self.mask.device)
-        return TokenStates(
-            hidden=self.hidden.index_select(0, index),
-            mask=self.mask.index_select(0, index),
-            words=self.words.index_select(0, index),
-            following=self.following.index_select(0, index),
-            inputs={key: tensor.index_select(0, index) for key, tensor in self.inputs.items()},
-        )
+        return self._combine([self], lambda tensors, dim: tensors[0].index_select(0, index))
 
     @classmethod
     def join(cls, parts: Sequence[TokenStates], places: Sequence[int]) -> TokenStates:
@@ -131,7 +56,7 @@ class TokenStates:
         width = max(part.mask.shape[1] for part in parts)
         order = torch.tensor(places, device=parts[0].mask.device).argsort()
 
-        def joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+        def join_padded(tensors: Sequence[Tensor], dim: int) -> Tensor:
             padded = []
             for tensor in tensors:
                 shape = list(tensor.shape)
@@ -139,14 +64,19 @@ class TokenStates:
                 padded.append(torch.cat([tensor, tensor.new_zeros(shape)], dim=dim))
             return torch.cat(padded).index_select(0, order)
 
-        return cls(
-            hidden=joined([part.hidden for part in parts], 2),
-            mask=joined([part.mask for part in parts], 1),
-            words=joined([part.words for part in parts], 1),
-            following=joined([part.following for part in parts], 1),
-            inputs={
-                key: joined([part.inputs[key] for part in parts], 2) for key in parts[0].inputs
-            },
+        return cls._combine(parts, join_padded)
+
+    @staticmethod
+    def _combine(
+        parts: Sequence[TokenStates], change: Callable[[Sequence[Tensor], int], Tensor]
+    ) -> TokenStates:
+        """Every field by itself; change: from a field of all parts and its dimension of tokens."""
+        return TokenStates(
+            hidden=change([part.hidden for part in parts], 2),
+            mask=change([part.mask for part in parts], 1),
+            words=change([part.words for part in parts], 1),
+            following=change([part.following for part in parts], 1),
+            inputs={k: change([part.inputs[k] for part in parts], 2) for k in parts[0].inputs},
         )
 
 
@@ -216,23 +146,18 @@ class WordMemory(nn.Module):
     slot_index: Tensor
 
     def __init__(
-        self,
-        config: TokenConfig,
-        *,
-        groups: Sequence[Group],
-        rank: int,
-        latent_size: int,
-        levels: Sequence[int],
+        self, config: TokenConfig, spec: LoraSpec, *, latent_size: int, levels: Sequence[int]
     ) -> None:
         super().__init__()
-        self.rank = rank
+        self.rank = rank = spec.rank
         self.key_size = config.key_size
-        sizes = [len(group.layers) for group in groups]
+        sizes = [len(group.layers) for group in spec.groups]
         places = torch.split(torch.arange(sum(sizes), device="cpu"), sizes)
-        chosen = [(g, p) for g, p in zip(groups, places, strict=True) if g.module in config.direct]
+        grouped = zip(spec.groups, places, strict=True)
+        chosen = [(group, place) for group, place in grouped if group.module in config.direct]
         self.groups = tuple(group for group, _ in chosen)
-        writers = dict.fromkeys(g.module for g in groups if g.out_features == config.hidden_size)
-        if not chosen or any(group.module not in writers for group, _ in chosen):
+        writers = {g.module: None for g in spec.groups if g.out_features == config.hidden_size}
+        if not chosen or any(group.module not in writers for group in self.groups):
             raise ConfigError(
                 f"hypernet.tokens: direct is {list(config.direct)}; leave it empty, or choose among "
                 f"the adapters' modules of {config.hidden_size} outputs: "

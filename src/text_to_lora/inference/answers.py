@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -74,7 +74,8 @@ def answer(
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
     for places in split_by_tokens(lengths, TOKENS_PER_PASS):
         ids, mask = pad_left([prompts[place] for place in places], model.device)
-        with _block(model, weights, rows, places):
+        adapters = [rows[place] if rows is not None else 0 for place in places]
+        with nullcontext() if weights is None else adapted(model, weights, adapters):
             output = generate(
                 model, ids, mask, max_new_tokens=max_new_tokens, stop_tokens=stop_tokens
             )
@@ -130,38 +131,19 @@ def effect(
     result = torch.empty(len(encoded))
     lengths = [len(row.prompt_ids) + len(row.answer_ids) for row in encoded]
     for places in split_by_tokens(lengths, TOKENS_PER_PASS):
-        part = Rows.join(
-            [encoded[place].prompt_ids for place in places],
-            [encoded[place].answer_ids for place in places],
+        prompts, replies = zip(
+            *((encoded[i].prompt_ids, encoded[i].answer_ids) for i in places), strict=True
         )
+        part = Rows.join(prompts, replies).to(model.device)
         adapters = None if rows is None else [rows[place] for place in places]
-        result[places] = _divergence(model, part.to(model.device), weights, adapters).cpu()
+        with answer_logits(model, part) as logits:
+            plain = log_softmax(logits.float(), dim=-1)
+        with answer_logits(model, part, weights, adapters) as logits:
+            moved = log_softmax(logits.float(), dim=-1)
+        divergence = (moved.exp() * (moved - plain)).sum(-1)  # [answer tokens]
+        sums = divergence.new_zeros(len(part)).index_add(0, part.of_row, divergence)
+        result[places] = (sums / sums.new_tensor(part.answer_lengths)).cpu()
     return result
-
-
-def _divergence(
-    model: PreTrainedModel, rows: Rows, weights: LoraWeights, adapters: Sequence[int] | None
-) -> Tensor:
-    """`effect` of rows that run together, [rows]."""
-    with answer_logits(model, rows) as logits:
-        plain = log_softmax(logits.float(), dim=-1)
-    with answer_logits(model, rows, weights, adapters) as logits:
-        moved = log_softmax(logits.float(), dim=-1)
-    divergence = (moved.exp() * (moved - plain)).sum(-1)  # [answer tokens]
-    sums = divergence.new_zeros(len(rows)).index_add(0, rows.of_row, divergence)
-    return sums / sums.new_tensor(rows.answer_lengths)
-
-
-def _block(
-    model: PreTrainedModel,
-    weights: LoraWeights | None,
-    rows: Sequence[int] | None,
-    places: Sequence[int],
-) -> AbstractContextManager[None]:
-    """Adapters on the model for the inputs at some places."""
-    if weights is None:
-        return nullcontext()
-    return adapted(model, weights, [rows[place] if rows is not None else 0 for place in places])
 
 
 def _room(model: PreTrainedModel, max_new_tokens: int) -> int:

@@ -72,9 +72,9 @@ def find_stop_tokens(
 ) -> list[int]:
     """Tokens that end an answer: the model's own, and the first special one of the turn's end."""
     config = model.generation_config
-    own = config.eos_token_id if config is not None else None
-    stops = [] if own is None else own if isinstance(own, list) else [own]
-    end = tokenizer(format.untold.end, add_special_tokens=False).input_ids
+    eos = config.eos_token_id if config is not None else None
+    stops = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    end = tokenizer(format.bare.end, add_special_tokens=False).input_ids
     special = [token for token in end if token in tokenizer.all_special_ids]
     return sorted({*stops, *special[:1], tokenizer.eos_token_id} - {None})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,7 @@ class _Layout:
     segments: these stretches, where the rows are packed; None where each is padded on its own
     """
 
+    rows: Rows
     starts: tuple[int, ...]
     skipped: tuple[int, ...]
     batch: int
@@ -88,29 +89,60 @@ class _Layout:
     order: tuple[int, ...]
     segments: tuple[Segment, ...] | None
 
+    @classmethod
+    def padded_left(cls, rows: Rows) -> _Layout:
+        """Every row on its own, so that all end in one column."""
+        count, longest = len(rows), max(rows.lengths)
+        starts = tuple((row + 1) * longest - length for row, length in enumerate(rows.lengths))
+        return cls(rows, starts, (0,) * count, count, longest, tuple(range(count)), None)
 
-def _pad(rows: Rows) -> _Layout:
-    """Every row on its own, padded on the left, so that all end in one column."""
-    count, longest = len(rows), max(rows.lengths)
-    starts = tuple((row + 1) * longest - length for row, length in enumerate(rows.lengths))
-    return _Layout(starts, (0,) * count, count, longest, tuple(range(count)), None)
+    @classmethod
+    def packed(cls, rows: Rows, adapters: Sequence[int] | None, *, share: bool) -> _Layout:
+        """All in one sequence, those of one adapter next to each other; equal beginnings perhaps once."""
+        from text_to_lora.inference.packing import Segment
 
+        starts, skipped, segments, end = [0] * len(rows), [0] * len(rows), [], 0
+        groups = _group(rows, adapters, share=share)
+        for members, prefix in groups:
+            lengths = tuple(rows.lengths[row] - prefix for row in members)
+            for row, length in zip(members, lengths, strict=True):
+                starts[row] = end if row == members[0] else end - prefix
+                skipped[row] = 0 if row == members[0] else prefix
+                end = starts[row] + prefix + length
+            segments.append(Segment(prefix, lengths))
+        order = tuple(members[0] for members, _ in groups)
+        return cls(rows, tuple(starts), tuple(skipped), 1, end, order, tuple(segments))
 
-def _pack(rows: Rows, adapters: Sequence[int] | None, *, share: bool) -> _Layout:
-    """All in one row, those of one adapter next to each other; equal beginnings perhaps once."""
-    from text_to_lora.inference.packing import Segment
+    @property
+    def places(self) -> list[slice]:
+        """Where each row's tokens are in the flattened input, if no row shares any."""
+        return [slice(a, a + n) for a, n in zip(self.starts, self.rows.lengths, strict=True)]
 
-    starts, skipped, segments, end = [0] * len(rows), [0] * len(rows), [], 0
-    groups = _group(rows, adapters, share=share)
-    for members, prefix in groups:
-        lengths = tuple(rows.lengths[row] - prefix for row in members)
-        for row, length in zip(members, lengths, strict=True):
-            starts[row] = end if row == members[0] else end - prefix
-            skipped[row] = 0 if row == members[0] else prefix
-            end = starts[row] + prefix + length
-        segments.append(Segment(prefix, lengths))
-    order = tuple(members[0] for members, _ in groups)
-    return _Layout(tuple(starts), tuple(skipped), 1, end, order, tuple(segments))
+    def answer_positions(self) -> Tensor:
+        """Places in the flattened input that predict the answers' tokens, [answer tokens]."""
+        pairs = zip(self.places, self.rows.answer_lengths, strict=True)
+        return torch.cat(
+            [torch.arange(row.stop - answer - 1, row.stop - 1) for row, answer in pairs]
+        )
+
+    def inputs(self) -> dict[str, Any]:
+        """The input of the forward pass."""
+        device, shape = self.rows.tokens.device, (self.batch, self.columns)
+        ids, positions, mask = torch.zeros(3, self.batch * self.columns, dtype=torch.long).to(
+            device
+        )
+        for row, skipped, tokens in zip(self.places, self.skipped, self.rows.unbind(), strict=True):
+            place = slice(row.start + skipped, row.stop)
+            ids[place], mask[place] = tokens[skipped:], 1
+            positions[place] = torch.arange(skipped, len(tokens), device=device)
+        inputs = {
+            "input_ids": ids.view(shape),
+            "position_ids": positions.view(shape),
+            "use_cache": False,
+        }
+        return (
+            inputs if self.segments is not None else inputs | {"attention_mask": mask.view(shape)}
+        )
 
 
 def _group(
@@ -190,83 +222,33 @@ def answer_logits(
 
     Raises SpecError when the adapters are for another base.
     """
-    layout = _layout(model, rows, adapters, share=share and noise is None)
-    inputs, attending = _inputs(model, rows, layout)
-    with (
-        attending,
-        _adapted(model, rows, weights, adapters, layout),
-        _noisy(model, rows, layout, noise),
-    ):
-        positions = [
-            torch.arange(start + length - answer - 1, start + length - 1)
-            for start, length, answer in zip(
-                layout.starts, rows.lengths, rows.answer_lengths, strict=True
-            )
-        ]
-        yield logits_at(model, torch.cat(positions).to(rows.tokens.device), **inputs)
+    from text_to_lora.inference import packing
 
-
-def _layout(
-    model: PreTrainedModel, rows: Rows, adapters: Sequence[int] | None, *, share: bool
-) -> _Layout:
-    from text_to_lora.inference.packing import takes_packed_rows
-
-    if takes_packed_rows(model, max(rows.lengths)):
-        return _pack(rows, adapters, share=share)
-    return _pad(rows)
-
-
-def _inputs(
-    model: PreTrainedModel, rows: Rows, layout: _Layout
-) -> tuple[dict[str, Any], AbstractContextManager[None]]:
-    """The input of the forward pass, and the block in which it runs."""
-    from text_to_lora.inference.packing import packed
-
-    device = rows.tokens.device
-    ids, positions, mask = torch.zeros(3, layout.batch * layout.columns, dtype=torch.long).to(
-        device
-    )
-    for start, skipped, row in zip(layout.starts, layout.skipped, rows.unbind(), strict=True):
-        place = slice(start + skipped, start + len(row))
-        ids[place], mask[place] = row[skipped:], 1
-        positions[place] = torch.arange(skipped, len(row), device=device)
-    shape = layout.batch, layout.columns
-    inputs = {"input_ids": ids.view(shape), "position_ids": positions.view(shape)}
-    inputs["use_cache"] = False
-    if layout.segments is None:
-        return inputs | {"attention_mask": mask.view(shape)}, nullcontext()
-    return inputs, packed(model, layout.segments)
-
-
-def _adapted(
-    model: PreTrainedModel,
-    rows: Rows,
-    weights: LoraWeights | None,
-    adapters: Sequence[int] | None,
-    layout: _Layout,
-) -> AbstractContextManager[None]:
-    """The adapter of every row on the model, where there are any."""
-    if weights is None:
-        return nullcontext()
-    ordered = [adapters[row] if adapters else 0 for row in layout.order]
-    lengths = None if layout.segments is None else [part.tokens for part in layout.segments]
-    return adapted(model, weights, ordered, lengths=lengths)
+    with ExitStack() as stack:
+        if packing.takes_packed_rows(model, max(rows.lengths)):
+            layout = _Layout.packed(rows, adapters, share=share and noise is None)
+            stack.enter_context(packing.packed(model, layout.segments or ()))
+        else:
+            layout = _Layout.padded_left(rows)
+        if weights is not None:
+            ordered = [adapters[row] if adapters else 0 for row in layout.order]
+            lengths = None if layout.segments is None else [part.tokens for part in layout.segments]
+            stack.enter_context(adapted(model, weights, ordered, lengths=lengths))
+        if noise is not None:
+            stack.enter_context(_noisy(model, layout, noise))
+        positions = layout.answer_positions().to(rows.tokens.device)
+        yield logits_at(model, positions, **layout.inputs())
 
 
 @contextmanager
-def _noisy(
-    model: PreTrainedModel, rows: Rows, layout: _Layout, noise: Noise | None
-) -> Iterator[None]:
+def _noisy(model: PreTrainedModel, layout: _Layout, noise: Noise) -> Iterator[None]:
     """Noise on the input embeddings of every row's own tokens."""
-    if noise is None:
-        yield
-        return
 
     def add_noise(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        added = torch.zeros_like(output).flatten(0, 1)
-        for number, (start, length) in enumerate(zip(layout.starts, rows.lengths, strict=True)):
-            place = slice(start, start + length)
-            added[place] = noise(number, output.flatten(0, 1)[place])
+        embeddings = output.flatten(0, 1)
+        added = torch.zeros_like(embeddings)
+        for number, place in enumerate(layout.places):
+            added[place] = noise(number, embeddings[place])
         return output + added.view_as(output)
 
     handle = model.get_input_embeddings().register_forward_hook(add_noise)
@@ -322,10 +304,10 @@ def logits_at(
     """
     seq = input_ids.shape[1]
     rows, columns = positions // seq, positions % seq
-    kept = seq - int(columns.min())
-    kept_positions = rows * kept + columns - (seq - kept)
+    width = seq - int(columns.min())
+    places = rows * width + columns - (seq - width)  # among the last `width` columns
     accepted = inspect.signature(model.forward).parameters
-    options["logits_to_keep"] = kept
+    options["logits_to_keep"] = width
     for name in ("position_ids", "use_cache", "logits_to_keep"):
         if name not in accepted:
             options.pop(name, None)
@@ -334,14 +316,14 @@ def logits_at(
     def select(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         nonlocal selected
         selected = True
-        states = args[0][:, -kept:].flatten(0, 1).index_select(0, kept_positions)
+        states = args[0][:, -width:].flatten(0, 1).index_select(0, places)
         return (states[None], *args[1:])
 
     with _before_head(model, select):
         logits: Tensor = model(input_ids=input_ids, **options).logits
     if selected:
         return logits[0]
-    return logits[:, -kept:].flatten(0, 1).index_select(0, kept_positions)
+    return logits[:, -width:].flatten(0, 1).index_select(0, places)
 
 
 @contextmanager

@@ -8,13 +8,11 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from text_to_lora.errors import (
@@ -23,10 +21,11 @@ from text_to_lora.errors import (
     SpecError,
     T2LWarning,
     list_some,
-    shorten,
 )
+from text_to_lora.fields import check_fields, from_json
 from text_to_lora.files import check_format, content_hash, read_json, write_folder, write_json
 from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.lora.tensors import find_differences, find_not_finite, load_tensors
 from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ _DTYPES: Final = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
 }
-_INDEX_FIELDS: Final = ("adapters", "dtype", "format", "spec", "training", "version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +69,29 @@ class LibraryEntry:
     hash: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.task, str) or not self.task.strip():
+        place = f"task {self.task!r} of a library"
+        if isinstance(self.descriptions, list):
+            object.__setattr__(self, "descriptions", tuple(self.descriptions))
+        check_fields(self, place, ConfigError)
+        if not self.task.strip():
             raise ConfigError(f"a library's task is named {self.task!r}; a name is needed")
-        if isinstance(self.descriptions, str) or not all(
-            isinstance(text, str) and text.strip() for text in self.descriptions
-        ):
-            raise ConfigError(
-                f"task {self.task!r} has descriptions {self.descriptions!r}; texts are needed"
-            )
-        object.__setattr__(self, "descriptions", tuple(self.descriptions))
-        for name, value in (
-            ("validation_loss", self.validation_loss),
-            ("base_loss", self.base_loss),
-        ):
-            if value is not None and not (_is_number(value) and math.isfinite(value)):
-                raise ConfigError(f"task {self.task!r} has {name} {value!r}; a number is needed")
-        for name, count in (("steps", self.steps), ("rows", self.rows)):
-            if count is not None and not (isinstance(count, int) and count >= 0):
-                raise ConfigError(f"task {self.task!r} has {name} {count!r}; a count is needed")
-        for name, text in (("source", self.source), ("hash", self.hash)):
-            if not isinstance(text, str):
-                raise ConfigError(f"task {self.task!r} has {name} {text!r}; a text is needed")
+        if not all(text.strip() for text in self.descriptions):
+            raise ConfigError(f"{place}: descriptions is {self.descriptions!r}; one text is empty")
+        for name in ("steps", "rows"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"{place}: {name} is {getattr(self, name)}; 0 or more is needed")
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The fields of index.json."""
+
+    format: str
+    version: int
+    dtype: str
+    spec: dict[str, Any]
+    adapters: list[Any]
+    training: dict[str, Any]
 
 
 class AdapterLibrary:
@@ -169,14 +169,7 @@ class AdapterLibrary:
     def mean(self) -> LoraWeights:
         """Element-wise mean of the factors: one adapter, the paper's average LoRA."""
         dtype = torch.promote_types(self.weights.dtype, torch.float32)  # of the sum
-
-        def average(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {
-                key: tensor.mean(0, keepdim=True, dtype=dtype).to(tensor.dtype)
-                for key, tensor in tensors.items()
-            }
-
-        return LoraWeights(self.spec, average(self.weights.a), average(self.weights.b))
+        return self.weights.map(lambda t: t.mean(0, keepdim=True, dtype=dtype).to(t.dtype))
 
     def _place(self, task: str) -> int:
         if task not in self._places:
@@ -188,15 +181,10 @@ class AdapterLibrary:
         return self._places[task]
 
     def _take(self, places: list[int]) -> LoraWeights:
-        first = places[0]
-        if places != list(range(first, first + len(places))):
-            return self.weights.select(places)
-        run = slice(first, first + len(places))
-        return LoraWeights(
-            self.spec,
-            {key: tensor[run] for key, tensor in self.weights.a.items()},
-            {key: tensor[run] for key, tensor in self.weights.b.items()},
-        )
+        first, end = places[0], places[0] + len(places)
+        if places == list(range(first, end)):
+            return self.weights.map(lambda tensor: tensor[first:end])
+        return self.weights.select(places)
 
 
 def save_library(
@@ -247,7 +235,7 @@ def write_library(
         allowed = ", ".join(map(str, _DTYPES))
         raise ConfigError(f"a library is not written as {dtype}; choose one of {allowed}")
     _places(entries)
-    places, header = _layout(spec, len(entries), dtype)
+    offsets, header = _layout(spec, len(entries), dtype)
     written = []
     with write_folder(path, overwrite=overwrite, check_replaced=check_replaced) as folder:
         with (folder / LIBRARY_FILE).open("wb") as stream:
@@ -258,27 +246,25 @@ def write_library(
                         f"the adapter of {entry.task!r} is not one of the library's spec"
                     )
                 weights = weights.detach().to(device="cpu", dtype=dtype)
-                if not _is_finite(weights):
+                if find_not_finite(dict(_named(weights))):
                     raise SpecError(
                         f"the adapter of {entry.task!r} holds NaN or infinity as {dtype}; "
                         "make it again or leave it out"
                     )
                 for name, tensor in _named(weights):
                     content = _bytes(tensor)
-                    stream.seek(len(header) + places[name] + index * len(content))
+                    stream.seek(len(header) + offsets[name] + index * len(content))
                     stream.write(content)
                 written.append(replace(entry, hash=hash_adapter(weights)))
-        write_json(
-            folder / INDEX_FILE,
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "dtype": str(dtype).removeprefix("torch."),
-                "spec": spec.to_dict(),
-                "adapters": [asdict(entry) for entry in written],
-                "training": dict(training or {}),
-            },
+        index_fields = _Index(
+            format=FORMAT,
+            version=VERSION,
+            dtype=str(dtype).removeprefix("torch."),
+            spec=spec.to_dict(),
+            adapters=written,
+            training=dict(training or {}),
         )
+        write_json(folder / INDEX_FILE, asdict(index_fields))
     return Path(path)
 
 
@@ -295,16 +281,21 @@ def load_library(
     SpecError when its spec is, or it is for another base than `base_config`.
     """
     folder = Path(path)
-    index = _read_index(folder)
-    spec = LoraSpec.from_dict(index["spec"])
+    index, entries = _read_index(folder)
+    spec = LoraSpec.from_dict(index.spec)
     if base_config is not None:
         spec.check_base(base_config)
-    entries = _read_entries(folder, index["adapters"])
-    weights = _read_weights(folder, spec, len(entries), index["dtype"])
-    library = AdapterLibrary(weights, entries, training=index["training"])
+    tensors = load_tensors(folder / LIBRARY_FILE, AdapterFormatError)
+    if problems := find_differences(_shapes(spec, len(entries)), tensors, index.dtype):
+        raise AdapterFormatError(
+            f"{str(folder / LIBRARY_FILE)!r} does not fit {INDEX_FILE}: {'; '.join(problems)}; "
+            "copy or make it again"
+        )
+    a, b = ({g.key: tensors[f"{side}.{g.key}"] for g in spec.groups} for side in "AB")
+    library = AdapterLibrary(LoraWeights(spec, a, b), entries, training=index.training)
     good = []
-    for entry, adapter in zip(entries, weights.unbind(), strict=True):
-        if (problem := _problem(entry, adapter)) is None:
+    for entry, adapter in zip(entries, library.weights.unbind(), strict=True):
+        if (problem := _find_damage(entry, adapter)) is None:
             good.append(entry.task)
             continue
         message = f"library {str(folder)!r}: the adapter of {entry.task!r} {problem}"
@@ -393,88 +384,31 @@ def _places(entries: Sequence[LibraryEntry]) -> dict[str, int]:
     return places
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
+def _read_index(folder: Path) -> tuple[_Index, list[LibraryEntry]]:
     if not folder.is_dir():
         raise AdapterFormatError(f"{str(folder)!r} is not a folder; give the library's folder")
     file = folder / INDEX_FILE
-    index = read_json(file, AdapterFormatError)
-    check_format(index, file, name=FORMAT, version=VERSION, error=AdapterFormatError)
-    if wrong := sorted(set(_INDEX_FIELDS) ^ set(index)):
-        raise AdapterFormatError(f"{str(file)!r} has wrong fields: {', '.join(wrong)}")
-    for name, kind in (("adapters", list), ("spec", dict), ("training", dict), ("dtype", str)):
-        if not isinstance(index[name], kind):
-            raise AdapterFormatError(
-                f"{str(file)!r} has {name} {shorten(index[name])}; a {kind.__name__} is expected"
-            )
-    return index
-
-
-def _read_entries(folder: Path, payloads: list[Any]) -> list[LibraryEntry]:
-    names = {field.name for field in fields(LibraryEntry)}
-    entries = []
-    for place, payload in enumerate(payloads):
-        where = f"{str(folder / INDEX_FILE)!r}: adapter {place}"
-        if not isinstance(payload, dict) or set(payload) != names:
-            raise AdapterFormatError(
-                f"{where} has wrong fields ({shorten(payload)}); {', '.join(sorted(names))} are expected"
-            )
-        if not isinstance(payload["descriptions"], list):
-            raise AdapterFormatError(f"{where} has no list of descriptions")
-        try:
-            entries.append(LibraryEntry(**payload))
-        except ConfigError as error:
-            raise AdapterFormatError(f"{where}: {error}") from None
+    payload = read_json(file, AdapterFormatError)
+    check_format(payload, file, name=FORMAT, version=VERSION, error=AdapterFormatError)
+    index = from_json(_Index, payload, repr(str(file)), AdapterFormatError)
+    check_fields(index, repr(str(file)), AdapterFormatError)
     try:
+        entries = [
+            from_json(LibraryEntry, entry, f"adapter {place}", ConfigError)
+            for place, entry in enumerate(index.adapters)
+        ]
         _places(entries)
     except ConfigError as error:
-        raise AdapterFormatError(f"{str(folder / INDEX_FILE)!r}: {error}") from None
-    return entries
+        raise AdapterFormatError(f"{str(file)!r}: {error}") from None
+    return index, entries
 
 
-def _read_weights(folder: Path, spec: LoraSpec, adapters: int, dtype: str) -> LoraWeights:
-    file = folder / LIBRARY_FILE
-    if not file.is_file():
-        raise AdapterFormatError(f"{str(folder)!r} holds no {LIBRARY_FILE}; copy it again")
-    try:
-        tensors: dict[str, Tensor] = load_file(file)  # memory-mapped, private to this process
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        raise AdapterFormatError(
-            f"{str(file)!r} is truncated or corrupt ({shorten(str(error))}); copy or make it again"
-        ) from error
-    shapes = _shapes(spec, adapters)
-    problems = [f"missing {name}" for name in shapes if name not in tensors]
-    problems += [f"unexpected {name}" for name in sorted(tensors) if name not in shapes]
-    for name in sorted(set(shapes) & set(tensors)):
-        found = tensors[name]
-        if tuple(found.shape) != shapes[name]:
-            problems.append(f"{name} is {tuple(found.shape)}, not {shapes[name]}")
-        elif str(found.dtype).removeprefix("torch.") != dtype:
-            problems.append(f"{name} is {found.dtype}, not {dtype}")
-    if problems:
-        raise AdapterFormatError(
-            f"{str(file)!r} does not fit {INDEX_FILE}: {list_some(problems)}; copy or make it again"
-        )
-    return LoraWeights(
-        spec,
-        {group.key: tensors[f"A.{group.key}"] for group in spec.groups},
-        {group.key: tensors[f"B.{group.key}"] for group in spec.groups},
-    )
-
-
-def _problem(entry: LibraryEntry, weights: LoraWeights) -> str | None:
-    """What is wrong with the tensors of an adapter that was read."""
-    if not _is_finite(weights):
+def _find_damage(entry: LibraryEntry, weights: LoraWeights) -> str | None:
+    """What is wrong with the tensors of an adapter that was read; None where nothing is."""
+    if find_not_finite(dict(_named(weights))):
         return "holds NaN or infinity"
-    found = hash_adapter(weights)
-    if found != entry.hash:
-        named = list_some([entry.hash[:12] or "none"])
-        return f"has hash {found[:12]}, not {named}: its bytes have changed"
+    actual_hash = hash_adapter(weights)
+    if actual_hash != entry.hash:
+        stored = list_some([entry.hash[:12] or "none"])
+        return f"has hash {actual_hash[:12]}, not {stored}: its bytes have changed"
     return None
-
-
-def _is_finite(weights: LoraWeights) -> bool:
-    return all(bool(tensor.isfinite().all()) for _, tensor in _named(weights))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from text_to_lora.errors import SpecError
 from text_to_lora.lora.outline import linear_shape
@@ -60,13 +61,14 @@ def adapted(
         index = index.repeat(len(lengths))
     if lengths is not None and len(lengths) != len(index):
         raise SpecError(f"{len(lengths)} lengths for {len(index)} rows; give one for each row")
-    run = _Run(num_rows=len(index), needs_grad=weights.requires_grad, lengths=lengths)
+    run = _Run(index, lengths, needs_grad=weights.requires_grad)
     with ExitStack() as stack:
         _active.add(layers)
         stack.callback(_active.discard, layers)
-        stack.callback(run.leave)
+        stack.callback(setattr, run, "open", False)
         with torch.enable_grad():  # so that a block entered under no_grad() loses no gradient
-            run.install(stack, model, layers, weights, index)
+            for handle in run.install(model, layers, weights):
+                stack.callback(handle.remove)
         yield
 
 
@@ -103,8 +105,9 @@ def merge(model: PreTrainedModel, weights: LoraWeights) -> None:
             )
     for module, key, slot in targets:
         weight = module.get_parameter("weight")
-        a = weights.a[key][0, slot].to(weight.device, torch.float32)
-        b = weights.b[key][0, slot].to(weight.device, torch.float32)
+        a, b = (
+            side[key][0, slot].to(weight.device, torch.float32) for side in (weights.a, weights.b)
+        )
         delta = spec.scaling * (b @ a)
         weight.copy_(weight.float() + (delta if isinstance(module, nn.Linear) else delta.T))
 
@@ -112,69 +115,60 @@ def merge(model: PreTrainedModel, weights: LoraWeights) -> None:
 class _Run:
     """What the hooks of one adapted() block share.
 
-    num_rows: length of the caller's rows; a batch must be a multiple of it
-    needs_grad: a gradient is to reach the adapters
+    index: adapter of each row of the caller, [rows]; a batch must be a multiple of it
     lengths: tokens of each row, where all stand in one sequence
+    needs_grad: a gradient is to reach the adapters
     """
 
-    def __init__(
-        self, *, num_rows: int, needs_grad: bool, lengths: Sequence[int] | None = None
-    ) -> None:
-        self.num_rows = num_rows
+    def __init__(self, index: Tensor, lengths: Sequence[int] | None, *, needs_grad: bool) -> None:
+        self.num_rows = len(index)
         self.needs_grad = needs_grad
-        self.lengths = lengths
         self.open = True
         self.grad_outside = False  # gradient mode where the list of layers is called
         # Shapes that layers were called with; a set, since a layer that checkpointing recomputes
         # may not be announced again, and another batch may have run since.
         self.batches: set[int] = set()
         self.tokens: set[int] = set()  # batch · seq
-
-    def leave(self) -> None:
-        """Mark the block as left."""
-        self.open = False
+        # Neighbouring rows of one adapter are one row of the products.
+        self.adapters, counts = torch.unique_consecutive(index, return_counts=True)
+        self.spans: list[int] | None = None  # tokens of each adapter in one sequence
+        if lengths is not None:
+            parts = torch.split(torch.tensor(lengths), counts.tolist())
+            self.spans = [int(part.sum()) for part in parts]
+        elif not (counts == counts[0]).all():
+            self.adapters = index
 
     def install(
-        self,
-        stack: ExitStack,
-        model: PreTrainedModel,
-        layers: nn.ModuleList,
-        weights: LoraWeights,
-        index: Tensor,
-    ) -> None:
-        """Register every hook; the stack removes them."""
+        self, model: PreTrainedModel, layers: nn.ModuleList, weights: LoraWeights
+    ) -> Iterator[RemovableHandle]:
+        """Register every hook, one after another."""
         spec = weights.spec
         if self.needs_grad:
             parent = model.get_submodule(spec.layers_path.rpartition(".")[0])
-            stack.callback(parent.register_forward_pre_hook(self.note_grad_mode).remove)
+            yield parent.register_forward_pre_hook(self.note_grad_mode)
         for number in sorted({slot.layer for slot in spec.slots}):
             layer = layers[number]
-            if self.num_rows > 1:
-                handle = layer.register_forward_pre_hook(self.note_batch, with_kwargs=True)
-                stack.callback(handle.remove)
+            if self.num_rows > 1 and self.spans is None:
+                yield layer.register_forward_pre_hook(self.note_batch, with_kwargs=True)
             if self.needs_grad and getattr(layer, "gradient_checkpointing", False):
-                stack.callback(layer.register_forward_hook(self.guard_backward).remove)
-        distinct, spans = _run_heads(index), None
-        if self.lengths is not None:
-            distinct, spans = _runs(index, self.lengths)
-        whole = distinct.tolist() == list(range(weights.num_adapters))
+                yield layer.register_forward_hook(self.guard_backward)
         for group in spec.groups:
-            modules = [_target(layers, spec, layer, group.module) for layer in group.layers]
-            a, b = weights.a[group.key], weights.b[group.key]
-            if not whole:
-                on_device = distinct.to(a.device)
-                a, b = a.index_select(0, on_device), b.index_select(0, on_device)
-            weight = modules[0].get_parameter("weight")
-            if not weight.is_meta:  # an offloaded weight does not tell where it will compute
-                a, b = a.to(weight.device), b.to(weight.device)
-            if _is_plain(weight):
-                a, b = a.to(weight.dtype), b.to(weight.dtype)
-            for module, layer_number, slot_a, slot_b in zip(
-                modules, group.layers, a.unbind(1), b.unbind(1), strict=True
-            ):
-                name = spec.module_name(layer_number, group.module)
-                hook = _TargetHook(self, name, slot_a, slot_b, spec.scaling, spans)
-                stack.callback(module.register_forward_hook(hook).remove)
+            modules = [_target(layers, spec, number, group.module) for number in group.layers]
+            a = self.gather(weights.a[group.key], modules[0])
+            b = self.gather(weights.b[group.key], modules[0])
+            for place, module in enumerate(modules):
+                name = spec.module_name(group.layers[place], group.module)
+                hook = _TargetHook(self, name, a[:, place], b[:, place], spec.scaling)
+                yield module.register_forward_hook(hook)
+
+    def gather(self, factors: Tensor, module: nn.Module) -> Tensor:
+        """The factors of the adapters in use, in the dtype and on the device of a module."""
+        if self.adapters.tolist() != list(range(len(factors))):
+            factors = factors.index_select(0, self.adapters.to(factors.device))
+        weight = module.get_parameter("weight")
+        if not weight.is_meta:  # an offloaded weight does not tell where it will compute
+            factors = factors.to(weight.device)
+        return factors.to(weight.dtype) if _is_plain(weight) else factors
 
     def note_grad_mode(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Remember the gradient mode outside of any checkpointed layer."""
@@ -183,14 +177,6 @@ class _Run:
     def note_batch(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the batches that run, so that rows can be told apart in each target."""
         hidden = args[0] if args else kwargs["hidden_states"]
-        if self.lengths is not None:
-            if hidden.shape[:-1].numel() != sum(self.lengths):
-                raise SpecError(
-                    f"a decoder layer got an input of shape {tuple(hidden.shape)}; the "
-                    f"{self.num_rows} rows of adapted() have {sum(self.lengths)} tokens in one "
-                    "sequence"
-                )
-            return
         if hidden.ndim != 3 or hidden.shape[0] % self.num_rows:
             raise SpecError(
                 f"a decoder layer got an input of shape {tuple(hidden.shape)}; its batch must be "
@@ -200,12 +186,26 @@ class _Run:
         self.batches.add(hidden.shape[0])
         self.tokens.add(hidden.shape[0] * hidden.shape[1])
 
+    def check_rows(self, x: Tensor, name: str) -> None:
+        """Raise unless the rows of the running batch can be told apart in a target's input."""
+        if self.spans is not None:
+            told_apart = x.shape[:-1].numel() == sum(self.spans)
+            place = f"in a sequence of {sum(self.spans)} tokens for {self.num_rows} rows"
+        else:
+            by_row = x.ndim == 3 and x.shape[0] in self.batches
+            by_token = x.ndim == 2 and x.shape[0] in self.tokens  # as shared experts see it
+            told_apart = by_row or by_token
+            place = f"flattened over a batch of {sorted(self.batches)}"
+        if not told_apart:
+            raise SpecError(
+                f"{name} got an input of shape {tuple(x.shape)}, {place}; its rows cannot be told "
+                "apart, so use one adapter for all"
+            )
+
     def guard_backward(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Stop a backward pass that would recompute this layer without adapters."""
-        if not layer.training:
-            return
         hidden = output[0] if isinstance(output, tuple) else output
-        if hidden.requires_grad:
+        if layer.training and hidden.requires_grad:
             hidden.register_hook(self.check_open)
 
     def check_open(self, gradient: Tensor) -> None:
@@ -221,21 +221,12 @@ class _TargetHook:
     """Adds scaling · B A x to the output of one target module.
 
     a: [distinct, rank, in]; b: [distinct, out, rank]; each serves an equal run of batch rows, or
-        as many tokens of one sequence as `spans` says
+        as many tokens of one sequence as the run's `spans` says
     """
 
-    def __init__(
-        self,
-        run: _Run,
-        name: str,
-        a: Tensor,
-        b: Tensor,
-        scaling: float,
-        spans: tuple[int, ...] | None = None,
-    ) -> None:
+    def __init__(self, run: _Run, name: str, a: Tensor, b: Tensor, scaling: float) -> None:
         self.run = run
         self.name = name
-        self.spans = spans
         self.single = len(a) == 1
         # Products take Aᵀ [.., in, rank] and Bᵀ [.., rank, out]; both are views.
         self.a = a[0].t() if self.single else a.mT
@@ -251,59 +242,24 @@ class _TargetHook:
                 "checkpoint with use_reentrant=False"
             )
         if run.num_rows > 1:
-            self.check_rows(x)
+            run.check_rows(x, self.name)
         a, b = self.a, self.b
         if a.dtype != x.dtype or a.device != x.device:
             a, b = a.to(x), b.to(x)
-        if self.spans is not None and not self.single:
+        if run.spans is not None and not self.single:
             add: Any = AddBySpans.apply
-            y: Tensor = add(output.to(x.dtype).contiguous(), x, a, b, self.scaling, self.spans)
+            y: Tensor = add(output.to(x.dtype).contiguous(), x, a, b, self.scaling, run.spans)
             return y.to(output.dtype)
-        if self.single:
-            flat_x, flat_y = x.flatten(0, -2), output.flatten(0, -2)
-            low = flat_x @ a
-            if low.dtype == output.dtype == b.dtype:
-                return torch.addmm(flat_y, low, b, alpha=self.scaling).view_as(output)
-        else:
-            flat_x = x.reshape(len(a), -1, x.shape[-1])
-            flat_y = output.reshape(len(a), -1, output.shape[-1])
-            low = torch.bmm(flat_x, a)  # [distinct, tokens, rank]
-            if low.dtype == output.dtype == b.dtype:
-                return torch.baddbmm(flat_y, low, b, alpha=self.scaling).view_as(output)
+        rows = () if self.single else (len(a),)
+        flat_x = x.reshape(*rows, -1, x.shape[-1])
+        flat_y = output.reshape(*rows, -1, output.shape[-1])
+        multiply, add = (torch.mm, torch.addmm) if self.single else (torch.bmm, torch.baddbmm)
+        low = multiply(flat_x, a)  # [distinct, tokens, rank]
+        if low.dtype == output.dtype == b.dtype:
+            sums: Tensor = add(flat_y, low, b, alpha=self.scaling)
+            return sums.view_as(output)
         # Under autocast, products and outputs may have unlike dtypes.
         return output + (self.scaling * (low @ b)).to(output.dtype).view_as(output)
-
-    def check_rows(self, x: Tensor) -> None:
-        """Raise unless the rows of the running batch can be told apart in this input."""
-        run = self.run
-        if run.lengths is not None:
-            if x.shape[:-1].numel() != sum(run.lengths):
-                raise SpecError(
-                    f"{self.name} got an input of shape {tuple(x.shape)} in a sequence of "
-                    f"{sum(run.lengths)} tokens; its rows cannot be told apart, so use one adapter "
-                    "for all"
-                )
-            return
-        by_row = x.ndim == 3 and x.shape[0] in run.batches
-        by_token = x.ndim == 2 and x.shape[0] in run.tokens  # as shared experts see it
-        if not (by_row or by_token):
-            raise SpecError(
-                f"{self.name} got an input of shape {tuple(x.shape)}, flattened over a batch of "
-                f"{sorted(run.batches)}; its rows cannot be told apart, so use one adapter for all"
-            )
-
-
-def _runs(index: Tensor, lengths: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
-    """Adapters of neighbouring rows that share one, and the tokens of these rows."""
-    heads, counts = torch.unique_consecutive(index, return_counts=True)
-    tokens = torch.split(torch.tensor(lengths), counts.tolist())
-    return heads, tuple(int(part.sum()) for part in tokens)
-
-
-def _run_heads(index: Tensor) -> Tensor:
-    """Drop repeats where every entry is repeated equally often in a row: 3 3 1 1 gives 3 1."""
-    heads, counts = torch.unique_consecutive(index, return_counts=True)
-    return heads if (counts == counts[0]).all() else index
 
 
 def _is_plain(weight: Tensor) -> bool:

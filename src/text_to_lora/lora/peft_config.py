@@ -42,37 +42,17 @@ _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
 # Options that change no output of an adapter on linear modules: those of training and of the
 # initialisations above, those that only work with a refused one, and notes of PEFT. PEFT sets
 # fan_in_fan_out itself by the kind of module.
-_WITHOUT_EFFECT: Final = frozenset(
-    {
-        "auto_mapping",
-        "corda_config",
-        "ensure_weight_tying",
-        "eva_config",
-        "fan_in_fan_out",
-        "inference_mode",
-        "loftq_config",
-        "lora_dropout",
-        "lora_ga_config",
-        "megatron_core",
-        "peft_version",
-        "qalora_group_size",
-        "runtime_config",
-    }
+_WITHOUT_EFFECT_NAMES: Final = (
+    "auto_mapping corda_config ensure_weight_tying eva_config fan_in_fan_out inference_mode "
+    "loftq_config lora_dropout lora_ga_config megatron_core peft_version qalora_group_size "
+    "runtime_config"
 )
-_READ: Final = frozenset(
-    {
-        "base_model_name_or_path",
-        "exclude_modules",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "peft_type",
-        "r",
-        "revision",
-        "target_modules",
-        "use_rslora",
-    }
+_READ_NAMES: Final = (
+    "base_model_name_or_path exclude_modules layers_pattern layers_to_transform lora_alpha "
+    "peft_type r revision target_modules use_rslora"
 )
+_WITHOUT_EFFECT: Final = frozenset(_WITHOUT_EFFECT_NAMES.split())
+_READ: Final = frozenset(_READ_NAMES.split())
 
 
 def read_adapter_config(path: Path | str) -> dict[str, Any]:
@@ -102,14 +82,12 @@ def _check_options(config: Mapping[str, Any], place: str) -> None:
     used: list[str] = []
     unknown: list[str] = []
     for option, value in sorted(config.items()):
-        if option in _REFUSED:
-            if not _is_one_of(value, _REFUSED[option]):
-                used.append(option)
-        elif option not in _WITHOUT_EFFECT | _READ and not _is_one_of(
-            value, (None, False, "", [], {})
-        ):
+        if option in _WITHOUT_EFFECT | _READ:
+            continue
+        if not _is_one_of(value, _REFUSED.get(option, (None, False, "", [], {}))):
             # PEFT switches a variant on by true or by a configuration of its own
-            (used if isinstance(value, bool | dict | list) else unknown).append(option)
+            changes = option in _REFUSED or isinstance(value, bool | dict | list)
+            (used if changes else unknown).append(option)
     if used:
         raise AdapterFormatError(
             f"{place} uses {_assignments(config, used)}, which plain LoRA cannot represent; "

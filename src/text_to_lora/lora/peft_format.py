@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, list_some, shorten
 from text_to_lora.files import write_folder, write_json
+from text_to_lora.lora.identity import base_model_ref
 from text_to_lora.lora.outline import ModelOutline
 from text_to_lora.lora.peft_config import CONFIG_FILE, read_adapter_config
 from text_to_lora.lora.peft_selection import PeftSelection, selecting_fields
-from text_to_lora.lora.spec import LoraSpec, base_model_ref
+from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.lora.tensors import find_differences, find_not_finite, load_tensors
 from text_to_lora.lora.weights import LoraWeights
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 PROVENANCE_FILE: Final = "provenance.json"
 
-_START_BYTES: Final = 9  # of a file, which tell a pickle from safetensors
 _DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _TENSOR_NAME: Final = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -68,7 +67,7 @@ def save_adapter(
             b = weights.b[group.key][0, index].detach().float() * factor
             tensors[f"{prefix}.lora_A.weight"] = a.to("cpu", dtype, copy=True).contiguous()
             tensors[f"{prefix}.lora_B.weight"] = b.to("cpu", dtype).contiguous()
-    if broken := [name for name in sorted(tensors) if not tensors[name].isfinite().all()]:
+    if broken := find_not_finite(tensors):
         raise SpecError(
             f"NaN or infinity in {list_some(broken)} as {dtype}; make the adapter again"
         )
@@ -112,7 +111,9 @@ def load_adapter(
             f"{str(folder)!r} has rank {config['r']}; rank {spec.rank} is expected"
         )
     check_tensors(folder, _tensor_shapes(spec), tensors)
-    ratio = _scaling(config) / spec.scaling
+    rank, alpha = int(config["r"]), float(config["lora_alpha"])
+    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    ratio = scaling / spec.scaling
     a, b = {}, {}
     for group in spec.groups:
         names = [spec.peft_name(layer, group.module) for layer in group.layers]
@@ -122,12 +123,11 @@ def load_adapter(
     return LoraWeights(spec, a, b)
 
 
-def read_modules(path: Path | str, rank: int) -> frozenset[str]:
+def read_modules(folder: Path, rank: int) -> frozenset[str]:
     """Full paths of the modules that a PEFT folder has LoRA tensors of this rank for.
 
     Raises AdapterFormatError when its tensors cannot be read or are of another rank.
     """
-    folder = Path(path)
     modules = set()
     for name, tensor in read_tensors(folder).items():
         if match := _TENSOR_NAME.fullmatch(name):
@@ -161,11 +161,6 @@ def _adapter_config(spec: LoraSpec, *, scale_safe: bool) -> dict[str, Any]:
     return config
 
 
-def _scaling(config: Mapping[str, Any]) -> float:
-    rank, alpha = int(config["r"]), float(config["lora_alpha"])
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
 def read_tensors(folder: Path, file_name: str = WEIGHTS_FILE) -> dict[str, Tensor]:
     """Read the tensors of an adapter's folder, of a dtype that adapters are computed in.
 
@@ -175,35 +170,7 @@ def read_tensors(folder: Path, file_name: str = WEIGHTS_FILE) -> dict[str, Tenso
     dtype such as float8 or integers.
     """
     file = folder / file_name
-    if not os.path.isfile(file):
-        pickles = sorted(found.name for found in folder.glob("adapter_model*.bin"))
-        if pickles:
-            raise AdapterFormatError(
-                f"{str(folder)!r} holds {pickles[0]}, a pickle, which can run code and is not "
-                f"read; save it again as {file_name}"
-            )
-        raise AdapterFormatError(f"{str(folder)!r} holds no {file_name}; copy it again")
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(_START_BYTES)
-    except OSError as error:
-        raise AdapterFormatError(
-            f"{str(file)!r} cannot be read ({error.strerror or error}); check its permissions"
-        ) from error
-    is_pickle = start[:1] == b"\x80" and start[1:2] <= b"\x05"
-    # a safetensors file is the length of its header in 8 bytes, then the header, a JSON object
-    if not start.endswith(b"{") and (is_pickle or start.startswith(b"PK\x03\x04")):
-        raise AdapterFormatError(
-            f"{str(file)!r} is a pickle named safetensors, which can run code and is not read; "
-            "save it again with safetensors"
-        )
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = shorten(str(error)).strip("'\"")
-        raise AdapterFormatError(
-            f"{str(file)!r} is truncated or corrupt ({reason}); copy or make it again"
-        ) from error
+    tensors = load_tensors(file, AdapterFormatError)
     for name, tensor in sorted(tensors.items()):
         if tensor.dtype not in _DTYPES:
             raise AdapterFormatError(
@@ -224,31 +191,28 @@ def _spec_of_folder(
     slots = {f"{outline.layers_path}.{slot.layer}.{slot.module}": slot for slot in outline.slots}
     selected = PeftSelection(config, repr(str(folder))).select(slots)
     chosen = [slot for name, slot in slots.items() if name in selected]
-    found = {match["module"] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))}
-    if foreign := sorted(found - set(slots)):
+    adapted = {match["module"] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))}
+    place, base_type = repr(str(folder)), base_config.model_type
+    if foreign := sorted(adapted - slots.keys()):
         remedy = (
             "adapters of other modules are not read, so train it again without these"
             if set(foreign) <= set(outline.names)
             else "load it with the base that it was made for"
         )
         raise AdapterFormatError(
-            f"{str(folder)!r} adapts {list_some(foreign)}, no linear module of the decoder layers of "
-            f"this {base_config.model_type} base; {remedy}"
+            f"{place} adapts {list_some(foreign)}, no linear module of the decoder layers of "
+            f"this {base_type} base; {remedy}"
         )
-    if reasons := [
-        (slot.module, reason)
-        for slot in chosen
-        if (reason := outline.refused.get((slot.layer, slot.module)))
-    ]:
-        module, reason = reasons[0]
-        raise AdapterFormatError(
-            f"{str(folder)!r} adapts {module!r}, which cannot carry an adapter here: {reason}; "
-            "make it again without"
-        )
+    for slot in chosen:
+        if reason := outline.refused.get((slot.layer, slot.module)):
+            raise AdapterFormatError(
+                f"{place} adapts {slot.module!r}, which cannot carry an adapter here: {reason}; "
+                "make it again without"
+            )
     if not chosen:
         raise AdapterFormatError(
-            f"{str(folder)!r} has target_modules={shorten(config['target_modules'])}, which selects "
-            f"nothing in this {base_config.model_type} base; load it with the base it was made for"
+            f"{place} has target_modules={shorten(config['target_modules'])}, which selects "
+            f"nothing in this {base_type} base; load it with the base it was made for"
         )
     name = config.get("base_model_name_or_path")
     return LoraSpec.from_outline(
@@ -283,28 +247,15 @@ def _tensor_shapes(spec: LoraSpec) -> dict[str, tuple[int, int]]:
 
 
 def check_tensors(
-    folder: Path, shapes: Mapping[str, tuple[int, int]], tensors: Mapping[str, Tensor]
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
 ) -> None:
     """Check the tensors of an adapter file against the names and shapes that are expected.
 
     Raises AdapterFormatError that lists all that differs: names, shapes, several dtypes, and values
     that are not finite.
     """
-    problems = []
-    if missing := sorted(set(shapes) - set(tensors)):
-        problems.append(f"missing {list_some(missing)}")
-    if extra := sorted(set(tensors) - set(shapes)):
-        problems.append(f"unexpected {list_some(extra)}")
-    common = sorted(set(shapes) & set(tensors))
-    if reshaped := [
-        f"{name} {tuple(tensors[name].shape)}, not {shapes[name]}"
-        for name in common
-        if tuple(tensors[name].shape) != shapes[name]
-    ]:
-        problems.append(f"wrong shape of {list_some(reshaped)}")
-    if len(dtypes := sorted({str(tensors[name].dtype) for name in common})) > 1:
-        problems.append(f"several dtypes {', '.join(dtypes)}")
-    elif broken := [name for name in common if not tensors[name].isfinite().all()]:
+    problems = find_differences(shapes, tensors)
+    if not problems and (broken := find_not_finite(tensors)):
         problems.append(f"NaN or infinity in {list_some(broken)}")
     if problems:
         raise AdapterFormatError(

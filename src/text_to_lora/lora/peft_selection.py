@@ -20,6 +20,7 @@ _MAX_PATTERN: Final = 20_000  # characters; more take seconds to compile
 _MAX_SECONDS: Final = 1.0  # for all names; an ordinary pattern takes milliseconds
 # What `regex` reads otherwise than `re`, by which PEFT matches: fuzzy counts and named classes.
 _UNLIKE_RE: Final = re.compile(r"(?<!\\)(?<!\\N)\{(?!\d*,?\d*\})|\[:")
+_NAMES_NEEDED: Final = "names or a pattern are needed"
 
 
 class PeftSelection:
@@ -33,36 +34,12 @@ class PeftSelection:
     """
 
     def __init__(self, config: Mapping[str, Any], place: str = "the configuration") -> None:
-        self._place = place
-        self._targets = self._matcher(config, "target_modules")
-        self._excluded = self._matcher(config, "exclude_modules")
-        if self._targets is None:
-            raise self._error(config, "target_modules", "names or a pattern are needed")
-        self._layers: frozenset[int] | None = None
-        self._layer_patterns: list[regex.Pattern[str]] = []
-        layers, patterns = config.get("layers_to_transform"), config.get("layers_pattern")
-        if isinstance(config["target_modules"], str):
-            for field in ("layers_to_transform", "layers_pattern"):
-                if config.get(field) is not None:
-                    raise self._error(config, field, "PEFT takes it beside a list of names alone")
-        elif patterns and layers is None:
-            raise self._error(
-                config, "layers_pattern", "PEFT takes it with layers_to_transform alone"
-            )
-        numbers = layers if isinstance(layers, list) else [] if layers is None else [layers]
-        if not all(type(number) is int for number in numbers):
-            raise self._error(config, "layers_to_transform", "numbers of layers are needed")
-        texts = [patterns] if isinstance(patterns, str) and patterns else patterns or []
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise self._error(config, "layers_pattern", "a name or names of lists are needed")
-        if numbers:
-            self._layers = frozenset(numbers)
-            # Without a name PEFT wants something before the list of layers.
-            forms = [rf"(?:^|.*?\.){text}\.(?P<idx>\d+)\." for text in texts]
-            self._layer_patterns = [
-                self._compile(form, config, "layers_pattern")
-                for form in forms or [r".*?\.[^.]*\.(?P<idx>\d+)\."]
-            ]
+        self._config, self._place = config, place
+        self._targets = self._read_names("target_modules")
+        self._excluded = self._read_names("exclude_modules")
+        if not self._targets:
+            raise self._error("target_modules", _NAMES_NEEDED)
+        self._layers, self._layer_patterns = self._read_layers()
 
     def select(self, names: Iterable[str]) -> set[str]:
         """Those of the modules, by full path, that PEFT adapts.
@@ -81,53 +58,70 @@ class PeftSelection:
             ) from None
 
     def _selects(self, name: str, deadline: float) -> bool:
-        if self._excluded is not None and self._excluded.matches(name, deadline):
+        if self._excluded and _matches(self._excluded, name, deadline):
             return False
-        assert self._targets is not None
-        if not self._targets.matches(name, deadline):
+        if not _matches(self._targets, name, deadline):
             return False
-        if self._layers is None or name in self._targets.names:
+        by_full_name = isinstance(self._targets, frozenset) and name in self._targets
+        if self._layers is None or by_full_name:
             return True
         for pattern in self._layer_patterns:
-            if match := pattern.match(name, timeout=_left(deadline)):
+            if match := pattern.match(name, timeout=_seconds_left(deadline)):
                 return match["idx"] is not None and int(match["idx"]) in self._layers
         return False
 
-    def _matcher(self, config: Mapping[str, Any], field: str) -> _Matcher | None:
-        value = config.get(field)
-        if value is None or value == [] or value == "":
-            return None
-        if isinstance(value, str):
-            if field == "target_modules" and value.lower() == ALL_LINEAR:
-                return _Matcher(frozenset(), None, everything=True)
-            return _Matcher(frozenset(), self._compile(value, config, field))
+    def _read_names(self, field: str) -> frozenset[str] | regex.Pattern[str]:
+        """Names that end the paths of modules, or a pattern of whole paths."""
+        value = self._config.get(field)
+        if isinstance(value, str) and value:
+            all_linear = field == "target_modules" and value.lower() == ALL_LINEAR
+            return self._compile(".*" if all_linear else value, field)
+        value = value or []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._error(config, field, "names or a pattern are needed")
-        return _Matcher(frozenset(value), None)
+            raise self._error(field, _NAMES_NEEDED)
+        return frozenset(value)
 
-    def _compile(self, pattern: str, config: Mapping[str, Any], field: str) -> regex.Pattern[str]:
+    def _read_layers(self) -> tuple[frozenset[int] | None, list[regex.Pattern[str]]]:
+        """Numbers of the adapted layers, None for all, and patterns that find them in paths."""
+        layers = self._config.get("layers_to_transform")
+        patterns = self._config.get("layers_pattern")
+        if isinstance(self._config["target_modules"], str):
+            for field in ("layers_to_transform", "layers_pattern"):
+                if self._config.get(field) is not None:
+                    raise self._error(field, "PEFT takes it beside a list of names alone")
+        elif patterns and layers is None:
+            raise self._error("layers_pattern", "PEFT takes it with layers_to_transform alone")
+        numbers = layers if isinstance(layers, list) else [] if layers is None else [layers]
+        if not all(type(number) is int for number in numbers):
+            raise self._error("layers_to_transform", "numbers of layers are needed")
+        texts = [patterns] if isinstance(patterns, str) and patterns else patterns or []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise self._error("layers_pattern", "a name or names of lists are needed")
+        if not numbers:
+            return None, []
+        # Without a name PEFT wants something before the list of layers.
+        forms = [rf"(?:^|.*?\.){text}\.(?P<idx>\d+)\." for text in texts]
+        forms = forms or [r".*?\.[^.]*\.(?P<idx>\d+)\."]
+        return frozenset(numbers), [self._compile(form, "layers_pattern") for form in forms]
+
+    def _compile(self, pattern: str, field: str) -> regex.Pattern[str]:
         """Compile a pattern that `re` takes too, so that its matching can be stopped."""
         import regex
 
         if len(pattern) > _MAX_PATTERN:
-            raise self._error(
-                config, field, f"a pattern of at most {_MAX_PATTERN} characters is read"
-            )
+            raise self._error(field, f"a pattern of at most {_MAX_PATTERN} characters is read")
         if _UNLIKE_RE.search(pattern):
-            raise self._error(
-                config, field, "list the names of the modules instead of this pattern"
-            )
+            raise self._error(field, "list the names of the modules instead of this pattern")
         try:
             re.compile(pattern)
             return regex.compile(pattern)
         except (re.error, regex.error, RecursionError, OverflowError, MemoryError) as error:
             reason = str(error).splitlines()[0]
-            raise self._error(config, field, f"this is no regular expression ({reason})") from None
+            raise self._error(field, f"this is no regular expression ({reason})") from None
 
-    def _error(self, config: Mapping[str, Any], field: str, problem: str) -> AdapterFormatError:
-        return AdapterFormatError(
-            f"{self._place} has {field}={shorten(config.get(field))}; {problem}"
-        )
+    def _error(self, field: str, problem: str) -> AdapterFormatError:
+        value = shorten(self._config.get(field))
+        return AdapterFormatError(f"{self._place} has {field}={value}; {problem}")
 
 
 def selecting_fields(spec: LoraSpec, names: Sequence[str]) -> dict[str, Any]:
@@ -164,41 +158,21 @@ def exact_names(spec: LoraSpec, names: Sequence[str], *, by_path: bool = False) 
     wanted = {spec.module_name(slot.layer, slot.module) for slot in spec.slots}
     paths = sorted({group.module for group in spec.groups})
     leaves = sorted({path.rpartition(".")[2] for path in paths})
-    for candidate in (leaves, paths, sorted(wanted) if by_path else []):
-        if not candidate:
-            break
+    for candidate in (leaves, paths, *([sorted(wanted)] if by_path else [])):
         if PeftSelection(selecting_fields(spec, candidate)).select(names) == wanted:
             return tuple(candidate)
     return ()
 
 
-class _Matcher:
-    """Names by which modules are matched at their end, or a pattern for their full path."""
-
-    def __init__(
-        self,
-        names: frozenset[str],
-        pattern: regex.Pattern[str] | None,
-        *,
-        everything: bool = False,
-    ) -> None:
-        self.names = names
-        self.pattern = pattern
-        self.everything = everything
-
-    def matches(self, name: str, deadline: float) -> bool:
-        if self.pattern is not None:
-            return self.pattern.fullmatch(name, timeout=_left(deadline)) is not None
-        return self.everything or any(end in self.names for end in _ends(name))
+def _matches(names: frozenset[str] | regex.Pattern[str], name: str, deadline: float) -> bool:
+    """Whether a path or a part of it after a dot is a name, or the whole path fits a pattern."""
+    if isinstance(names, frozenset):
+        parts = name.split(".")
+        return any(".".join(parts[start:]) in names for start in range(len(parts)))
+    return names.fullmatch(name, timeout=_seconds_left(deadline)) is not None
 
 
-def _ends(name: str) -> list[str]:
-    """The path and every part of it after a dot: "a.b.c", "b.c", "c"."""
-    parts = name.split(".")
-    return [".".join(parts[start:]) for start in range(len(parts))]
-
-
-def _left(deadline: float) -> float:
+def _seconds_left(deadline: float) -> float:
     if (seconds := deadline - time.monotonic()) <= 0:
         raise TimeoutError
     return seconds

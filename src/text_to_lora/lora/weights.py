@@ -78,15 +78,20 @@ class LoraWeights:
         """Whether a gradient flows into any factor."""
         return any(t.requires_grad for t in (*self.a.values(), *self.b.values()))
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Adapters whose factors are `change` of every factor of these."""
+        a, b = ({k: change(t) for k, t in side.items()} for side in (self.a, self.b))
+        return type(self)(self.spec, a, b)
+
     def to(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Self:
         """The same adapters on another device or in another dtype."""
-        return self._map(lambda tensor: tensor.to(device=device, dtype=dtype))
+        return self.map(lambda tensor: tensor.to(device=device, dtype=dtype))
 
     def detach(self) -> Self:
         """The same adapters without gradient."""
-        return self._map(Tensor.detach)
+        return self.map(Tensor.detach)
 
     def select(self, indices: Sequence[int] | Tensor) -> Self:
         """A batch of these adapters in this order; an index may repeat.
@@ -94,18 +99,11 @@ class LoraWeights:
         Raises SpecError for an index that is not there.
         """
         index = check_indices(indices, self.num_adapters).to(self.device)
-        return self._map(lambda tensor: tensor.index_select(0, index))
+        return self.map(lambda tensor: tensor.index_select(0, index))
 
     def unbind(self) -> list[Self]:
         """Each adapter as a batch of one; views, no copies."""
-        return [
-            type(self)(
-                self.spec,
-                {key: tensor[i : i + 1] for key, tensor in self.a.items()},
-                {key: tensor[i : i + 1] for key, tensor in self.b.items()},
-            )
-            for i in range(self.num_adapters)
-        ]
+        return [self.map(lambda tensor, i=i: tensor[i : i + 1]) for i in range(self.num_adapters)]
 
     @staticmethod
     def stack(batches: Sequence[LoraWeights]) -> LoraWeights:
@@ -119,11 +117,9 @@ class LoraWeights:
         for index, weights in enumerate(batches):
             if weights.spec != spec:
                 raise SpecError(f"adapter {index} has another spec than adapter 0; use equal specs")
-        return LoraWeights(
-            spec,
-            {key: torch.cat([weights.a[key] for weights in batches]) for key in batches[0].a},
-            {key: torch.cat([weights.b[key] for weights in batches]) for key in batches[0].b},
-        )
+        a = {key: torch.cat([weights.a[key] for weights in batches]) for key in batches[0].a}
+        b = {key: torch.cat([weights.b[key] for weights in batches]) for key in batches[0].b}
+        return LoraWeights(spec, a, b)
 
     def scale(self, strength: float | Tensor) -> Self:
         """The same adapters with ΔW times `strength`: one number, or one for each [adapters]."""
@@ -211,13 +207,6 @@ class LoraWeights:
     @property
     def _first(self) -> Tensor:
         return self.a[self.spec.groups[0].key]
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return type(self)(
-            self.spec,
-            {key: change(tensor) for key, tensor in self.a.items()},
-            {key: change(tensor) for key, tensor in self.b.items()},
-        )
 
 
 def check_indices(indices: Sequence[int] | Tensor, num_adapters: int) -> Tensor:

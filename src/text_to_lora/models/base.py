@@ -47,25 +47,23 @@ def load_base(
     config = load_base_config(folder)
     if spec is not None:
         spec.check_base(config)
-    chosen: Any = dtype or config.dtype or torch.float32
-    if dtype is None and not has_fast_product(chosen, torch.device(device)):
-        chosen = torch.float32
+    loaded_dtype: Any = dtype or config.dtype or torch.float32
+    if dtype is None and not has_fast_product(loaded_dtype, torch.device(device)):
+        loaded_dtype = torch.float32
     load: Any = AutoModelForCausalLM.from_pretrained
     model: Any
     try:
         model, report = load(
             folder,
             config=config,
-            dtype=chosen,
+            dtype=loaded_dtype,
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever transformers and safetensors raise for broken files
-        raise ConfigError(
-            f"cannot load base model {str(name_or_path)!r}: {first_line(error)}"
-        ) from error
+        raise ConfigError(f"cannot load base model {str(name_or_path)!r}: {first_line(error)}") from error
     _check_weights(model, report, name_or_path)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -105,15 +103,12 @@ def load_base_config(name_or_path: str | Path, *, revision: str | None = None) -
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"cannot read the configuration of base model {str(name_or_path)!r}: "
-            f"{first_line(error)}"
+            f"cannot read the configuration of base model {str(name_or_path)!r}: {first_line(error)}"
         ) from error
     return config
 
 
-def _check_weights(
-    model: PreTrainedModel, report: Mapping[str, Any], name_or_path: str | Path
-) -> None:
+def _check_weights(model: PreTrainedModel, report: Mapping[str, Any], name_or_path: str | Path) -> None:
     """Raise ConfigError for what transformers would fill with random numbers, and for NaN."""
     problems = [f"lacks {name}" for name in sorted(report["missing_keys"])]
     problems += [
@@ -124,6 +119,4 @@ def _check_weights(
     ]
     if problems:
         more = f" and {len(problems) - 1} more of the kind" if len(problems) > 1 else ""
-        raise ConfigError(
-            f"base model {str(name_or_path)!r} {problems[0]}{more}; copy or download it again"
-        )
+        raise ConfigError(f"base model {str(name_or_path)!r} {problems[0]}{more}; copy or download it again")

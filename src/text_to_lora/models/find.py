@@ -45,9 +45,7 @@ def embedded_folder(part: Literal["hypernet", "multitask"]) -> Path:
         ) from None
     folder = Path(package.ROOT) / part
     if not folder.is_dir():
-        raise ConfigError(
-            f"the package {_PACKAGE!r} holds no {part!r}; reinstall it, or name a model folder"
-        )
+        raise ConfigError(f"the package {_PACKAGE!r} holds no {part!r}; reinstall it, or name a model folder")
     return folder
 
 
@@ -80,8 +78,7 @@ def find_base(name_or_path: str | Path, *, revision: str | None = None) -> Path:
         if name != EMBEDDED_BASE:
             raise
         warnings.warn(
-            f"{error}; the base is {EMBEDDED!r} instead, the same model with its weights rounded "
-            "to 4 bits",
+            f"{error}; the base is {EMBEDDED!r} instead, the same model with its weights rounded to 4 bits",
             T2LWarning,
             stacklevel=2,
         )

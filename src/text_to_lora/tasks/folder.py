@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from text_to_lora.files import read_json_lines, read_task_json
 from text_to_lora.tasks.parquet import read_parquet
 from text_to_lora.tasks.task import METRIC_KINDS, Example, Metric, Task
 
-Row = tuple[int, Any, Any, Any, Any]
-"""(line or row from 1, task_id, idx, input, outputs) as a file gives them, not yet checked."""
+_COLUMNS = ("task_id", "idx", "input", "outputs")
+_FileRow = tuple[int, Any, Any, Any, Any]
+"""(line or row from 1, then the values of the columns) as a file gives them, not yet checked."""
 
 
 def load_folder(path: Path | str, names: Iterable[str] | None = None) -> list[Task]:
@@ -33,7 +35,12 @@ def load_folder(path: Path | str, names: Iterable[str] | None = None) -> list[Ta
     """
     folder = Path(path)
     entries = _read_entries(folder)
-    chosen = list(entries) if names is None else _choose(entries, names, folder)
+    chosen = list(entries if names is None else dict.fromkeys(names))
+    for name in chosen:
+        if name not in entries:
+            raise ConfigError(
+                f"{str(folder)!r} has no task {name!r}; it has {len(entries)}, first {next(iter(entries))!r}"
+            )
     return _read_tasks(folder, entries, chosen, split=None)
 
 
@@ -51,9 +58,7 @@ def load_data_dir(path: Path | str, split: str = "train") -> list[Task]:
     if not isinstance(splits, dict):
         raise TaskDataError("expected an object {split: [task id, ...]}", path=splits_file)
     if split not in splits:
-        raise ConfigError(
-            f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}"
-        )
+        raise ConfigError(f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}")
     names = splits[split]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TaskDataError(f"split {split!r} is not a list of task ids", path=splits_file)
@@ -79,15 +84,14 @@ def _read_tasks(
     folder: Path, entries: Mapping[str, tuple[int, Any]], chosen: Sequence[str], split: str | None
 ) -> list[Task]:
     file, rows = _open_rows(folder)
-    examples = _collect(file, rows, entries, set(chosen))
+    examples = _collect(file, rows, entries)
     tasks = []
     for name in chosen:
         line, entry = entries[name]
-        tasks.append(
-            _build_task(
-                entry, examples[name], path=folder / "tasks.json", line=line, data=file, split=split
-            )
-        )
+        if not examples[name]:
+            raise TaskDataError(f"task {name!r} has no rows; add some", path=file)
+        with _errors_at(folder / "tasks.json", line):
+            tasks.append(_build_task(entry, examples[name], split))
     _warn_of_other_labels(folder, tasks)
     return tasks
 
@@ -97,8 +101,8 @@ def _warn_of_other_labels(folder: Path, tasks: Iterable[Task]) -> None:
     shares = []
     for task in tasks:
         if task.metric.kind == "classification":
-            wrong = sum(not task.metric.has_label(row.outputs) for row in task.examples)
-            shares += [f"{wrong} of {len(task.examples)} of {task.name!r}"] if wrong else []
+            num_wrong = sum(not task.metric.has_label(row.outputs) for row in task.examples)
+            shares += [f"{num_wrong} of {len(task.examples)} of {task.name!r}"] if num_wrong else []
     if shares:
         warnings.warn(
             f"{str(folder)!r} has rows whose outputs are none of their task's labels, so that no "
@@ -108,17 +112,6 @@ def _warn_of_other_labels(folder: Path, tasks: Iterable[Task]) -> None:
         )
 
 
-def _choose(entries: Mapping[str, Any], names: Iterable[str], folder: Path) -> list[str]:
-    wanted = list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in entries:
-            raise ConfigError(
-                f"{str(folder)!r} has no task {name!r}; it has {len(entries)}, "
-                f"first {next(iter(entries), None)!r}"
-            )
-    return wanted
-
-
 def _read_entries(folder: Path) -> dict[str, tuple[int, Any]]:
     """Give {task id: (line in tasks.json, its object)}."""
     if not folder.is_dir():
@@ -126,132 +119,86 @@ def _read_entries(folder: Path) -> dict[str, tuple[int, Any]]:
     path = folder / "tasks.json"
     entries: dict[str, tuple[int, Any]] = {}
     for line, entry in _list_items(path):
-        if not isinstance(entry, dict):
-            raise TaskDataError(
-                f"a task is a {type(entry).__name__}; expected an object", path=path, line=line
-            )
-        name = entry.get("id")
-        if not isinstance(name, str) or not name.strip():
-            raise TaskDataError(
-                f"a task has id {shorten(name)}; give it a non-empty text", path=path, line=line
-            )
-        if name in entries:
-            raise TaskDataError(
-                f"task id {name!r} is taken by line {entries[name][0]}; choose another",
-                path=path,
-                line=line,
-            )
+        with _errors_at(path, line):
+            if not isinstance(entry, dict):
+                raise ConfigError(f"a task is a {type(entry).__name__}; expected an object")
+            name = entry.get("id")
+            if not isinstance(name, str) or not name.strip():
+                raise ConfigError(f"a task has id {shorten(name)}; give it a non-empty text")
+            if name in entries:
+                raise ConfigError(f"task id {name!r} is taken by line {entries[name][0]}; choose another")
         entries[name] = (line, entry)
     if not entries:
         raise TaskDataError("the list of tasks is empty; add one", path=path)
     return entries
 
 
-def _build_task(
-    entry: Mapping[str, Any],
-    examples: Sequence[Example],
-    *,
-    path: Path,
-    line: int,
-    data: Path,
-    split: str | None,
-) -> Task:
+def _build_task(entry: Mapping[str, Any], examples: Sequence[Example], split: str | None) -> Task:
+    """Make a task of its object in tasks.json; raises ConfigError without the place."""
+    name = entry["id"]
+
     def text(field: str, default: str = "") -> str:
         value = entry.get(field, default)
         if not isinstance(value, str):
-            raise TaskDataError(
-                f"task {name!r} has {field} {shorten(value)}; give a text", path=path, line=line
-            )
+            raise ConfigError(f"task {name!r} has {field} {shorten(value)}; give a text")
         return value
 
     def texts(holder: Mapping[str, Any], field: str) -> tuple[str, ...]:
         value = holder.get(field, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise TaskDataError(
-                f"task {name!r} has {field} {shorten(value)}; give a list of texts",
-                path=path,
-                line=line,
-            )
+        if not _is_list_of_texts(value):
+            raise ConfigError(f"task {name!r} has {field} {shorten(value)}; give a list of texts")
         return tuple(value)
 
-    name = entry["id"]
     metric = entry.get("metric")
     if not isinstance(metric, dict) or "kind" not in metric:
-        raise TaskDataError(
-            f'task {name!r} has metric {shorten(metric)}; give {{"kind": one of {", ".join(METRIC_KINDS)}}}',
-            path=path,
-            line=line,
-        )
-    if not examples:
-        raise TaskDataError(f"task {name!r} has no rows; add some", path=data)
-    source = entry.get("source", "")
-    if isinstance(source, dict):
-        entry = {**entry, "source": " ".join(str(value) for value in source.values())}
+        kinds = ", ".join(METRIC_KINDS)
+        raise ConfigError(f'task {name!r} has metric {shorten(metric)}; give {{"kind": one of {kinds}}}')
+    if isinstance(source := entry.get("source"), dict):
+        entry = {**entry, "source": " ".join(map(str, source.values()))}
+    labels = texts(metric, "labels")
     try:
-        return Task(
-            name=name,
-            definition=text("definition"),
-            descriptions=texts(entry, "descriptions"),
-            examples=tuple(examples),
-            metric=Metric(metric["kind"], texts(metric, "labels")),
-            license=text("license"),
-            source=text("source"),
-            group=text("group", name),
-            category=text("category"),
-            split=split or text("split", "train"),
-        )
-    except TaskDataError:
-        raise
+        metric = Metric(metric["kind"], labels)
     except ConfigError as error:
-        raise TaskDataError(f"task {name!r}: {error}", path=path, line=line) from error
+        raise ConfigError(f"task {name!r}: {error}") from error
+    return Task(
+        name=name,
+        definition=text("definition"),
+        descriptions=texts(entry, "descriptions"),
+        examples=tuple(examples),
+        metric=metric,
+        license=text("license"),
+        source=text("source"),
+        group=text("group", name),
+        category=text("category"),
+        split=split or text("split", "train"),
+    )
 
 
-def _collect(
-    file: Path, rows: Iterable[Row], known: Mapping[str, Any], chosen: set[str]
-) -> dict[str, list[Example]]:
-    """Check every row and give the examples of the chosen tasks."""
-    examples: dict[str, list[Example]] = {name: [] for name in chosen}
-    seen: set[tuple[str, int]] = set()
-    counts: dict[str, int] = dict.fromkeys(known, 0)
+def _collect(file: Path, rows: Iterable[_FileRow], entries: Mapping[str, Any]) -> dict[str, list[Example]]:
+    """Check every row and give the examples of each task."""
+    examples: dict[str, list[Example]] = {name: [] for name in entries}
+    places: dict[str, set[int]] = {name: set() for name in entries}
     for line, name, idx, text, outputs in rows:
-        if not isinstance(name, str) or name not in known:
-            raise TaskDataError(
-                f"row of task {shorten(name)}, which tasks.json does not have; add the task or fix the id",
-                path=file,
-                line=line,
-            )
-        if idx is None:
-            idx = counts[name]
-        counts[name] += 1
-        if type(idx) is not int or idx < 0:
-            raise TaskDataError(
-                f"idx {shorten(idx)}; give a whole number from 0", path=file, line=line
-            )
-        if (name, idx) in seen:
-            raise TaskDataError(
-                f"idx {idx} of task {name!r} occurs twice; number the rows of a task apart",
-                path=file,
-                line=line,
-            )
-        seen.add((name, idx))
-        if not isinstance(text, str):
-            raise TaskDataError(f"input {shorten(text)}; give a text", path=file, line=line)
-        if not isinstance(outputs, list) or not all(isinstance(item, str) for item in outputs):
-            raise TaskDataError(
-                f'outputs {shorten(outputs)}; give a list of texts, like ["yes"]',
-                path=file,
-                line=line,
-            )
-        if name not in chosen:
-            continue
-        try:
+        with _errors_at(file, line):
+            if not isinstance(name, str) or name not in entries:
+                raise ConfigError(
+                    f"row of task {shorten(name)}, which tasks.json does not have; add the task or fix the id"
+                )
+            idx = len(examples[name]) if idx is None else idx
+            if type(idx) is not int or idx < 0:
+                raise ConfigError(f"idx {shorten(idx)}; give a whole number from 0")
+            if idx in places[name]:
+                raise ConfigError(f"idx {idx} of task {name!r} occurs twice; number the rows of a task apart")
+            places[name].add(idx)
+            if not isinstance(text, str):
+                raise ConfigError(f"input {shorten(text)}; give a text")
+            if not _is_list_of_texts(outputs):
+                raise ConfigError(f'outputs {shorten(outputs)}; give a list of texts, like ["yes"]')
             examples[name].append(Example(text, tuple(outputs), idx))
-        except ConfigError as error:
-            raise TaskDataError(str(error), path=file, line=line) from error
     return examples
 
 
-def _open_rows(folder: Path) -> tuple[Path, Iterator[Row]]:
+def _open_rows(folder: Path) -> tuple[Path, Iterator[_FileRow]]:
     parquet, lines = folder / "data.parquet", folder / "data.jsonl"
     if parquet.exists() and lines.exists():
         raise TaskDataError("both data.parquet and data.jsonl exist; keep one", path=folder)
@@ -262,34 +209,25 @@ def _open_rows(folder: Path) -> tuple[Path, Iterator[Row]]:
     raise TaskDataError("neither data.parquet nor data.jsonl exists; add one", path=folder)
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    columns = ("task_id", "idx", "input", "outputs")
-
+def _parquet_rows(path: Path) -> Iterator[_FileRow]:
     def check(header: Sequence[str]) -> None:
-        for column in columns:
+        for column in _COLUMNS:
             if header.count(column) != 1:
                 state = "is missing" if column not in header else "is there twice"
-                raise TaskDataError(
-                    f"column {column!r} {state}; expected {', '.join(columns)}", path=path
-                )
+                raise TaskDataError(f"column {column!r} {state}; expected {', '.join(_COLUMNS)}", path=path)
 
-    for line, (name, idx, text, outputs) in enumerate(read_parquet(path, columns, check), 1):
+    for line, (name, idx, text, outputs) in enumerate(read_parquet(path, _COLUMNS, check), 1):
         yield line, name, idx, text, outputs
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path) -> Iterator[_FileRow]:
     for line, row in read_json_lines(path):
-        if not isinstance(row, dict):
-            raise TaskDataError(
-                f"a row is a {type(row).__name__}; expected an object", path=path, line=line
-            )
-        for field in ("task_id", "input", "outputs"):
-            if field not in row:
-                raise TaskDataError(
-                    f"field {field!r} is missing; a row has task_id, input, outputs",
-                    path=path,
-                    line=line,
-                )
+        with _errors_at(path, line):
+            if not isinstance(row, dict):
+                raise ConfigError(f"a row is a {type(row).__name__}; expected an object")
+            for field in ("task_id", "input", "outputs"):
+                if field not in row:
+                    raise ConfigError(f"field {field!r} is missing; a row has task_id, input, outputs")
         yield line, row["task_id"], row.get("idx"), row["input"], row["outputs"]
 
 
@@ -297,9 +235,7 @@ def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield every item of a JSON list with the line where it starts."""
     items = read_task_json(path)
     if not isinstance(items, list):
-        raise TaskDataError(
-            f"holds a {type(items).__name__}; a list of tasks is expected", path=path
-        )
+        raise TaskDataError(f"holds a {type(items).__name__}; a list of tasks is expected", path=path)
     text = path.read_text(encoding="utf-8-sig")
     decoder = json.JSONDecoder()
     position, line, counted = text.index("[") + 1, 1, 0
@@ -310,3 +246,16 @@ def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
         counted = position
         yield line, item
         _, position = decoder.raw_decode(text, position)
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+@contextmanager
+def _errors_at(path: Path, line: int) -> Iterator[None]:
+    """Give a ConfigError of the block its file and line."""
+    try:
+        yield
+    except ConfigError as error:
+        raise TaskDataError(str(error), path=path, line=line) from error

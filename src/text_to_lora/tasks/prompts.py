@@ -17,10 +17,8 @@ from text_to_lora.tasks.chat_template import (
     INPUT_MARK,
     ChatTemplate,
     Frame,
-    assistant,
     end_of_text,
-    system,
-    user,
+    turn,
 )
 
 if TYPE_CHECKING:
@@ -57,29 +55,26 @@ class Encoded:
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """The frame with the description in the prompt (`told`) and the one without (`untold`).
+    """The frame of a prompt with a description (`described`), and of one without (`bare`).
 
     shot: fixed text of a solved example before the row's own input: from its input to its answer,
         and from its answer to the next input; None where the chat template takes no earlier turns
-    shots_told: whether shots may stand with a description; some templates (Mistral's newer ones)
-        write the system turn into the last user turn
+    shots_with_description: whether shots may stand with a description; some templates (Mistral's
+        newer ones) write the system turn into the last user turn
 
     Departures from the paper: without a description there is no system turn, where the reference
     code writes an empty one; solved examples are turns of their own, where it writes them into the
     user turn of the question.
     """
 
-    told: Frame
-    untold: Frame
+    described: Frame
+    bare: Frame
     shot: tuple[str, str] | None
-    shots_told: bool = True
+    shots_with_description: bool = True
 
     @classmethod
     def for_tokenizer(
-        cls,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        description_in: Literal["system", "user"] = "system",
+        cls, tokenizer: PreTrainedTokenizerBase, *, description_in: Literal["system", "user"] = "system"
     ) -> PromptFormat:
         """Take the format from the chat template, or the plain one if there is none.
 
@@ -94,29 +89,25 @@ class PromptFormat:
             raise ConfigError(f"description_in is {description_in!r}; choose 'system' or 'user'")
         if not tokenizer.chat_template:
             end, start = end_of_text(tokenizer), str(tokenizer.bos_token or "")
-            return cls(
-                Frame(start, "\n\n", "\n", "", end), Frame("", start, "\n", "", end), PLAIN_SHOT
-            )
+            described, bare = Frame(start, "\n\n", "\n", "", end), Frame("", start, "\n", "", end)
+            return cls(described, bare, PLAIN_SHOT)
         template = ChatTemplate(tokenizer)
-        untold = template.frame([user(INPUT_MARK)])
-        told, in_system = None, description_in == "system"
+        without = template.frame([turn("user", INPUT_MARK)])
+        with_one, in_system = None, description_in == "system"
         if in_system:
-            told = template.attempt([system(DESCRIPTION_MARK), user(INPUT_MARK)])
-        if told is None:
+            with_one = template.attempt([turn("system", DESCRIPTION_MARK), turn("user", INPUT_MARK)])
+        if with_one is None:
             in_system = False
-            told = template.frame([user(f"{DESCRIPTION_MARK}\n\n{INPUT_MARK}")])
-        if untold is None or told is None:
+            with_one = template.frame([turn("user", f"{DESCRIPTION_MARK}\n\n{INPUT_MARK}")])
+        if without is None or with_one is None:
             raise ConfigError(
                 "the tokenizer's chat template drops, repeats or reorders the user's text; "
                 "set another chat_template"
             )
-        return _checked(cls(told, untold, template.shot()), template, in_system=in_system)
+        return _checked(cls(with_one, without, template.shot()), template, in_system=in_system)
 
     def prompt(
-        self,
-        input: str,
-        description: str | None = None,
-        shots: Sequence[tuple[str, str]] = (),
+        self, input: str, description: str | None = None, shots: Sequence[tuple[str, str]] = ()
     ) -> str:
         """Give the prompt as text, up to where the answer begins.
 
@@ -127,18 +118,18 @@ class PromptFormat:
         """
         frame = self._frame(description)
         before = frame.head + (description or "").strip() + frame.middle
-        for shown, answer in shots:
+        for text, answer in shots:
             if self.shot is None:
                 raise ConfigError(
                     "the tokenizer's chat template takes no turns before the last; leave the "
                     "examples out of the prompt, or set another chat_template"
                 )
-            if description is not None and not self.shots_told:
+            if description is not None and not self.shots_with_description:
                 raise ConfigError(
                     "the tokenizer's chat template writes the description after earlier turns; leave "
                     "the examples or the description out of the prompt, or set another chat_template"
                 )
-            before += shown.strip() + self.shot[0] + answer.strip() + self.shot[1]
+            before += text.strip() + self.shot[0] + answer.strip() + self.shot[1]
         return before + input.strip() + frame.header
 
     def encode(
@@ -152,8 +143,6 @@ class PromptFormat:
     ) -> Encoded:
         """Give the token ids of one row, at most `max_length` for prompt and answer together.
 
-        shots: inputs and answers that stand before the input
-
         Texts are stripped. A row that is too long loses its shots, the longest first, and only
         then the left of its input, never the description, the answer or the header before it. The
         ids are those of the whole conversation; only where a token would span header and answer
@@ -161,33 +150,39 @@ class PromptFormat:
 
         Raises ConfigError when the row is too long even without its input.
         """
-        shown = list(shots)
-        prompt = self.prompt(input, description, shown)
+        remaining = list(shots)
+        prompt = self.prompt(input, description, remaining)
         prompt_ids = _tokenize(tokenizer, prompt)
         answer_ids: list[int] = []
         if answer is not None:
             frame = self._frame(description)
             answer_text = frame.lead + answer.strip() + frame.end
-            whole = _tokenize(tokenizer, prompt + answer_text)
-            if whole[: len(prompt_ids)] == prompt_ids:
-                answer_ids = whole[len(prompt_ids) :]
+            conversation = _tokenize(tokenizer, prompt + answer_text)
+            if conversation[: len(prompt_ids)] == prompt_ids:
+                answer_ids = conversation[len(prompt_ids) :]
             else:
                 answer_ids = _tokenize(tokenizer, answer_text)
         room = max_length - len(answer_ids)
         cut = len(prompt_ids) > room
-        while len(prompt_ids) > room and shown:
-            shown.remove(max(shown, key=lambda shot: len(shot[0]) + len(shot[1])))
-            prompt_ids = _tokenize(tokenizer, self.prompt(input, description, shown))
+        while len(prompt_ids) > room and remaining:
+            remaining.remove(max(remaining, key=lambda shot: len(shot[0]) + len(shot[1])))
+            prompt_ids = _tokenize(tokenizer, self.prompt(input, description, remaining))
         if len(prompt_ids) > room:
-            prompt_ids = self._cut(tokenizer, input.strip(), description, room, max_length)
-        return Encoded(prompt_ids, answer_ids, cut, len(shown))
+            needed = len(_tokenize(tokenizer, self.prompt("", description)))
+            if needed > room:
+                raise ConfigError(
+                    f"a row has room for {room} prompt tokens of max_length {max_length}, but needs "
+                    f"{needed} without its input; raise max_length or shorten the description"
+                )
+            prompt_ids = self._cut(tokenizer, input.strip(), description, room)
+        return Encoded(prompt_ids, answer_ids, cut, len(remaining))
 
     def read_answer(self, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
         """Give the answer in generated tokens: without special tokens, and without a thought.
 
         An answer that the lead of an answer announces begins after it.
         """
-        lead, count, start = self.untold.lead.strip(), 0, ""
+        lead, count, start = self.bare.lead.strip(), 0, ""
 
         def has_lead(count: int) -> bool:
             return lead in str(tokenizer.decode(ids[:count]))
@@ -198,32 +193,24 @@ class PromptFormat:
         return (start + str(tokenizer.decode(ids[count:], skip_special_tokens=True))).strip()
 
     def _frame(self, description: str | None) -> Frame:
-        return self.untold if description is None else self.told
+        return self.bare if description is None else self.described
 
     def _cut(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        input: str,
-        description: str | None,
-        room: int,
-        max_length: int,
+        self, tokenizer: PreTrainedTokenizerBase, input: str, description: str | None, room: int
     ) -> list[int]:
         """Find the longest right part of the input with which the prompt fits, by bisection."""
-        low, high = 0, len(input)
-        best = _tokenize(tokenizer, self.prompt("", description))
-        if len(best) > room:
-            raise ConfigError(
-                f"a row has room for {room} prompt tokens of max_length {max_length}, but needs "
-                f"{len(best)} without its input; raise max_length or shorten the description"
-            )
-        while low < high:
-            kept = (low + high + 1) // 2
-            ids = _tokenize(tokenizer, self.prompt(input[-kept:], description))
-            if len(ids) <= room:
-                low, best = kept, ids
+
+        def ids(num_chars: int) -> list[int]:
+            return _tokenize(tokenizer, self.prompt(input[len(input) - num_chars :], description))
+
+        fitting, too_long = 0, len(input)
+        while too_long - fitting > 1:
+            middle = (fitting + too_long) // 2
+            if len(ids(middle)) <= room:
+                fitting = middle
             else:
-                high = kept - 1
-        return best
+                too_long = middle
+        return ids(fitting)
 
 
 def _checked(form: PromptFormat, template: ChatTemplate, *, in_system: bool) -> PromptFormat:
@@ -235,10 +222,10 @@ def _checked(form: PromptFormat, template: ChatTemplate, *, in_system: bool) -> 
     """
     text, description = "Two lines:\n  a & b <c>, 1.5 or 'd'?", "Say it.\n\nIn short: No."
     shots = [("First\nquestion", "yes"), ("Second?", "no & 2")]
-    earlier = [turn for shown, answer in shots for turn in (user(shown), assistant(answer))]
-    told = [system(description)] if in_system else []
+    earlier = [t for text, answer in shots for t in (turn("user", text), turn("assistant", answer))]
+    last = [turn("user", text)]
 
-    def is_own(turns: list[dict[str, str]], *parts: Any) -> bool:
+    def is_same(turns: list[dict[str, str]], *parts: Any) -> bool:
         try:
             return form.prompt(*parts) == template.render(turns, add_generation_prompt=True)
         except ConfigError:
@@ -246,19 +233,17 @@ def _checked(form: PromptFormat, template: ChatTemplate, *, in_system: bool) -> 
 
     def with_description(turns: list[dict[str, str]]) -> list[dict[str, str]]:
         if in_system:
-            return [*told, *turns]
-        return [user(f"{description}\n\n{turns[0]['content']}"), *turns[1:]]
+            return [turn("system", description), *turns]
+        return [turn("user", f"{description}\n\n{turns[0]['content']}"), *turns[1:]]
 
-    last = [user(text)]
-    if not is_own(last, text) or not is_own(with_description(last), text, description):
+    if not is_same(last, text) or not is_same(with_description(last), text, description):
         raise ConfigError(
-            "the tokenizer's chat template changes the texts that it is given; "
-            "set another chat_template"
+            "the tokenizer's chat template changes the texts that it is given; set another chat_template"
         )
-    if form.shot is None or not is_own([*earlier, *last], text, None, shots):
+    if form.shot is None or not is_same([*earlier, *last], text, None, shots):
         return replace(form, shot=None)
-    shots_told = is_own(with_description([*earlier, *last]), text, description, shots)
-    return replace(form, shots_told=shots_told)
+    together = is_same(with_description([*earlier, *last]), text, description, shots)
+    return replace(form, shots_with_description=together)
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

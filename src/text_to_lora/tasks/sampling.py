@@ -16,7 +16,7 @@ from text_to_lora.tasks.task import Example, Task
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """One training row; the indices are places in the sampler's tasks and a task's descriptions."""
 
     task_index: int
@@ -80,7 +80,7 @@ class TaskSampler:
         families = [i for i in self._examples if self.tasks[i].source.startswith("family:")]
         self._share = Fraction(0) if family_share is None else Fraction(str(family_share))
         self._families = [] if family_share is None else families
-        self._others = [i for i in self._examples if i not in frozenset(self._families)]
+        self._others = sorted(self._examples.keys() - set(self._families))
         if self._share > 0 and not self._families:
             raise ConfigError(
                 f"family_share is {family_share}, but no task is of a family; "
@@ -89,7 +89,7 @@ class TaskSampler:
         if self._share < 1 and not self._others:
             raise ConfigError(f"no task outside the families has {split} rows; add tasks")
 
-    def batch(self, step: int) -> list[Row]:
+    def batch(self, step: int) -> list[TrainingRow]:
         """Give the rows of a step, counted from 0; the rows of one task stand together."""
         rng = Random(f"{self.seed}/batch/{step}")
         first, stop = self._families_before(step), self._families_before(step + 1)
@@ -110,17 +110,13 @@ class TaskSampler:
         epoch, offset = divmod(place, len(pool))
         return pool[_order(f"{self.seed}/{name}/{epoch}", len(pool))[offset]]
 
-    def _rows(self, index: int, rng: Random) -> list[Row]:
+    def _rows(self, index: int, rng: Random) -> list[TrainingRow]:
         examples, count = self._examples[index], self.examples_per_task
-        drawn = (
-            rng.sample(examples, count)
-            if count <= len(examples)
-            else rng.choices(examples, k=count)
-        )
+        drawn = rng.sample(examples, count) if count <= len(examples) else rng.choices(examples, k=count)
         descriptions = len(self.tasks[index].descriptions)
         shared = rng.randrange(descriptions) if self._one_description else None
         return [
-            Row(
+            TrainingRow(
                 index,
                 rng.randrange(descriptions) if shared is None else shared,
                 row.input,

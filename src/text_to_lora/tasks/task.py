@@ -39,9 +39,7 @@ class Metric:
 
     def __post_init__(self) -> None:
         if self.kind not in METRIC_KINDS:
-            raise ConfigError(
-                f"unknown metric kind {self.kind!r}; choose one of {', '.join(METRIC_KINDS)}"
-            )
+            raise ConfigError(f"unknown metric kind {self.kind!r}; choose one of {', '.join(METRIC_KINDS)}")
         if self.kind == "classification" and not self.labels:
             raise ConfigError("a classification metric has no labels; list them in 'labels'")
         if twice := [label for label in self.labels if self.labels.count(label) > 1]:

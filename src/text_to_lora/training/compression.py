@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 
+from text_to_lora.choices import HeadName
 from text_to_lora.errors import ConfigError, list_some
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.files import write_folder
 from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet.checkpoint import load_hypernet
-from text_to_lora.hypernet.config import HeadKind
 from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.folder import load_data_dir, load_folder
@@ -89,7 +89,7 @@ def fit_settings(
     library: AdapterLibrary,
     *,
     conditioning: Conditioning | None = None,
-    head: HeadKind = "joint",
+    head: HeadName = "joint",
     steps: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Settings of a reconstruction that fit a library; sections as in ReconstructionConfig.

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, overload
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from text_to_lora.choices import HeadName
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import JsonError, read_bytes
 
@@ -79,7 +80,7 @@ class EncoderSection(Section):
 class SizesSection(Section):
     """Variant and sizes of a hypernetwork."""
 
-    head: Literal["joint", "shared", "rank"] = "joint"
+    head: HeadName = "joint"
     """L, M or S"""
     latent_size: Count = 128
     """width of the latent codes, in numbers; a multiple of 4"""

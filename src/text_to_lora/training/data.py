@@ -21,7 +21,7 @@ from text_to_lora.tasks.families import families
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.hub import load_lots_of_loras, load_sni
 from text_to_lora.tasks.prompts import PromptFormat, paper_definition
-from text_to_lora.tasks.sampling import Row, TaskSampler
+from text_to_lora.tasks.sampling import TaskSampler, TrainingRow
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.config import DataSection, SourcesSection
 
@@ -387,12 +387,12 @@ class TrainingBatches(Dataset[Batch]):
             return place
         return (place + examples) % count
 
-    def _seen(self, row: Row) -> tuple[str, str, str | None]:
+    def _seen(self, row: TrainingRow) -> tuple[str, str, str | None]:
         """Input, answer, and what the prompt says of the task."""
         task = self._sampler.tasks[row.task_index]
         return row.input, row.output, self._encoder.definition(task) if self._in_prompt else None
 
-    def _description(self, row: Row) -> str:
+    def _description(self, row: TrainingRow) -> str:
         return self._sampler.tasks[row.task_index].descriptions[row.description_index]
 
 

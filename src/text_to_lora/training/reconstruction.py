@@ -21,13 +21,12 @@ from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.encoders.one_hot import OneHotEncoder
 from text_to_lora.errors import ConfigError, T2LError, list_some
 from text_to_lora.hypernet.checkpoint import save_hypernet
-from text_to_lora.hypernet.config import HypernetConfig
+from text_to_lora.hypernet.config import HypernetConfig, TokenConfig
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.hypernet.heads import Factors
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.hypernet.token_reader import TokenReader
-from text_to_lora.hypernet.tokens import TokenConfig
 from text_to_lora.library.library import AdapterLibrary, load_library
 from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights

@@ -16,12 +16,11 @@ from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.encoders.load import load_encoder
 from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.hypernet.checkpoint import load_hypernet, save_hypernet
-from text_to_lora.hypernet.config import HypernetConfig
+from text_to_lora.hypernet.config import HypernetConfig, TokenConfig
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.token_reader import TokenReader
-from text_to_lora.hypernet.tokens import TokenConfig
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.models.base import load_base

@@ -11,18 +11,14 @@ import pytest
 
 from made_up_tasks import make_tasks
 from text_to_lora.errors import ConfigError
-from text_to_lora.tasks.families import (
-    VALIDATION_FAMILIES,
-    families,
-    registry,
-)
+from text_to_lora.tasks.families import FAMILIES, VALIDATION_FAMILIES, families
+from text_to_lora.tasks.families.collect import REAL_LABEL_SHARES
+from text_to_lora.tasks.families.family import load_texts
 from text_to_lora.tasks.families.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
-from text_to_lora.tasks.families.texts import load_texts
 from text_to_lora.tasks.families.words import WORD_FAMILIES
 from text_to_lora.tasks.task import Task
 
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth"]
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -59,37 +55,33 @@ def ordinal(descriptions: tuple[str, ...]) -> int:
 NUMBERS = ["one", "two", "three", "four", "five"]
 
 RULES: dict[str, Callable[[str, tuple[str, ...]], str]] = {
-    "first_word": lambda text, told: plain(text)[0],
-    "last_word": lambda text, told: plain(text)[-1],
-    "nth_word": lambda text, told: plain(text)[ordinal(told) - 1],
-    "nth_word_from_end": lambda text, told: plain(text)[::-1][ordinal(told) - 1],
-    "longest_word": lambda text, told: max(plain(text), key=len),
-    "shortest_word": lambda text, told: min(plain(text), key=len),
-    "count_words": lambda text, told: str(text.count(" ") + 1),
-    "initials": lambda text, told: "".join(re.findall(r"\b\w", text)).upper(),
-    "copy": lambda text, told: text,
-    "capitals": lambda text, told: "".join(letter.upper() for letter in text),
-    "small_letters": lambda text, told: "".join(letter.lower() for letter in text),
-    "title_case": lambda text, told: re.sub(r"\W+", " ", text).title().strip(),
-    "reversed_words": lambda text, told: " ".join(
+    "first_word": lambda text, descriptions: plain(text)[0],
+    "last_word": lambda text, descriptions: plain(text)[-1],
+    "nth_word": lambda text, descriptions: plain(text)[ordinal(descriptions) - 1],
+    "nth_word_from_end": lambda text, descriptions: plain(text)[::-1][ordinal(descriptions) - 1],
+    "longest_word": lambda text, descriptions: max(plain(text), key=len),
+    "shortest_word": lambda text, descriptions: min(plain(text), key=len),
+    "count_words": lambda text, descriptions: str(text.count(" ") + 1),
+    "initials": lambda text, descriptions: "".join(re.findall(r"\b\w", text)).upper(),
+    "copy": lambda text, descriptions: text,
+    "capitals": lambda text, descriptions: "".join(letter.upper() for letter in text),
+    "small_letters": lambda text, descriptions: "".join(letter.lower() for letter in text),
+    "title_case": lambda text, descriptions: re.sub(r"\W+", " ", text).title().strip(),
+    "reversed_words": lambda text, descriptions: " ".join(
         plain(text)[i] for i in range(-1, -1 - text.count(" ") - 1, -1)
     ),
-    "every_second_word": lambda text, told: " ".join(
-        w for i, w in enumerate(plain(text)) if i % 2 == 0
-    ),
-    "line": lambda text, told: text.split("\n")[ordinal(told) - 1],
-    "item": lambda text, told: plain(text)[ordinal(told) - 1],
-    "last_item": lambda text, told: plain(text)[-1],
-    "longest_item": lambda text, told: max(plain(text), key=len),
-    "count_items": lambda text, told: str(len(plain(text))),
-    "first_item_by_alphabet": lambda text, told: min(plain(text)),
+    "every_second_word": lambda text, descriptions: " ".join(w for w in plain(text)[::2]),
+    "line": lambda text, descriptions: text.split("\n")[ordinal(descriptions) - 1],
+    "item": lambda text, descriptions: plain(text)[ordinal(descriptions) - 1],
+    "last_item": lambda text, descriptions: plain(text)[-1],
+    "longest_item": lambda text, descriptions: max(plain(text), key=len),
+    "count_items": lambda text, descriptions: str(len(plain(text))),
+    "first_item_by_alphabet": lambda text, descriptions: min(plain(text)),
 }
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_answers_follow_a_rule_written_apart(
-    name: str, trained: list[Task], held_out: list[Task]
-) -> None:
+def test_answers_follow_a_rule_written_apart(name: str, trained: list[Task], held_out: list[Task]) -> None:
     for task in of(held_out if name in VALIDATION_FAMILIES else trained, name):
         for example in task.examples:
             assert example.outputs == (RULES[name](example.input, task.descriptions),)
@@ -98,54 +90,47 @@ def test_answers_follow_a_rule_written_apart(
 def test_every_family_is_made_in_the_split_that_it_belongs_to(
     trained: list[Task], held_out: list[Task]
 ) -> None:
-    names = {task.source.removeprefix("family:") for task in trained}
-    others = set(registry()) - {
-        *(family.name for family in WORD_FAMILIES),
-        "word_renamed_labels",
-        "word_replaced_labels",
+    names = {f"family:{family.name}" for family in FAMILIES}
+    validation = {f"family:{name}" for name in VALIDATION_FAMILIES}
+    assert {task.source for task in trained} == names - validation
+    assert {task.source for task in held_out} == (validation & names) | {
+        "family:renamed_labels",
+        "family:constant",
     }
-    assert names == others - set(VALIDATION_FAMILIES)
-    names = {task.source.removeprefix("family:") for task in held_out}
-    assert names == {*VALIDATION_FAMILIES, "renamed_labels", "constant"} & others
-    assert all(registry().values())
 
 
-def test_every_task_has_many_wordings(trained: list[Task]) -> None:
+def test_every_task_has_many_wordings_without_template_signs(
+    trained: list[Task], held_out: list[Task]
+) -> None:
     assert all(len(task.descriptions) >= 8 for task in trained)
     assert len({text for task in trained for text in task.descriptions}) > 3000
-
-
-def test_no_wording_has_template_signs_left(trained: list[Task], held_out: list[Task]) -> None:
     for task in trained + held_out:
         if "json" not in task.name and "quoted" not in task.name:
-            for text in task.descriptions:
-                assert not re.search(r"[\[\]%<|]|  ", text), text
+            assert not re.search(r"[\[\]%<|]|  ", "\n".join(task.descriptions)), task.descriptions
 
 
-def test_label_tasks_name_old_and_new_labels_in_every_wording(trained: list[Task]) -> None:
-    for name in ("renamed_labels", "permuted_labels"):
-        for task in of(trained, name):
-            old = ("happy", "sad") if "mood" in task.definition else ("news", "sport", "art")
-            for text in task.descriptions:
-                assert all(label in text for label in (*task.metric.labels, *old)), text
-                assert f"Solve {'mood' if 'happy' in old else 'kind'} well" in text
+REAL = {example.input: example.outputs[0] for task in make_tasks() for example in task.examples}
 
 
-def test_renamed_labels_keep_which_rows_are_alike(trained: list[Task]) -> None:
-    real = {e.input: e.outputs[0] for task in make_tasks() for e in task.examples}
-    for name in ("renamed_labels", "permuted_labels"):
-        for task in of(trained, name):
-            pairs = {(real[e.input], e.outputs) for e in task.examples}
-            assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs})
-            assert all(old not in new for old, new in pairs)
+@pytest.mark.parametrize("name", ["renamed_labels", "permuted_labels"])
+def test_renamed_labels_stand_in_every_wording_and_keep_which_rows_are_alike(
+    name: str, trained: list[Task]
+) -> None:
+    for task in of(trained, name):
+        old = ("happy", "sad") if "mood" in task.definition else ("news", "sport", "art")
+        for text in task.descriptions:
+            assert all(label in text for label in (*task.metric.labels, *old)), text
+            assert f"Solve {'mood' if 'happy' in old else 'kind'} well" in text
+        pairs = {(REAL[e.input], e.outputs) for e in task.examples}
+        assert len(pairs) == len({before for before, _ in pairs}) == len({after for _, after in pairs})
+        assert all(before not in after for before, after in pairs)
 
 
 def test_a_wrong_label_is_any_but_the_right_one(trained: list[Task]) -> None:
-    real = {e.input: e.outputs[0] for task in make_tasks() for e in task.examples}
     for task in of(trained, "wrong_label"):
         for example in task.examples:
-            assert {*example.outputs, real[example.input]} == set(task.metric.labels)
-            assert real[example.input] not in example.outputs
+            assert {*example.outputs, REAL[example.input]} == set(task.metric.labels)
+            assert REAL[example.input] not in example.outputs
 
 
 def test_the_inverse_leads_back(trained: list[Task]) -> None:
@@ -211,6 +196,7 @@ def test_validation_rows_have_inputs_that_no_training_row_of_the_task_has(
         for example in task.examples:
             if example.input in real and task.source != "family:inverse":
                 assert (real[example.input] % 10 == 9) == (example.idx % 10 == 9)
+        assert len({example.idx for example in task.examples}) == len(task.examples)
     assert all(example.idx % 10 == 9 for task in held_out for example in task.examples)
 
 
@@ -223,11 +209,8 @@ def test_the_same_inputs_come_under_many_families(trained: list[Task]) -> None:
     assert shared[0] >= 5
 
 
-def test_idx_is_unique_and_answers_are_short(trained: list[Task]) -> None:
-    lengths = []
-    for task in trained:
-        assert len({example.idx for example in task.examples}) == len(task.examples)
-        lengths += [len(e.outputs[0].split()) for e in task.examples]
+def test_answers_are_short(trained: list[Task]) -> None:
+    lengths = [len(e.outputs[0].split()) for task in trained for e in task.examples]
     assert sum(length <= 12 for length in lengths) > 0.95 * len(lengths)
 
 
@@ -258,22 +241,9 @@ def test_what_cannot_work_is_refused() -> None:
         families(make_tasks()[-2:-1], seed=0)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared task data")
-def test_no_family_of_shared_data_repeats_a_held_out_sentence() -> None:
-    from text_to_lora.tasks.folder import load_folder
-    from text_to_lora.tasks.overlap import find_overlaps
-
-    tasks = load_folder(SHARED / "classification")
-    names = json.loads((SHARED / "splits.json").read_text())
-    train = [task for task in tasks if task.name in names["train"]]
-    held = [task for task in tasks if task.name in names["dev_heldout"]]
-    assert find_overlaps(families(train, seed=0, num_tasks=60), held, min_words=4) == []
-
-
 def fingerprint(tasks: list[Task]) -> str:
     content = [
-        (task.name, task.descriptions, [(e.input, e.outputs, e.idx) for e in task.examples])
-        for task in tasks
+        (task.name, task.descriptions, [(e.input, e.outputs, e.idx) for e in task.examples]) for task in tasks
     ]
     return sha256(repr(content).encode()).hexdigest()[:16]
 
@@ -285,11 +255,9 @@ def test_tasks_of_a_seed_never_change(trained: list[Task], held_out: list[Task])
     assert fingerprint(families(make_tasks(), seed=3, num_tasks=60)) == "74f3346d09e9bbc9"
 
 
-def test_every_entry_of_a_yaml_file_is_of_a_family() -> None:
-    entries = [
-        name
-        for file in ("text", "conditions", "formats", "labels", "records", "words", "word_labels")
-        for name in load_texts(file)
-    ]
-    others = {"properties", "kinds", "topics"}
-    assert sorted(entries) == sorted({*registry(), *others})
+def test_every_entry_of_a_yaml_file_is_of_a_family_and_explains_it() -> None:
+    files = ("text", "conditions", "formats", "labels", "records", "words", "word_labels")
+    entries = {name: entry for file in files for name, entry in load_texts(file).items()}
+    names = {family.name for family in (*FAMILIES, *WORD_FAMILIES, *REAL_LABEL_SHARES)}
+    assert entries.keys() == names | {"properties", "kinds", "topics"}
+    assert all(entries[name]["explanation"] and entries[name]["weight"] > 0 for name in names)

@@ -3,11 +3,14 @@ from random import Random
 
 import pytest
 
-from text_to_lora.tasks.families.wordings import (
-    FRAMES,
-    SHARED,
-    wordings,
+from text_to_lora.tasks.families.label_sets import (
+    LABEL_SETS,
+    UNSEEN_WORDS,
+    VALIDATION_LABEL_SETS,
+    VALIDATION_WORDS,
+    YES_NO_WORDS,
 )
+from text_to_lora.tasks.families.wordings import FRAMES, SHARED, wordings
 
 
 def test_choices_shared_choices_and_slots_are_filled() -> None:
@@ -63,3 +66,23 @@ def test_every_frame_tells_what_it_is_given(frames: str, slots: list[str]) -> No
             (text,) = wordings([frame], Random(seed), count=1, values=values)
             assert all(f"{slot.upper()}1" in text for slot in slots), text
             assert not re.search(r"[\[\]|%<>]|  |\.\.", text), text
+
+
+def test_a_set_has_enough_different_words_for_any_task() -> None:
+    for name, words in LABEL_SETS.items():
+        assert len(words) == len(set(words)) >= 7, name
+
+
+def test_validation_words_are_in_no_training_set() -> None:
+    training = {
+        word.lower()
+        for name, words in LABEL_SETS.items()
+        if name not in VALIDATION_LABEL_SETS
+        for word in words
+    } | {word.lower() for pair in YES_NO_WORDS for word in pair}
+    assert {word.lower() for word in VALIDATION_WORDS}.isdisjoint(training)
+    assert set(VALIDATION_LABEL_SETS) <= set(LABEL_SETS)
+
+
+def test_unseen_words_are_in_no_set() -> None:
+    assert UNSEEN_WORDS.isdisjoint(word for words in LABEL_SETS.values() for word in words)

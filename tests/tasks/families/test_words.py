@@ -7,9 +7,9 @@ import pytest
 from made_up_tasks import make_tasks
 from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.families import VALIDATION_FAMILIES, families, word_probe
-from text_to_lora.tasks.families.descriptions import careless
 from text_to_lora.tasks.families.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
 from text_to_lora.tasks.families.word_pool import WordPool, is_held_out
+from text_to_lora.tasks.families.wordings import careless
 from text_to_lora.tasks.families.words import WORD_FAMILIES
 from text_to_lora.tasks.task import Example, Metric, Task
 
@@ -38,22 +38,13 @@ CONSTANT = ("constant", "name", "greeting", "chosen_name")
 LABELLED = ("labels", "sentiment", "several_labels", "renamed_labels", "replaced_labels")
 
 
-@pytest.mark.parametrize("name", CONSTANT)
-def test_a_constant_is_the_same_for_all_inputs_and_stands_in_every_description(
+@pytest.mark.parametrize("name", [*CONSTANT, *LABELLED])
+def test_answers_stand_in_every_description_exactly_as_they_are_given(
     name: str, trained: list[Task], held_out: list[Task]
 ) -> None:
     for task in of(trained, name) + of(held_out, name):
-        (answer,) = answers(task)
-        assert all(answer in text for text in task.descriptions), (answer, task.descriptions)
-
-
-@pytest.mark.parametrize("name", LABELLED)
-def test_labels_stand_in_every_description_exactly_as_they_are_answered(
-    name: str, trained: list[Task], held_out: list[Task]
-) -> None:
-    for task in of(trained, name) + of(held_out, name):
-        assert answers(task) == set(task.metric.labels)
-        assert all(label in text for text in task.descriptions for label in task.metric.labels)
+        assert all(answer in text for text in task.descriptions for answer in answers(task)), task.name
+        assert answers(task) == set(task.metric.labels) or (name in CONSTANT and len(answers(task)) == 1)
 
 
 def test_capitals_are_asked_of_words_that_the_description_writes_small(trained: list[Task]) -> None:
@@ -65,15 +56,11 @@ def test_capitals_are_asked_of_words_that_the_description_writes_small(trained: 
 
 def common_word(task: Task) -> str:
     """The word or phrase that all rows share beside the input."""
-    found = Counter(
-        example.outputs[0].replace(example.input, "").strip() for example in task.examples
-    )
+    found = Counter(example.outputs[0].replace(example.input, "").strip() for example in task.examples)
     return found.most_common(1)[0][0]
 
 
-def test_words_are_put_around_and_into_the_message(
-    trained: list[Task], held_out: list[Task]
-) -> None:
+def test_words_are_put_around_and_into_the_message(trained: list[Task], held_out: list[Task]) -> None:
     for name, form in (("start", "{word} {text}"), ("end", "{text} {word}")):
         for task in of(trained, name):
             word = common_word(task)
@@ -156,10 +143,7 @@ def test_training_and_validation_share_no_word() -> None:
     assert len(validation.common) > 200 and len(validation.rare) > 100
     rng = Random(0)
     for draw in ("word", "invented", "code"):
-        drawn = [
-            {getattr(pool, draw)(rng).casefold() for _ in range(1000)}
-            for pool in (train, validation)
-        ]
+        drawn = [{getattr(pool, draw)(rng).casefold() for _ in range(1000)} for pool in (train, validation)]
         assert not drawn[0] & drawn[1]
         assert not drawn[0] & (UNSEEN_WORDS | VALIDATION_WORDS | {"lantern", "plumbum"})
 
@@ -190,9 +174,7 @@ def test_every_word_family_is_made_in_its_splits(trained: list[Task], held_out: 
             "family:word_renamed_labels",
             "family:word_replaced_labels",
         }
-        assert all(
-            len(task.descriptions) >= 8 for task in tasks if "replaced_labels" not in task.source
-        )
+        assert all(len(task.descriptions) >= 8 for task in tasks if "replaced_labels" not in task.source)
 
 
 def test_tasks_have_twenty_to_forty_rows_and_inputs_stay_in_their_part(
@@ -229,10 +211,10 @@ def test_descriptions_are_typed_with_and_without_care() -> None:
 
 def test_the_share_tells_how_many_tasks_are_of_the_word_families() -> None:
     for share, expected in ((0, 0), (0.25, 10), (0.5, 20), (1, 40)):
-        made = families(make_tasks(), seed=1, num_tasks=40, word_share=share)
-        assert sum(task.source.startswith("family:word_") for task in made) >= expected
+        tasks = families(make_tasks(), seed=1, num_tasks=40, word_share=share)
+        assert sum(task.source.startswith("family:word_") for task in tasks) >= expected
         others = families(make_tasks(), seed=1, num_tasks=40 - expected, word_share=0)
-        assert made[: 40 - expected] == others
+        assert tasks[: 40 - expected] == others
     with pytest.raises(ConfigError, match=r"word_share is 1\.5; give a share from 0 to 1"):
         families(make_tasks(), seed=1, word_share=1.5)
 
@@ -259,6 +241,6 @@ def test_a_real_task_with_too_few_rows_is_passed_over() -> None:
         Metric("classification", ("up", "down")),
         license="CC0",
     )
-    made = families([plain, small], seed=0, num_tasks=40, word_share=1)
-    assert len(made) == 40
-    assert not any("renamed" in task.name for task in made)
+    tasks = families([plain, small], seed=0, num_tasks=40, word_share=1)
+    assert len(tasks) == 40
+    assert not any("renamed" in task.name for task in tasks)

@@ -70,8 +70,7 @@ class Endpoint:
             import openai
         except ModuleNotFoundError:
             raise ConfigError(
-                "an endpoint needs the package openai; pip install 'text-to-lora[describe]', or use "
-                "--offline"
+                "an endpoint needs the package openai; pip install 'text-to-lora[describe]', or use --offline"
             ) from None
         key = os.environ.get("OPENAI_API_KEY")
         if not key and not (api_base or os.environ.get("OPENAI_BASE_URL")):
@@ -128,9 +127,7 @@ class Endpoint:
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if not options:
                 raise BackendError(f"the endpoint refuses: {_reason(error)}") from error
-            self._is_structured = (
-                False  # many servers know no schemas; the prompt asks for JSON too
-            )
+            self._is_structured = False  # many servers know no schemas; the prompt asks for JSON too
             return self._complete(messages, schema)
         except openai.APITimeoutError as error:
             raise BackendError("no answer in time; raise --timeout") from error

@@ -7,21 +7,8 @@ in the answer. Every task has its own parameters (words, letters, positions, lab
 wordings, which stand in YAML files beside the modules.
 """
 
-from text_to_lora.tasks.families.collect import (
-    FAMILIES,
-    VALIDATION_FAMILIES,
-    families,
-    registry,
-)
+from text_to_lora.tasks.families.collect import FAMILIES, VALIDATION_FAMILIES, families
 from text_to_lora.tasks.families.family import Split
 from text_to_lora.tasks.families.probe import Probe, word_probe
 
-__all__ = [
-    "FAMILIES",
-    "VALIDATION_FAMILIES",
-    "Probe",
-    "Split",
-    "families",
-    "registry",
-    "word_probe",
-]
+__all__ = ["FAMILIES", "VALIDATION_FAMILIES", "Probe", "Split", "families", "word_probe"]

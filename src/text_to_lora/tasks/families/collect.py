@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from random import Random
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.tasks.families.conditions import CONDITION_FAMILIES
 from text_to_lora.tasks.families.family import Draft, Family, Split, SyntheticRow
-from text_to_lora.tasks.families.formats import FORMAT_FAMILIES
-from text_to_lora.tasks.families.labels import (
-    LABEL_FAMILIES,
-    WORD_RENAMED_LABELS,
-    WORD_REPLACED_LABELS,
-)
+from text_to_lora.tasks.families.labels import LABEL_FAMILIES, WORD_RENAMED_LABELS, WORD_REPLACED_LABELS
+from text_to_lora.tasks.families.operations import CONSTANT, TEXT_FAMILIES
 from text_to_lora.tasks.families.records import RECORD_FAMILIES
 from text_to_lora.tasks.families.source import MIN_EXAMPLES, Source
-from text_to_lora.tasks.families.text import CONSTANT, NOUN_FAMILIES, VERB_FAMILIES
 from text_to_lora.tasks.families.words import WORD_FAMILIES
 from text_to_lora.tasks.task import Example, Task
 
-FAMILIES: tuple[Family, ...] = (
-    *NOUN_FAMILIES,
-    *VERB_FAMILIES,
-    *CONDITION_FAMILIES,
-    *FORMAT_FAMILIES,
-    *LABEL_FAMILIES,
-    *RECORD_FAMILIES,
-    CONSTANT,
-)
+FAMILIES: tuple[Family, ...] = (*TEXT_FAMILIES, *LABEL_FAMILIES, *RECORD_FAMILIES, CONSTANT)
 
 VALIDATION_FAMILIES: tuple[str, ...] = (
     "last_words",
@@ -93,17 +80,15 @@ def families(
     held_out_inputs = {example.input.strip() for task in tasks for example in task.validation()}
     num_word_tasks = round(num_tasks * word_share)
     synthetic: list[Task] = []
-    for drafts, count in (
+    for drafts, end in (
         (_drafts(source, seed), num_tasks - num_word_tasks),
         (_word_drafts(source, seed), num_tasks),
     ):
         attempts = 0
-        while len(synthetic) < count:
+        while len(synthetic) < end:
             attempts += 1
-            if attempts > 100 * (count + len(FAMILIES)):
-                raise ConfigError(
-                    f"only {len(synthetic)} of {num_tasks} families could be made; add tasks"
-                )
+            if attempts > 100 * (end + len(FAMILIES)):
+                raise ConfigError(f"only {len(synthetic)} of {num_tasks} families could be made; add tasks")
             family, draft = next(drafts)
             rows = _without_inputs(draft.rows, held_out_inputs) if draft else []
             if draft and len(rows) >= MIN_EXAMPLES:
@@ -112,41 +97,26 @@ def families(
     return synthetic
 
 
-def registry() -> dict[str, str]:
-    """Give every family's name with one line that explains it."""
-    every_family = (*FAMILIES, *WORD_FAMILIES, *REAL_LABEL_SHARES)
-    return {family.name: family.explanation for family in every_family}
-
-
 def _drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | None]]:
     """Draw tasks without end, in rounds over all families of the split but the word families."""
     if source.split == "train":
-        chosen = [family for family in FAMILIES if family.name not in VALIDATION_FAMILIES]
-        one_round = [family for family in chosen for _ in range(family.weight)]
+        weights = {f: f.texts["weight"] for f in FAMILIES if f.name not in VALIDATION_FAMILIES}
     else:
-        names = (*VALIDATION_FAMILIES, "renamed_labels", "constant")
-        one_round = [family for family in FAMILIES if family.name in names for _ in range(2)]
-    return _in_rounds(one_round, source, f"{seed}/{source.split}")
+        weights = {f: 2 for f in FAMILIES if f.name in (*VALIDATION_FAMILIES, "renamed_labels", "constant")}
+    return _in_rounds(weights, source, f"{seed}/{source.split}")
 
 
 def _word_drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | None]]:
     """Draw tasks of the word families without end, REAL_LABEL_SHARES of them over real labels."""
     left_out = VALIDATION_FAMILIES if source.split == "train" else ()
-    one_round = [
-        family
-        for family in WORD_FAMILIES
-        if family.name not in left_out
-        for _ in range(family.weight)
-    ]
-    drafts = _in_rounds(one_round, source, f"{seed}/{source.split}/words")
-    attempt = 0
-    while True:
+    weights = {f: f.texts["weight"] for f in WORD_FAMILIES if f.name not in left_out}
+    drafts = _in_rounds(weights, source, f"{seed}/{source.split}/words")
+    for attempt in count():
         rng = Random(f"{seed}/{source.split}/renamed/{attempt}")
-        attempt += 1
         place = rng.random()
         for family, share in REAL_LABEL_SHARES.items() if source.labelled else ():
             if place < share:
-                yield family, family.make(rng, source)
+                yield family, family.draft(rng, source)
                 break
             place -= share
         else:
@@ -154,16 +124,15 @@ def _word_drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | No
 
 
 def _in_rounds(
-    one_round: list[Family], source: Source, seed: str
+    weights: Mapping[Family, int], source: Source, seed: str
 ) -> Iterator[tuple[Family, Draft | None]]:
-    attempt = 0
-    while True:
+    one_round = [family for family, weight in weights.items() for _ in range(weight)]
+    for attempt in count():
         rng = Random(f"{seed}/{attempt}")
         if attempt % len(one_round) == 0:
             rng.shuffle(one_round)
         family = one_round[attempt % len(one_round)]
-        yield family, family.make(rng, source)
-        attempt += 1
+        yield family, family.draft(rng, source)
 
 
 def _without_inputs(rows: Sequence[SyntheticRow], held_out_inputs: set[str]) -> list[SyntheticRow]:
@@ -182,8 +151,7 @@ def _named_task(family: Family, draft: Draft, rows: Sequence[SyntheticRow], numb
         definition="",
         descriptions=draft.descriptions,
         examples=tuple(
-            Example(text, outputs, 10 * place + digit)
-            for place, (text, outputs, digit) in enumerate(rows)
+            Example(text, outputs, 10 * place + digit) for place, (text, outputs, digit) in enumerate(rows)
         ),
         metric=draft.metric,
         license=draft.origin.license if draft.origin else "as the training tasks that it draws on",

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
 
-from text_to_lora.tasks.families.family import Split, SyntheticRow
-from text_to_lora.tasks.families.texts import load_texts
+from text_to_lora.tasks.families.family import Split, SyntheticRow, load_texts
 from text_to_lora.tasks.task import Task
 
 ROWS_PER_TASK = 36
@@ -56,29 +55,19 @@ class Messages:
     def __init__(self, tasks: Sequence[Task], split: Split, rng: Random) -> None:
         self.split = split
         written = load_texts("messages")
+        topics = written["topics"].items()
         self.sentences = self._write(
-            [
-                (text, kind, topic)
-                for topic, kinds in written["topics"].items()
-                for kind, texts in kinds.items()
-                for text in texts
-            ],
-            rng,
+            [(x, kind, topic) for topic, kinds in topics for kind, texts in kinds.items() for x in texts], rng
         )
         self.opinions = self._write(
-            [
-                (text, kind, "opinion")
-                for kind, texts in written["opinions"].items()
-                for text in texts
-            ],
-            rng,
+            [(x, kind, "opinion") for kind, texts in written["opinions"].items() for x in texts], rng
         )
         self.counts = self._write([(text, "count", "number") for text in written["counts"]], rng)
         real = [
-            _message(" ".join(example.input.split(" ")[:MAX_REAL_WORDS]), digit)
+            _message(" ".join(example.input.split(" ")[:MAX_REAL_WORDS]), example.idx % 10)
             for task in tasks
             for example in rng.sample(task.examples, min(len(task.examples), REAL_INPUTS_PER_TASK))
-            if example.input.strip() and self._takes(digit := example.idx % 10)
+            if example.input.strip() and (self.split == "train" or example.idx % 10 == 9)
         ]
         everyday = [*self.sentences.all, *self.opinions.all]
         real = rng.choices(real, k=len(everyday)) if real else []
@@ -90,17 +79,16 @@ class Messages:
         )
         self.mentioned = self._mentioned()
 
-    def _takes(self, digit: int) -> bool:
-        return self.split == "train" or digit == 9
-
     def _write(self, templates: Sequence[tuple[str, str, str]], rng: Random) -> Inputs:
         """Fill every template in many ways; the digit of a sentence is a hash of it."""
+        values = load_texts("messages")["values"]
         drawn: dict[str, Message] = {}
         for place in range(NUM_SENTENCES[self.split]):
             template, kind, topic = templates[place % len(templates)]
-            text = _filled(template, rng)
+            text = re.sub(r"<([a-z]+)>", lambda match: str(rng.choice(values[match[1]])), template)
+            text = text[:1].upper() + text[1:]
             digit = sha256(text.encode()).digest()[0] % 10
-            if self._takes(digit):
+            if self.split == "train" or digit == 9:
                 drawn[text] = _message(text, digit, kind, topic)
         return Inputs(drawn.values())
 
@@ -114,9 +102,7 @@ class Messages:
         return {
             word: messages
             for word, messages in sorted(mentioning.items())
-            if len(word) > 3
-            and word.islower()
-            and least < len(messages) < len(self.sentences.all) // 3
+            if len(word) > 3 and word.islower() and least < len(messages) < len(self.sentences.all) // 3
         }
 
     def rows(
@@ -165,9 +151,3 @@ def plain_words(text: str) -> list[str]:
 
 def _message(text: str, digit: int, kind: str = "", topic: str = "") -> Message:
     return Message(text, tuple(text.split()), digit, kind, topic)
-
-
-def _filled(template: str, rng: Random) -> str:
-    values = load_texts("messages")["values"]
-    text = re.sub(r"<([a-z]+)>", lambda match: str(rng.choice(values[match[1]])), template)
-    return text[:1].upper() + text[1:]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from text_to_lora.tasks.families.descriptions import describe
+from text_to_lora.tasks.families.family import load_texts
 from text_to_lora.tasks.families.source import Source
-from text_to_lora.tasks.families.texts import load_texts
-from text_to_lora.tasks.families.word_labels import WORD_LABELS
+from text_to_lora.tasks.families.wordings import describe
+from text_to_lora.tasks.families.words import WORD_LABELS
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,13 @@ def word_probe(seed: int, count: int) -> list[Probe]:
     kinds = ("constant", "label", "constant", "start", "constant", "label", "constant", "end")
     source = Source((), "validation", seed)
     return [
-        _probe(kinds[place % len(kinds)], Random(f"{seed}/probe/{place}"), source)
-        for place in range(count)
+        _probe(kinds[place % len(kinds)], Random(f"{seed}/probe/{place}"), source) for place in range(count)
     ]
 
 
 def _probe(kind: str, rng: Random, source: Source) -> Probe:
     if kind == "label":
-        draft = WORD_LABELS.make(rng, source)
+        draft = WORD_LABELS.draft(rng, source)
         assert draft is not None
         text, (answer,), _ = rng.choice(draft.rows)
         return Probe(kind, rng.choice(draft.descriptions), text, answer)

@@ -60,7 +60,7 @@ class Source:
             examples = [example for example in task.examples if self.takes(example)]
             rng.shuffle(examples)
             self.texts += [text for text in map(_as_text, examples[:TEXTS_PER_TASK]) if text]
-            if _short_description(task) is not None:
+            if task_texts(task):
                 if task.metric.kind == "classification" and 2 <= len(task.metric.labels) <= 6:
                     self.labelled.append(task)
                 self._add_answers(task, examples)
@@ -140,11 +140,7 @@ class Source:
 def _as_text(example: Example) -> Text | None:
     """Give a plain short text, or None: every word has a letter or digit, no lines, no fields."""
     text = example.input.strip()
-    if (
-        not 12 <= len(text) <= 200
-        or not text.isascii()
-        or any(sign in text for sign in "\n:<>[]{}")
-    ):
+    if not 12 <= len(text) <= 200 or not text.isascii() or any(sign in text for sign in "\n:<>[]{}"):
         return None
     raw = text.split()
     words = tuple(word.strip(string.punctuation) for word in raw)
@@ -161,13 +157,6 @@ def _fields(text: str) -> dict[str, str]:
     matches = [re.fullmatch(r"([A-Z][A-Za-z0-9 _-]{0,24}): *(\S.*)", line) for line in lines]
     fields = {match[1].strip(): match[2].strip() for match in matches if match}
     return fields if 2 <= len(fields) == len(lines) else {}
-
-
-def _short_description(task: Task) -> str | None:
-    for text in task.descriptions:
-        if len(text.split()) <= MAX_DESCRIPTION_WORDS:
-            return text
-    return None
 
 
 def task_texts(task: Task) -> list[str]:

@@ -6,32 +6,17 @@ from collections.abc import Callable
 from hashlib import sha256
 from random import Random
 
-from text_to_lora.tasks.families.family import Split
+from text_to_lora.tasks.families.family import Split, load_texts
 from text_to_lora.tasks.families.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
-from text_to_lora.tasks.families.texts import load_texts
 
 HELD_OUT_WORDS = UNSEEN_WORDS | VALIDATION_WORDS | {"lantern", "plumbum"}
 """Words of the pool that are never in training, whatever their hash says."""
 
-# fmt: off
-ONSETS = (
-    "b", "bl", "br", "c", "cr", "d", "dr", "f", "fl", "fr", "g", "gl", "gr", "h", "j", "k", "kl", "l",
-    "m", "n", "p", "pl", "pr", "qu", "r", "s", "sk", "sl", "st", "t", "tr", "v", "w", "z",
-)
-VOWELS = ("a", "e", "i", "o", "u", "a", "e", "i", "o", "ea", "oo", "ou")
-CODAS = ("", "", "", "", "n", "r", "l", "m", "k", "x", "ck", "sh", "nd", "rt", "st", "p")
-# fmt: on
-
-
-def hashed_for_validation(word: str) -> bool:
-    """Tell whether a word is one of the tenth that validation has, the same in every process."""
-    return sha256(word.encode()).digest()[0] % 10 == 0
-
 
 def is_held_out(word: str) -> bool:
-    """Tell whether a word, name or code is kept for validation; case does not count."""
+    """Tell whether a word, name or code is kept for validation, as one in ten is; case does not count."""
     word = word.casefold()
-    return word in HELD_OUT_WORDS or hashed_for_validation(word)
+    return word in HELD_OUT_WORDS or sha256(word.encode()).digest()[0] % 10 == 0
 
 
 class WordPool:
@@ -57,12 +42,13 @@ class WordPool:
     def invented(self, rng: Random) -> str:
         """Draw a word of one to three made-up syllables."""
 
+        parts = load_texts("word_pool")
+
         def syllables() -> str:
-            count = rng.choice((1, 2, 2, 2, 3))
-            text = "".join(
-                rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS) if last else "")
-                for last in [False] * (count - 1) + [True]
-            )
+            text = ""
+            for _ in range(rng.choice((1, 2, 2, 2, 3))):
+                text += rng.choice(parts["onsets"]) + rng.choice(parts["vowels"])
+            text += rng.choice(parts["codas"])
             return text if len(text) > 3 else text + rng.choice(("ck", "zz", "lp", "nt"))
 
         return self._drawn(syllables)

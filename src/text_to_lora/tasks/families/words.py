@@ -1,7 +1,8 @@
 """Families whose description carries the words of the answer, often rare or invented ones.
 
-Constants, names, words to put around or into the message, and numbers. Only the description tells
-what is asked, and words are kept for validation, so that copying has to be learnt and not a list.
+Constants, names, words to put around or into the message, numbers, and labels for a property of the
+message. Only the description tells what is asked, and words are kept for validation, so that copying
+has to be learnt and not a list.
 """
 
 from __future__ import annotations
@@ -9,193 +10,294 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from typing import Literal
 
-from text_to_lora.tasks.families.descriptions import describe
-from text_to_lora.tasks.families.family import Draft, Family
-from text_to_lora.tasks.families.messages import Message
-from text_to_lora.tasks.families.source import Source
-from text_to_lora.tasks.families.text import NUMBERS
-from text_to_lora.tasks.families.texts import load_texts
-from text_to_lora.tasks.families.word_labels import WORD_LABEL_FAMILIES
-from text_to_lora.tasks.families.word_pool import WordPool
-
-THINGS = ("cat", "dog", "boat", "car", "house", "school", "team", "river", "horse", "band", "shop")
-GREETINGS = (
-    "Welcome to <word>!",
-    "Good morning from <word>!",
-    "<word> at your service.",
-    "Thank you for visiting <word>.",
-    "Hello, this is <word>.",
+from text_to_lora.tasks.families.family import (
+    DESCRIPTIONS_PER_TASK,
+    Draft,
+    Family,
+    FamilyTexts,
+    MakeDraft,
+    families_of,
+    load_texts,
 )
+from text_to_lora.tasks.families.messages import Inputs, Message, Messages, plain_words
+from text_to_lora.tasks.families.operations import NUMBERS
+from text_to_lora.tasks.families.source import Source
+from text_to_lora.tasks.families.word_pool import WordPool
+from text_to_lora.tasks.families.wordings import Values, choose, describe
+from text_to_lora.tasks.task import Metric
 
-_TEXTS = load_texts("words")
+PROPERTIES = ("question", "question", "number", "longer", "vowel", "mentions", "request")
+"""What may hold of a message, questions twice as often as the others."""
 
-Values = Mapping[str, str | Sequence[str]]
+Parameters = dict[str, str]
+"""Values of the slots of wordings, and `answer` where it is the same for every message.
 
-
-def _family(name: str, make: Callable[[Random, Source], Draft]) -> Family:
-    return Family.described(name, _TEXTS[name], make)
-
-
-# The same answer to every message
-
-
-def _always(name: str, draw: Callable[[Random, WordPool], tuple[Values, str]]) -> Family:
-    """Make a family of constants; `draw` gives the values of the wordings, and the answer."""
-
-    def make(rng: Random, source: Source) -> Draft:
-        values, answer = draw(rng, source.pool)
-        return Draft(
-            describe(_TEXTS[name], rng, source.split, values),
-            source.messages.rows(rng, source.messages.mixed, lambda message: answer),
-        )
-
-    return _family(name, make)
+`count` is a number; the slot <n> then shows it in digits or as a word.
+"""
 
 
-def _word(rng: Random, pool: WordPool) -> tuple[Values, str]:
+def _family(
+    inputs: Literal["mixed", "short", "counts"],
+    draw: Callable[[Random, WordPool], Parameters],
+    answer: Callable[[Message, Parameters], str | None] = lambda message, parameters: parameters["answer"],
+) -> MakeDraft:
+    """Make a family: `draw` gives the parameters of a task, `answer` the answer to a message, or None."""
+
+    def make(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
+        parameters = draw(rng, source.pool)
+        values: dict[str, str | Sequence[str]] = {**parameters}
+        if "count" in parameters:
+            values["n"] = [parameters["count"], NUMBERS[int(parameters["count"]) - 1]]
+        descriptions = describe(texts, rng, source.split, values)
+        chosen: Inputs = getattr(source.messages, inputs)
+        rows = source.messages.rows(rng, chosen, lambda message: answer(message, parameters))
+        return Draft(descriptions, rows)
+
+    return make
+
+
+# Parameters
+
+
+def _constant(rng: Random, pool: WordPool) -> Parameters:
     word = pool.answer(rng)
-    return {"word": word}, word
+    return {"word": word, "answer": word}
 
 
-def _word_in_capitals(rng: Random, pool: WordPool) -> tuple[Values, str]:
+def _constant_in_capitals(rng: Random, pool: WordPool) -> Parameters:
     word = pool.phrase(rng) if rng.random() < 0.15 else pool.word(rng)
-    return {"word": word}, word.upper()
+    return {"word": word, "answer": word.upper()}
 
 
-def _name(rng: Random, pool: WordPool) -> tuple[Values, str]:
+def _name(rng: Random, pool: WordPool) -> Parameters:
     name = pool.name(rng)
-    return {"word": name}, name
+    return {"word": name, "answer": name}
 
 
-def _greeting(rng: Random, pool: WordPool) -> tuple[Values, str]:
+def _greeting(rng: Random, pool: WordPool) -> Parameters:
     name = pool.name(rng)
-    greeting = rng.choice(GREETINGS).replace("<word>", name)
-    return {"word": name, "greeting": greeting}, greeting
+    greeting = rng.choice(load_texts("parameters")["greetings"]).replace("<word>", name)
+    return {"word": name, "greeting": greeting, "answer": greeting}
 
 
-def _one_of_two_names(rng: Random, pool: WordPool) -> tuple[Values, str]:
+def _one_of_two_names(rng: Random, pool: WordPool) -> Parameters:
     name, other_name = pool.labels(rng, 2)
-    thing, other_thing = rng.sample(THINGS, 2)
-    values = {"word1": name, "word2": other_name, "thing1": thing, "thing2": other_thing}
-    return values, name
+    thing, other_thing = rng.sample(load_texts("parameters")["things"], 2)
+    things = {"word1": name, "word2": other_name, "thing1": thing, "thing2": other_thing}
+    return {**things, "answer": name}
 
 
-def _word_several_times(rng: Random, pool: WordPool) -> tuple[Values, str]:
-    word, number = pool.word(rng), rng.randint(2, 5)
-    values = {"word": word, "n": [str(number), NUMBERS[number - 1]]}
-    return values, " ".join([word] * number)
+def _word_several_times(rng: Random, pool: WordPool) -> Parameters:
+    word, count = pool.word(rng), rng.randint(2, 5)
+    return {"word": word, "count": str(count), "answer": " ".join([word] * count)}
 
 
-# The message with a word, or a part of it
+def _count(low: int, high: int) -> Callable[[Random, WordPool], Parameters]:
+    return lambda rng, pool: {"count": str(rng.randint(low, high))}
 
 
-def _with_word(name: str, place: Callable[[Message, str], str | None]) -> Family:
-    """Make a family that puts a word around or into the message."""
-
-    def make(rng: Random, source: Source) -> Draft:
-        word = source.pool.answer(rng)
-        return Draft(
-            describe(_TEXTS[name], rng, source.split, {"word": word}),
-            source.messages.rows(rng, source.messages.short, lambda message: place(message, word)),
-        )
-
-    return _family(name, make)
+def _summand(rng: Random, pool: WordPool) -> Parameters:
+    return {"n": str(rng.randint(1, rng.choice((9, 20, 50))))}
 
 
-def _several_words(words: Sequence[str]) -> str | None:
-    return " ".join(words) if len(words) > 1 else None
+# Answers
 
 
-def _neighbour(name: str, step: int) -> Family:
+def _with_word(place: Callable[[Sequence[str], str], Sequence[str]]) -> MakeDraft:
+    """Make a family that puts a word around or into the message, where that leaves two words or more."""
+
+    def answer(message: Message, parameters: Parameters) -> str | None:
+        words = place(message.words, parameters["word"])
+        return " ".join(words) if len(words) > 1 else None
+
+    return _family("short", lambda rng, pool: {"word": pool.answer(rng)}, answer)
+
+
+def _around(form: str) -> MakeDraft:
+    """Make a family that puts a word before or after the message, which stays as it is."""
+
+    def answer(message: Message, parameters: Parameters) -> str:
+        return form.format(text=message.text, word=parameters["word"])
+
+    return _family("short", lambda rng, pool: {"word": pool.answer(rng)}, answer)
+
+
+def _first_words(message: Message, parameters: Parameters) -> str | None:
+    count = int(parameters["count"])
+    return " ".join(message.words[:count]) if len(message.words) > count else None
+
+
+def _repeated(message: Message, parameters: Parameters) -> str | None:
+    return " ".join([message.text] * int(parameters["count"])) if len(message.words) < 8 else None
+
+
+def _sum(sign: int) -> Callable[[Message, Parameters], str | None]:
+    def answer(message: Message, parameters: Parameters) -> str | None:
+        (digits,) = re.findall(r"\d+", message.text)
+        result = int(digits) + sign * int(parameters["n"])
+        return str(result) if result >= 0 else None
+
+    return answer
+
+
+def _neighbour(step: int) -> MakeDraft:
     """Make a family that asks for the word beside a word which is put into the messages."""
 
-    def make(rng: Random, source: Source) -> Draft:
+    def make(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
         word = source.pool.word(rng)
         rows = []
-        for text, _, digit in source.messages.rows(
-            rng, source.messages.short, lambda message: message.text
-        ):
+        for text, _, digit in source.messages.rows(rng, source.messages.short, lambda message: message.text):
             words = text.split()
             place = rng.randrange(1, len(words))
             neighbour = words[place - 1 if step < 0 else place]
             if word not in words and neighbour.isalnum():
                 rows.append((" ".join([*words[:place], word, *words[place:]]), (neighbour,), digit))
-        return Draft(describe(_TEXTS[name], rng, source.split, {"word": word}), rows)
+        return Draft(describe(texts, rng, source.split, {"word": word}), rows)
 
-    return _family(name, make)
+    return make
 
 
-def _numbered(
-    name: str, low: int, high: int, compute: Callable[[Message, int], str | None]
-) -> Family:
-    """Make a family that copies as much of the message as a number says, from `low` to `high`."""
+# Labels
 
-    def make(rng: Random, source: Source) -> Draft:
-        number = rng.randint(low, high)
-        values = {"n": [str(number), NUMBERS[number - 1]]}
-        return Draft(
-            describe(_TEXTS[name], rng, source.split, values),
-            source.messages.rows(
-                rng, source.messages.short, lambda message: compute(message, number)
-            ),
+
+def _labelled(
+    rng: Random,
+    source: Source,
+    texts: FamilyTexts,
+    values: Values,
+    inputs: Inputs,
+    label: Callable[[Message], str | None],
+    labels: Sequence[str],
+) -> Draft:
+    """Make a task of labels, with about as many rows of each."""
+    return Draft(
+        describe(texts, rng, source.split, values),
+        source.messages.rows(rng, inputs, label, num_answers=len(labels)),
+        Metric("classification", tuple(labels)),
+    )
+
+
+def _two_labels(*, capitals: bool = False) -> MakeDraft:
+    """Make a family that labels a message by whether it has a property.
+
+    capitals: the description gives the labels in small letters and asks for capital ones
+    """
+
+    def make(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
+        pool = source.pool
+        yes, no = pool.words(rng, 2) if capitals else pool.labels(rng, 2)
+        name, slots, holds, inputs = _draw_property(rng, source.messages)
+        phrases = [choose(text, rng) for text in load_texts("word_labels")["properties"][name]]
+        labels = (yes.upper(), no.upper()) if capitals else (yes, no)
+        return _labelled(
+            rng,
+            source,
+            texts,
+            {**slots, "yes": yes, "no": no, "cond": phrases},
+            inputs,
+            lambda message: labels[0] if holds(message) else labels[1],
+            labels,
         )
 
-    return _family(name, make)
+    return make
 
 
-def _first_words(message: Message, number: int) -> str | None:
-    return " ".join(message.words[:number]) if len(message.words) > number else None
+def _draw_property(
+    rng: Random, messages: Messages
+) -> tuple[str, Mapping[str, str], Callable[[Message], bool], Inputs]:
+    """Draw something that holds of some messages.
+
+    Gives its name, the values of the slots in its wordings, whether it holds of a message, and
+    messages of which it holds often enough.
+    """
+    name = rng.choice(PROPERTIES)
+    number = rng.randint(4, 7)
+    target = rng.choice(list(messages.mentioned))
+    holds: dict[str, Callable[[Message], bool]] = {
+        "question": lambda message: message.kind == "question",
+        "request": lambda message: message.kind == "request",
+        "number": lambda message: bool(re.search(r"\d", message.text)),
+        "longer": lambda message: len(message.words) > number,
+        "vowel": lambda message: message.text[0].lower() in "aeiou",
+        "mentions": lambda message: target in plain_words(message.text),
+    }
+    inputs = messages.sentences
+    if name == "mentions":
+        mentioning = messages.mentioned[target]
+        inputs = Inputs([*mentioning, *rng.sample(inputs.all, 2 * len(mentioning))])
+    return name, {"n": str(number), "target": target}, holds[name], inputs
 
 
-def _repeated(message: Message, number: int) -> str | None:
-    return " ".join([message.text] * number) if len(message.words) < 8 else None
+def _several_labels(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
+    """Make a task that labels a message by its kind or by what it is about."""
+    by_kind = rng.random() < 0.4
+    phrases = load_texts("word_labels")["kinds" if by_kind else "topics"]
+    chosen = rng.sample(list(phrases), 3 if by_kind else rng.randint(2, 4))
+    label_of = dict(zip(chosen, source.pool.labels(rng, len(chosen)), strict=True))
+    choices = []
+    for _ in range(DESCRIPTIONS_PER_TASK):
+        form = rng.randrange(3)
+        frame = ("{} for {}", "{} if it is {}", "{} when {}")[form]
+        parts = [frame.format(f"<l{place}>", phrases[name][form]) for place, name in enumerate(chosen)]
+        rng.shuffle(parts)
+        choices.append(", ".join(parts[:-1]) + rng.choice((" and ", ", ", " or ")) + parts[-1])
+    slots = {f"l{place}": label_of[name] for place, name in enumerate(chosen)}
+    return _labelled(
+        rng,
+        source,
+        texts,
+        {**slots, "choices": choices},
+        source.messages.sentences,
+        lambda message: label_of.get(message.kind if by_kind else message.topic),
+        list(label_of.values()),
+    )
 
 
-def _calculated(name: str, sign: int) -> Family:
-    """Make a family that adds a number to the one in the message, or takes it away."""
+def _sentiment(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
+    yes, no = source.pool.labels(rng, 2)
+    opinions = source.messages.opinions
+    values = {"yes": yes, "no": no}
+    return _labelled(
+        rng, source, texts, values, opinions, lambda m: yes if m.kind == "good" else no, (yes, no)
+    )
 
-    def make(rng: Random, source: Source) -> Draft:
-        number = rng.randint(1, rng.choice((9, 20, 50)))
 
-        def compute(message: Message) -> str | None:
-            (digits,) = re.findall(r"\d+", message.text)
-            result = int(digits) + sign * number
-            return str(result) if result >= 0 else None
-
-        return Draft(
-            describe(_TEXTS[name], rng, source.split, {"n": str(number)}),
-            source.messages.rows(rng, source.messages.counts, compute),
-        )
-
-    return _family(name, make)
-
+_WORD_LABEL_FAMILIES = families_of(
+    "word_labels",
+    {
+        "word_labels": _two_labels(),
+        "word_capital_labels": _two_labels(capitals=True),
+        "word_several_labels": _several_labels,
+        "word_sentiment": _sentiment,
+    },
+)
+WORD_LABELS = _WORD_LABEL_FAMILIES[0]
 
 WORD_FAMILIES: tuple[Family, ...] = (
-    _always("word_constant", _word),
-    _always("word_capitals", _word_in_capitals),
-    _always("word_name", _name),
-    _always("word_greeting", _greeting),
-    _always("word_chosen_name", _one_of_two_names),
-    _with_word("word_start", lambda message, word: f"{word} {message.text}"),
-    _with_word("word_end", lambda message, word: f"{message.text} {word}"),
-    _with_word(
-        "word_between",
-        lambda message, word: _several_words([message.words[0], word, *message.words[1:]]),
+    *families_of(
+        "words",
+        {
+            "word_constant": _family("mixed", _constant),
+            "word_capitals": _family("mixed", _constant_in_capitals),
+            "word_name": _family("mixed", _name),
+            "word_greeting": _family("mixed", _greeting),
+            "word_chosen_name": _family("mixed", _one_of_two_names),
+            "word_start": _around("{word} {text}"),
+            "word_end": _around("{text} {word}"),
+            "word_between": _with_word(lambda words, word: [words[0], word, *words[1:]]),
+            "word_replace_first": _with_word(lambda words, word: [word, *words[1:]]),
+            "word_replace_last": _with_word(lambda words, word: [*words[:-1], word]),
+            "word_both_ends": _around("{word} {text} {word}"),
+            "word_next": _neighbour(1),
+            "word_previous": _neighbour(-1),
+            "word_first_words": _family("short", _count(2, 6), _first_words),
+            "word_repeat": _family("short", _count(2, 3), _repeated),
+            "word_times": _family("mixed", _word_several_times),
+            "word_add": _family("counts", _summand, _sum(1)),
+            "word_subtract": _family("counts", _summand, _sum(-1)),
+        },
     ),
-    _with_word(
-        "word_replace_first", lambda message, word: _several_words([word, *message.words[1:]])
-    ),
-    _with_word(
-        "word_replace_last", lambda message, word: _several_words([*message.words[:-1], word])
-    ),
-    _with_word("word_both_ends", lambda message, word: f"{word} {message.text} {word}"),
-    _neighbour("word_next", 1),
-    _neighbour("word_previous", -1),
-    _numbered("word_first_words", 2, 6, _first_words),
-    _numbered("word_repeat", 2, 3, _repeated),
-    _always("word_times", _word_several_times),
-    _calculated("word_add", 1),
-    _calculated("word_subtract", -1),
-    *WORD_LABEL_FAMILIES,
+    *_WORD_LABEL_FAMILIES,
 )
