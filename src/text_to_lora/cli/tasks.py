@@ -138,7 +138,7 @@ def import_tasks(
         tasks = _added(output, tasks)
     notes = {"sources": [Path(source).name for source in sources], "left_out": result.explain()}
     write_tasks(tasks, output, overwrite=overwrite or add, notes=notes)
-    note(f"{len(tasks)} tasks in {str(output)!r}; next: t2l tasks describe, t2l tasks check")
+    note(f"{str(output)!r} has {len(tasks)} task{'s' * (len(tasks) > 1)}; next: t2l tasks describe, t2l tasks check")
 
 
 def _make_columns(

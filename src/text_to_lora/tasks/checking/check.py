@@ -63,7 +63,7 @@ class Measure:
         form = self._form
         count = min(self.rows or len(task.examples), len(task.examples))
         rows = Random(task.name).sample(task.examples, count)
-        frame = form.untold
+        frame = form.bare
         return (
             Lengths.of(self._count(form.prompt(r.input) for r in rows), self.max_prompt_tokens),
             Lengths.of(
