@@ -32,7 +32,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         "validation": "validation/report",
         "validation_facts": "validation/facts",
         "words": "validation_words",
-        "obedience": "obedience",
+        "obedience": "obedience/everyday/report",
         "alignment": "alignment",
         "cost": "cost",
         "hostile": "hostile",

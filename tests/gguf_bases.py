@@ -19,7 +19,9 @@ def write_gguf(
     file: Path,
     architecture: str,
     describe: Callable[[gguf.GGUFWriter], None],
-    quantisation: Callable[[str], gguf.GGMLQuantizationType] = lambda name: gguf.GGMLQuantizationType.F32,
+    quantisation: Callable[[str], gguf.GGMLQuantizationType] = lambda name: (
+        gguf.GGMLQuantizationType.F32
+    ),
 ) -> None:
     """Write a base; `describe` adds the fields beyond sizes, `quantisation` is that of a tensor."""
     config: Any = model.config.get_text_config()

@@ -13,9 +13,9 @@ import torch
 
 import text_to_lora
 from text_to_lora.errors import ConfigError
+from text_to_lora.files import lock
 from text_to_lora.generate import TextToLora
 from text_to_lora.lora import load_adapter
-from text_to_lora.outputs import lock
 
 ROWS = tuple((f"input {i}", "red") for i in range(9))
 OPTIONS: dict[str, Any] = {"steps": 3, "seconds": None, "lr": 0.02, "max_answer_tokens": 8}

@@ -24,9 +24,7 @@ import argparse
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,8 +32,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.lib import RESULTS, again, command, machine, run_json
-from benchmarks.speed.generation import EMBEDDING_DIM, MIB, mistral_spec, seconds, status_mib
+from benchmarks.lib import Recorder, again, parse, run_json
+from benchmarks.speed.generation import EMBEDDING_DIM, mistral_spec, seconds
 from text_to_lora.files import write_json
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
@@ -45,6 +43,7 @@ from text_to_lora.training import reconstruction
 from text_to_lora.training.reconstruction_config import TargetSection
 from text_to_lora.training.reconstruction_losses import Pair, delta_loss, factor_loss
 
+MIB = 2**20
 TASKS, LAYERS = 4, 32
 TARGET_MIB = 64.0
 COPIES = 6  # of the largest module's ΔW that the naive loss holds at once, with some to spare
@@ -143,6 +142,14 @@ def make_step(
 
 
 MAKERS = {"loss": make_loss, "step": make_step}
+
+
+def status_mib(field: str) -> float:
+    """A size from /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"no {field} in /proc/self/status; memory is measured on Linux only")
 
 
 def measure_memory(part: str, name: str, tasks: int, layers: int, device: str) -> dict[str, Any]:
@@ -302,7 +309,7 @@ def summary(found: dict[str, Any]) -> list[dict[str, str]]:
 
 def main() -> None:
     """Run the comparison, print it and write it down."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parse(__doc__, "reconstruction_step")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default 3)")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"
@@ -311,32 +318,20 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=TASKS, help="tasks of a step (default 4)")
     parser.add_argument("--layers", type=int, default=LAYERS, help="layers (default 32)")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=RESULTS / "reconstruction_step.json",
-        help="where the result goes",
-    )
     options = parser.parse_args()
     if options.part:
         run_part(options.part, options)
         return
-    before = machine() | {"threads": options.threads, "device": options.device}
-    if options.device != "cpu":
-        before["gpu"] = torch.cuda.get_device_name()
-    started = time.perf_counter()
+    gpu = {} if options.device == "cpu" else {"gpu": torch.cuda.get_device_name()}
+    recorder = Recorder(threads=options.threads, device=options.device, **gpu)
     found = compare(options)
     result = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
-        "seconds": round(time.perf_counter() - started, 1),
         "rounds": options.rounds,
         "target_extra_mib": TARGET_MIB,
         **found,
         "summary": summary(found),
     }
-    write_json(options.out, result)
+    write_json(options.out, recorder.complete(result))
     for row in result["summary"]:
         print(f"{row['what']}: {row['result']}")
 

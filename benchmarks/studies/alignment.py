@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.lib import make_cell
 from benchmarks.studies.forms import FORMS, takes
-from benchmarks.studies.judge import Judge, Means, parser
+from benchmarks.studies.judge import Judge, Texts, parser
 from text_to_lora.evaluation.conditions import JUNK, derangements
 from text_to_lora.generate import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
@@ -74,16 +74,13 @@ def measure(
     texts: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> dict[str, Any]:
     """Mean NLL of each set of texts, its paired differences, and the number of words."""
-    nll: dict[str, Means] = {"base": judge.untold(), "in_prompt": judge.told()}
-    definition = texts["definition"]
-    for name, of in texts.items():
-        # A task without such a text is scored under its definition and then left out of the means.
-        means = judge.described(generate, {**definition, **of})
-        nll[name] = {task: value for task, value in means.items() if task in of}
+    conditions = [Texts(name, generate, of_tasks) for name, of_tasks in texts.items()]
+    nll = judge.nll([*judge.plan(["base", "in_prompt"]), *conditions])
+    definition = nll["definition"]
     return {
         name: {
             "nll": judge.mean(means),
-            "minus_definition": judge.difference(means, nll["definition"]),
+            "minus_definition": judge.difference(means, definition),
             "minus_base": judge.difference(means, nll["base"]),
             "words": words(texts[name]) if name in texts else None,
         }

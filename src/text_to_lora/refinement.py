@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.files import lock
 from text_to_lora.generate import Adapters, TextToLora
-from text_to_lora.outputs import lock
 from text_to_lora.tasks.user_rows import check_rows
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.refine import refine_adapters

@@ -144,7 +144,7 @@ def test_ways_add_up() -> None:
     cached = ways["2-shot, prefix cached"]
     assert cached.once == base.pass_flops(26)
     assert cached.each == base.answer_flops(10, 3, past=26)
-    assert cached.kept == 26 * 2 * 2 * 2 * 8 * 2  # layers, K and V, heads of them, width, bytes
+    assert cached.held == 26 * 2 * 2 * 2 * 8 * 2  # layers, K and V, heads of them, width, bytes
     ours = ways["T2L"]
     assert ours.each - ways["zero-shot"].each == 2 * costs.spec.num_parameters * 12
     encoder = EncoderCost.of("minilm", 5)

@@ -101,7 +101,9 @@ def test_finished_adapters_are_not_measured_again(parts: dict[str, Any], tmp_pat
     again = run_harm(**parts, output_dir=tmp_path, progress=lines.append)
     assert again == first
     assert lines == ["1/2 one: finished before", "2/2 two"]
-    with pytest.raises(ConfigError, match="is of another adapter or of other rows"):
+    with pytest.raises(
+        ConfigError, match=r"001\.json' has identity .*; delete it or choose another"
+    ):
         run_harm(**parts | {"texts": [PLAIN]}, output_dir=tmp_path)
 
 

@@ -84,4 +84,4 @@ def test_a_package_that_is_missing_is_one_line(
     monkeypatch.delitem(sys.modules, "text_to_lora.evaluation.lm_eval", raising=False)
     done = t2l("eval", "benchmarks", "piqa", "-m", hypernet_folder, "-o", tmp_path / "results")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "need the package 'lm_eval'; pip install 'text-to-lora[eval,benchmarks]'" in done.err
+    assert "needs the package 'lm_eval'; pip install 'text-to-lora[eval,benchmarks]'" in done.err

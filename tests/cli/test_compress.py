@@ -13,12 +13,13 @@ from transformers import LlamaConfig
 
 from text_to_lora import TextToLora
 from text_to_lora import generate as generator
-from text_to_lora.evaluation.scoring import Row, Scorer
+from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights, merge
 from text_to_lora.models import base as base_module
 from text_to_lora.models.base import load_base
 from text_to_lora.tasks.folder import load_folder
+from text_to_lora.tasks.task import Row
 from text_to_lora.training import reconstruction
 from text_to_lora.training.compression import fit_settings
 from text_to_lora.training.reconstruction_config import ReconstructionConfig

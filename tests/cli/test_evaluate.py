@@ -106,30 +106,24 @@ def test_obedience_is_scored_and_written(
 ) -> None:
     from text_to_lora.evaluation import obedience
 
-    sets = {"rules": obedience.RULES[:2], "word_rules": obedience.WORD_RULES[:2]}
-    defaults = {**sets, "sentences": ("a b",), "max_new_tokens": 2}
-    monkeypatch.setattr(
-        obedience.run_obedience,
-        "__kwdefaults__",
-        obedience.run_obedience.__kwdefaults__ | defaults,
-    )
-    monkeypatch.setattr(obedience.build_obedience, "__kwdefaults__", sets)
-    done = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
+    few = {name: rules[:2] for name, rules in obedience.RULE_SETS.items()}
+    defaults = {"sets": few, "max_new_tokens": 2}
+    function = obedience.evaluate_obedience
+    monkeypatch.setattr(function, "__kwdefaults__", function.__kwdefaults__ | defaults)
+    monkeypatch.setattr(obedience, "SENTENCES", ("a b",))
+    command = ("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
+    done = t2l(*command)
     assert done.code == 0
     assert "| Answer in capitals. |" in done.out
-    result = json.loads((tmp_path / "results" / "obedience.json").read_text())
-    assert (
-        set(result["mean"]) == set(result["word_rules"]["mean"]) == {"base", "in_prompt", "adapter"}
-    )
-    again = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
+    for name in ("everyday", "new_words"):
+        report = json.loads((tmp_path / "results" / name / "report.json").read_text())
+        assert set(report["conditions"]) == {"base", "in_prompt", "matched"}
+    again = t2l(*command)
     assert again.out == done.out
-    assert again.err.count("finished before") == 3
-    (tmp_path / "results" / "obedience.md").unlink()
-    assert t2l("eval", "report", tmp_path / "results").out.strip() == done.out.strip()
-    half = ("--dtype", "bfloat16")
-    other = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder, *half)
+    assert again.err.count("finished before") == 6
+    other = t2l(*command, "--dtype", "bfloat16")
     assert (other.code, other.err.count("\n")) == (2, 1)
-    assert "has answers with another 'base'" in other.err
+    assert "holds an evaluation with another 'base'" in other.err
 
 
 @pytest.mark.parametrize(

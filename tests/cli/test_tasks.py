@@ -26,7 +26,9 @@ def mails(tmp_path: Path) -> Path:
     return file
 
 
-def test_import_shows_rows_and_writes_nothing_on_a_dry_run(t2l: T2L, mails: Path, tmp_path: Path) -> None:
+def test_import_shows_rows_and_writes_nothing_on_a_dry_run(
+    t2l: T2L, mails: Path, tmp_path: Path
+) -> None:
     options = ["--input", "text", "--output", "spam", "--labels", "no,yes"]
     done = t2l(*IMPORT, mails, "-o", tmp_path / "mine", *options, "--dry-run")
     assert done.code == 0, done.err
@@ -40,11 +42,15 @@ def test_import_shows_rows_and_writes_nothing_on_a_dry_run(t2l: T2L, mails: Path
     assert task.examples[1].input == 'mail 1, with "news"'
 
 
-def test_import_adds_to_its_own_folder_and_to_no_other(t2l: T2L, mails: Path, tmp_path: Path) -> None:
+def test_import_adds_to_its_own_folder_and_to_no_other(
+    t2l: T2L, mails: Path, tmp_path: Path
+) -> None:
     options = ["-o", tmp_path / "mine", "--input", "text", "--output", "spam"]
     assert t2l(*IMPORT, mails, *options).code == 0
     assert "exists already; pass --overwrite" in t2l(*IMPORT, mails, *options).err
-    assert "has a task 'mails' already; name the new one" in t2l(*IMPORT, mails, *options, "--add").err
+    assert (
+        "has a task 'mails' already; name the new one" in t2l(*IMPORT, mails, *options, "--add").err
+    )
     assert t2l(*IMPORT, mails, *options, "--add", "--name", "second").code == 0
     assert [task.name for task in load_folder(tmp_path / "mine")] == ["mails", "second"]
     (tmp_path / "mine" / "notes.txt").write_text("by hand")
@@ -76,7 +82,9 @@ DESCRIBE = ("tasks", "describe")
 
 
 def test_describe_shows_tokens_and_cost_before_and_after(t2l: T2L, folder: Path) -> None:
-    answer = json.dumps({"descriptions": ["Pick x for it", "which letter, x or y?", "red parcel 1 is"]})
+    answer = json.dumps(
+        {"descriptions": ["Pick x for it", "which letter, x or y?", "red parcel 1 is"]}
+    )
     with serve(lambda request: answer) as server:
         options = ["-m", "m", "--api-base", server.url, "-n", 2, "--price", "1,2"]
         done = t2l(*DESCRIBE, folder, *options, "--encoder", "hash", "--dry-run")
@@ -99,7 +107,9 @@ def test_describe_offline_says_that_its_texts_are_poorer(t2l: T2L, folder: Path)
     assert {item["written_by"] for item in json.loads(done.out)} == {"templates"}
 
 
-def test_describe_refuses_what_it_cannot_do_in_one_line(t2l: T2L, folder: Path, tmp_path: Path) -> None:
+def test_describe_refuses_what_it_cannot_do_in_one_line(
+    t2l: T2L, folder: Path, tmp_path: Path
+) -> None:
     with serve(lambda request: 401) as server:
         options = ["-m", "m", "--api-base", server.url, "--encoder", "hash"]
         done = t2l(*DESCRIBE, folder, *options)
@@ -126,7 +136,9 @@ def test_check_prints_a_page_and_writes_a_clean_copy(
         tmp_path / "test",
     )
     options = ["--set", f"base.name={base_folder}", "--against", held_out]
-    done = t2l(*CHECK, folder, *options, "--html", tmp_path / "c.html", "--drop-overlap", tmp_path / "d")
+    done = t2l(
+        *CHECK, folder, *options, "--html", tmp_path / "c.html", "--drop-overlap", tmp_path / "d"
+    )
     assert done.code == 0, done.err
     assert "2 tasks in 2 groups, 40 rows, 2 descriptions" in done.out
     assert "1 tasks repeat evaluation sets, in 1 equal inputs" in done.out
@@ -137,7 +149,9 @@ def test_check_prints_a_page_and_writes_a_clean_copy(
     assert json.loads(done.out)["held_out"] == {}
 
 
-def test_check_refuses_in_one_line(t2l: T2L, folder: Path, base_folder: Path, tmp_path: Path) -> None:
+def test_check_refuses_in_one_line(
+    t2l: T2L, folder: Path, base_folder: Path, tmp_path: Path
+) -> None:
     base = ["--set", f"base.name={base_folder}"]
     (tmp_path / "page.html").touch()
     for arguments, message in (

@@ -15,6 +15,7 @@ import typer
 import yaml
 
 import text_to_lora
+from docs.hooks import render_page, verbs
 from text_to_lora.cli.app import app
 from text_to_lora.evaluation.conditions import KINDS
 from text_to_lora.training.adapters import LibraryConfig
@@ -28,6 +29,7 @@ PAGES = [*TOP_PAGES, *sorted((ROOT / "docs").rglob("*.md"))]
 PRESENT_PAGES = [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND: Any = typer.main.get_command(app)
+CLI_PAGE = render_page((ROOT / "docs" / "cli.md").read_text(encoding="utf-8"))
 
 
 def _blocks(page: Path, *languages: str) -> Iterator[str]:
@@ -53,12 +55,7 @@ def _mentions(page: Path, program: str) -> list[str]:
 
 def _examples() -> list[str]:
     """Commands in the help of every verb."""
-    helps = [COMMAND.help or ""]
-    for verb in COMMAND.commands.values():
-        helps += [
-            verb.help or "",
-            *(sub.help or "" for sub in getattr(verb, "commands", {}).values()),
-        ]
+    helps = [COMMAND.help, *(verb.help for verb in verbs().values())]
     return [line.strip() for text in helps for line in text.splitlines() if " t2l " in f" {line}"]
 
 
@@ -164,20 +161,24 @@ def test_every_python_block_compiles_and_imports_public_names(page: Path) -> Non
 
 
 def test_every_recipe_builds_and_is_documented() -> None:
-    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     kinds: tuple[type[Recipe], ...] = (RunConfig, LibraryConfig, ReconstructionConfig)
     assert sum(len(recipes(kind.verb)) for kind in kinds) == len(recipes())
     for kind in kinds:
         for name in recipes(kind.verb):
             assert load_recipe(name, kind=kind).to_dict()["run"]["seed"] is not None
-            assert f"`{name}`" in text, f"no page names the recipe {name}"
+            assert f"\n| `{name}` | `t2l train {kind.verb}` | " in CLI_PAGE
 
 
-def test_every_verb_has_a_section() -> None:
-    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    for name, verb in COMMAND.commands.items():
-        for path in [f"{name} {sub}" for sub in getattr(verb, "commands", {})] or [name]:
-            assert f"\n## t2l {path}\n" in text, path
+def test_the_page_of_the_command_line_is_rendered_from_the_program() -> None:
+    assert [line for line in CLI_PAGE.splitlines() if line.startswith("## ")] == [
+        f"## t2l {verb}" for verb in verbs()
+    ]
+    for command in verbs().values():
+        assert command.help.split("\n")[0] in CLI_PAGE
+        options = [option for parameter in command.params for option in parameter.opts]
+        assert all(option in CLI_PAGE for option in options if option.startswith("-"))
+    with pytest.raises(ValueError, match=r"notes on verbs that do not exist: \['genrate'\]"):
+        render_page("# Page\n\n## t2l genrate\n")
 
 
 def test_the_site_lists_every_page_once() -> None:
@@ -199,7 +200,6 @@ def test_every_public_name_is_on_the_page_of_the_python_interface() -> None:
 
 def test_every_condition_is_in_the_glossary_and_in_the_table_of_the_command_line() -> None:
     glossary = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
-    table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     for kind in KINDS:
         assert re.search(rf"^{kind}\n:   A condition|\*{kind}\* is", glossary, re.MULTILINE), kind
-        assert re.search(rf"^\|.*`{kind}[`.].*\|$", table, re.MULTILINE), kind
+        assert f"\n| `{kind}` | " in CLI_PAGE

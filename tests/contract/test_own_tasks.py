@@ -47,7 +47,9 @@ def test_the_example_recipe_builds(tmp_path: Path) -> None:
 
 
 def test_the_table_of_costs_is_what_the_script_computes() -> None:
-    (written,) = re.findall(r"<!-- training_cost -->\n(.*?)\n<!-- /training_cost -->", GUIDE, re.DOTALL)
+    (written,) = re.findall(
+        r"<!-- training_cost -->\n(.*?)\n<!-- /training_cost -->", GUIDE, re.DOTALL
+    )
     assert written == training_cost.table()
 
 
@@ -57,7 +59,7 @@ ROWS = {
     "headlines.csv": lambda i, text: f"{text};Number {i};{('sport', 'politics')[i % 2]}",
     "questions.tsv": lambda i, text: f"{text}\t{('place', 'person')[i % 2]}",
     "pairs.csv": lambda i, text: f"{text},Somebody sees that {text},{i % 3}",
-    "products.csv": lambda i, text: f"{text},{text.split()[-1]}|thing {i}",
+    "products.csv": lambda i, text: f"{text},{text.split()[-1]};thing {i}",
 }
 TINY = (
     *("encoder.name=hash", "adapter.rank=2", "hypernet.latent_size=8", "hypernet.head_in_size=8"),
@@ -76,7 +78,9 @@ def _answer(request: dict[str, Any]) -> str:
         (number,) = re.findall(rf"^(\d+)\. [^\n]*{name}", text, re.MULTILINE) or [0]
         return json.dumps({"candidate": int(number)})
     definition = text.split("Definition: ")[1].split("\n")[0]
-    word = next(word for word in re.findall(r"\w{4,}", definition)[::-1] if word not in "Answer with")
+    word = next(
+        word for word in re.findall(r"\w{4,}", definition)[::-1] if word not in "Answer with"
+    )
     forms = ("what is it", "as short as you can", "for someone who has never seen one")
     return json.dumps({"descriptions": [f"{word} {form}" for form in forms]})
 
@@ -95,7 +99,9 @@ def test_the_commands_lead_from_five_files_to_a_trained_and_evaluated_hypernetwo
         lines = [header, *(ROWS[name](i, text) for i, text in enumerate(TEXTS))]
         (tmp_path / name).write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
-    settings = [part for change in (f"base.name={base_folder}", *TINY) for part in ("--set", change)]
+    settings = [
+        part for change in (f"base.name={base_folder}", *TINY) for part in ("--set", change)
+    ]
     with serve(_answer) as server:
         more = {
             "describe": ["--api-base", server.url, "--encoder", "hash", "-n", "3"],

@@ -81,20 +81,6 @@ def test_runs_that_differ_are_not_compared(
         script.agree(config, tmp_path / "work")
 
 
-def test_time_and_padding_of_a_joint_run_add_up(recipe: str, folder: Path, tmp_path: Path) -> None:
-    from benchmarks.speed import joint_adapters as script
-
-    config = script.settings(recipe, folder, 8)
-    found = script.run_joint(config, tmp_path / "run")
-    parts = found["parts_s"]
-    assert sum(parts.values()) == pytest.approx(found["loop_s"], abs=0.03)
-    assert parts["forward"] > 0 and parts["backward"] > 0
-    encoder = script.make_encoder(config, script.load(config)[1])
-    rows = [(*row, None) for job in script.make_jobs(config) for row in job.rows]
-    assert found["tokens"] == sum(encoder.length(row) for row in rows)
-    assert found["padding_share"] <= 0  # packed, and equal beginnings of rows stand once
-
-
 def test_the_variants_of_an_sft_step_take_the_same_rows_to_the_same_loss(
     base_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +91,7 @@ def test_the_variants_of_an_sft_step_take_the_same_rows_to_the_same_loss(
     monkeypatch.setattr(script, "draw_rows", lambda *_: rows)
     options = Namespace(data=None, base=str(base_folder), rows=4, seed=0, rank=2, width=8)
     steps, _ = script.make_steps(options)
-    assert list(steps) == ["floor", "static_peft", "adapted", "whole", "before"]
+    assert list(steps) == ["floor", "static_peft", "adapted", "whole"]
     times = script.measure(steps, 2, time.perf_counter)
     assert all(len(values) == 2 for values in times.values())
 
@@ -175,7 +161,7 @@ def measured(base_folder: Path, tmp_path: Path) -> Any:
 def test_every_part_of_the_costs_says_what_it_measured(measured: Any) -> None:
     written = measured("write")
     assert written["library"]["disk_bytes"] > 3 * 2 * 512  # of 512 numbers each, in bfloat16
-    parts = ("encode", "generate", "load-library", "load-folders", "resident", "merge")
+    parts = ("encode", "generate", "load-library", "load-folders", "merge")
     for part in parts:
         with torch.no_grad():
             found = measured(part)

@@ -1,25 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from text_to_lora.demo.show import Shown, demo_tasks, show
-from text_to_lora.generate import Adapters, TextToLora
+from text_to_lora.demo.show import demo_tasks, refine_task, show, show_refinement
+from text_to_lora.generate import TextToLora
 from text_to_lora.inference.answers import answer
-from text_to_lora.models.base import load_base
 
 
 @pytest.fixture(scope="module")
-def base(base_folder: Path) -> Any:
-    return load_base(base_folder)
-
-
-@pytest.fixture(scope="module")
-def adapters(hypernet_folder: Path) -> Adapters:
-    t2l = TextToLora.from_pretrained(hypernet_folder)
-    return t2l.generate([task.description for task in demo_tasks()[:2]])
+def t2l(hypernet_folder: Path) -> TextToLora:
+    return TextToLora.from_pretrained(hypernet_folder)
 
 
 def test_the_tasks_have_distinct_inputs_and_more_rows_than_are_shown() -> None:
@@ -29,33 +21,35 @@ def test_the_tasks_have_distinct_inputs_and_more_rows_than_are_shown() -> None:
         assert len({text for text, _ in task.rows}) == len(task.rows) >= 6
 
 
-def test_every_row_is_answered_by_the_base_and_by_the_adapter_of_its_task(
-    base: Any, adapters: Adapters
+def test_drawn_rows_are_answered_by_the_base_and_by_the_adapter_of_their_task(
+    t2l: TextToLora,
 ) -> None:
     tasks = demo_tasks()[:2]
-    shown = show(tasks, adapters, *base, rows_per_task=2, seed=5)
-    assert [row.description for row in shown] == [task.description for task in tasks for _ in "ab"]
-    for row in shown:
+    adapters = t2l.generate([task.description for task in tasks])
+    draws = [show(t2l, tasks, adapters, rows_per_task=2, seed=seed) for seed in (5, 5, 6, 7)]
+    assert draws[0] == draws[1] and draws[1:] != [draws[1]] * 3
+    assert [row.description for row in draws[0]] == [
+        task.description for task in tasks for _ in "ab"
+    ]
+    for row in draws[0]:
         place = [task.description for task in tasks].index(row.description)
         assert (row.input, row.expected) in tasks[place].rows
-        alone = answer(
-            *base, [row.input], weights=adapters.weights, rows=[place], max_new_tokens=16
-        )
-        assert [row.adapted] == alone
-        assert [row.base] == answer(*base, [row.input], max_new_tokens=16)
+        options = {"weights": adapters.weights, "rows": [place], "max_new_tokens": 16}
+        assert [row.adapted] == answer(*t2l.base, [row.input], **options)
+        assert [row.base] == answer(*t2l.base, [row.input], max_new_tokens=16)
 
 
-def test_the_seed_draws_the_rows(base: Any, adapters: Adapters) -> None:
-    def inputs(seed: int) -> list[str]:
-        tasks = demo_tasks()[:2]
-        return [row.input for row in show(tasks, adapters, *base, rows_per_task=2, seed=seed)]
+def test_the_task_that_is_refined_has_sixteen_rows_and_others_to_show() -> None:
+    task, shown = refine_task()
+    assert len(task.rows) == 16 and len(shown) == 6
+    labels = {label for _, label in task.rows}
+    assert labels == {label for _, label in shown}
+    assert not any(label in task.description for label in labels)  # no sentence tells them
+    assert not {text for text, _ in task.rows} & {text for text, _ in shown}
 
-    assert inputs(1) == inputs(1)
-    assert len({tuple(inputs(seed)) for seed in range(4)}) > 1
 
-
-def test_right_is_the_expected_answer_to_the_letter() -> None:
-    row = Shown(
-        "Write in capitals.", "two cups", expected="TWO CUPS", base="two cups", adapted="TWO CUPS"
-    )
-    assert (row.base_right, row.adapted_right) == (False, True)
+def test_answers_before_and_after_refining_come_with_the_record(idle_hypernet_folder: Path) -> None:
+    t2l = TextToLora.from_pretrained(idle_hypernet_folder)
+    result = show_refinement(t2l, seconds=None, steps=1)
+    assert len(result.rows) == len(result.before) == len(result.after) == 6
+    assert result.record["rows"] == 16 and result.record["steps_tried"] == 1

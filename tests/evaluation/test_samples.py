@@ -51,7 +51,8 @@ def test_derangements_are_one_condition(tmp_path: Path, sample: Callable[..., Sa
     evaluation = read_evaluation(write_run(tmp_path, {**rows, "base": [sample("t", 5, 0.0)]}))
     assert list(evaluation.samples) == ["base", "shuffled"]
     assert [s.nll for s in evaluation.samples["shuffled"]] == [1.0, 2.0]
-    assert evaluation.seconds == {"base": 1.5, "shuffled": 3.0}
+    seconds = {name: facts["seconds"] for name, facts in evaluation.facts.items()}
+    assert seconds == {"base": 1.5, "shuffled": 3.0}
     assert "tasks" not in evaluation.settings
 
 

@@ -34,12 +34,39 @@ def broken(config: PreTrainedConfig) -> LoraWeights:
 OTHERS = [name for name in FORMATS if name != "ollama"]
 TYPES = "gemma2, gemma3, gemma3_text, llama, mistral, phi3, qwen2, qwen3; merge the adapter"
 CASES = [
-    *((name, None, several, None, "3 adapters for one export; export each of weights") for name in FORMATS),
-    *((name, None, broken, None, "B of 'mlp.up_proj' in layer 1 of adapter 0 holds NaN") for name in FORMATS),
-    *((name, None, make_weights, "me/base", "does not name its base, so that 'me/base'") for name in OTHERS),
-    ("gguf", gpt2, make_weights, None, f"type 'gpt2' cannot be exported to GGUF; supported are {TYPES}"),
-    ("mlx", gpt2, make_weights, None, f"type 'gpt2' cannot be exchanged with MLX; supported are {TYPES}"),
-    ("ollama", None, make_weights, None, "of base 'unnamed' in Ollama's library is not known; give it, or"),
+    *(
+        (name, None, several, None, "3 adapters for one export; export each of weights")
+        for name in FORMATS
+    ),
+    *(
+        (name, None, broken, None, "B of 'mlp.up_proj' in layer 1 of adapter 0 holds NaN")
+        for name in FORMATS
+    ),
+    *(
+        (name, None, make_weights, "me/base", "does not name its base, so that 'me/base'")
+        for name in OTHERS
+    ),
+    (
+        "gguf",
+        gpt2,
+        make_weights,
+        None,
+        f"type 'gpt2' cannot be exported to GGUF; supported are {TYPES}",
+    ),
+    (
+        "mlx",
+        gpt2,
+        make_weights,
+        None,
+        f"type 'gpt2' cannot be exchanged with MLX; supported are {TYPES}",
+    ),
+    (
+        "ollama",
+        None,
+        make_weights,
+        None,
+        "of base 'unnamed' in Ollama's library is not known; give it, or",
+    ),
     *(
         (
             "ollama",
@@ -70,7 +97,9 @@ def test_every_module_of_the_package_is_a_format() -> None:
 
 
 def test_an_unknown_format_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match="unknown format 'onnx'; choose from gguf, mlx, ollama, peft"):
+    with pytest.raises(
+        ConfigError, match="unknown format 'onnx'; choose from gguf, mlx, ollama, peft"
+    ):
         find_format("onnx")
 
 

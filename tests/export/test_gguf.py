@@ -107,9 +107,13 @@ def test_a_bfloat16_adapter_is_written_in_float32_without_loss(
 ) -> None:
     weights = make_weights(llama_config, rslora=False, alpha=12.0).to(dtype=torch.bfloat16)
     file = write_adapter(weights, tmp_path / "a.gguf", llama_config)
-    tensor = {tensor.name: tensor for tensor in GGUFReader(file).tensors}["blk.1.attn_v.weight.lora_b"]
+    tensor = {tensor.name: tensor for tensor in GGUFReader(file).tensors}[
+        "blk.1.attn_v.weight.lora_b"
+    ]
     assert tensor.tensor_type == gguf.GGMLQuantizationType.F32
-    np.testing.assert_array_equal(tensor.data, (2 * weights.b["self_attn.v_proj"][0, 1].float()).numpy())
+    np.testing.assert_array_equal(
+        tensor.data, (2 * weights.b["self_attn.v_proj"][0, 1].float()).numpy()
+    )
 
 
 def test_a_module_without_a_tensor_is_refused_by_its_name(
@@ -134,7 +138,9 @@ def test_without_the_package_the_extra_is_named(
     llama_config: PreTrainedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ConfigError, match=r"needs the package 'gguf'; pip install 'text-to-lora\[export\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs the package 'gguf'; pip install 'text-to-lora\[export\]'"
+    ):
         write_adapter(make_weights(llama_config), tmp_path / "a.gguf", llama_config)
 
 

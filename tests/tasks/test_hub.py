@@ -81,9 +81,14 @@ def test_a_wrong_sni_file_is_named(tmp_path: Path, payload: Any, message: str) -
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b'{"Definition": "\xff"}', r"1: not UTF-8 \(byte 16\)"), (b'{\n"Definition": }', "2: not JSON")],
+    [
+        (b'{"Definition": "\xff"}', r"1: not UTF-8 \(byte 16\)"),
+        (b'{\n"Definition": }', "2: not JSON"),
+    ],
 )
-def test_an_sni_file_that_is_no_text_or_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_sni_file_that_is_no_text_or_json_is_named(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (write_sni(tmp_path, task001_a=SNI) / "tasks" / "task001_a.json").write_bytes(content)
     with pytest.raises(TaskDataError, match=rf"task001_a\.json:{message}"):
         load_sni(tmp_path)
@@ -93,7 +98,9 @@ def test_folders_and_names_that_do_not_exist_are_refused(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"has no task\*\.json; give"):
         load_sni(tmp_path)
     write_sni(tmp_path, task001_a=SNI)
-    with pytest.raises(ConfigError, match=r"has no 'task9'\.json; it has 1 tasks, first 'task001_a'"):
+    with pytest.raises(
+        ConfigError, match=r"has no 'task9'\.json; it has 1 tasks, first 'task001_a'"
+    ):
         load_sni(tmp_path, ["task9"])
 
 
@@ -168,11 +175,15 @@ def test_a_data_set_that_is_missing_or_has_other_columns_is_named(tmp_path: Path
 
 def test_without_datasets_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"datasets is not installed; install text-to-lora\[train"):
+    with pytest.raises(
+        ConfigError, match=r"datasets is not installed; install text-to-lora\[train"
+    ):
         load_lots_of_loras("Lots-of-LoRAs/task1")
 
 
 @pytest.mark.network
 def test_a_task_of_the_hub_has_the_form_of_our_copy() -> None:
-    task = load_lots_of_loras("Lots-of-LoRAs/task742_lhoestq_answer_generation_frequency", max_rows=20)
+    task = load_lots_of_loras(
+        "Lots-of-LoRAs/task742_lhoestq_answer_generation_frequency", max_rows=20
+    )
     assert len(task.examples) == 20

@@ -45,9 +45,7 @@ SMOLLM2 = (
     "'<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-DEFAULT_TURN = (
-    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-)
+DEFAULT_TURN = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 R1 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'] }}"
     "{% elif m['role'] == 'assistant' %}"
@@ -158,11 +156,16 @@ class Clock:
         return self.day
 
 
-@pytest.mark.parametrize("template", [LLAMA3, MISTRAL, GEMMA, THINKING, SMOLLM2, R1, QWEN_THINKING, CHANNELS])
+@pytest.mark.parametrize(
+    "template", [LLAMA3, MISTRAL, GEMMA, THINKING, SMOLLM2, R1, QWEN_THINKING, CHANNELS]
+)
 @pytest.mark.parametrize("description", [None, "Say it."])
 @pytest.mark.parametrize("shots", [[], [(" Blood?", "red"), ("Two\nlines", "b ")]])
 def test_prompts_are_those_of_the_template_for_generation(
-    template: str, description: str | None, shots: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    template: str,
+    description: str | None,
+    shots: list[tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(2024, 7, 26))
     tokenizer = make_tokenizer(template)
@@ -239,7 +242,9 @@ def test_a_long_row_loses_the_left_of_its_input_alone(template: str | None) -> N
 def test_a_row_that_cannot_fit_is_refused_with_the_numbers() -> None:
     tokenizer = make_tokenizer(LLAMA3)
     form = PromptFormat.for_tokenizer(tokenizer)
-    with pytest.raises(ConfigError, match=r"room for \d+ prompt tokens of max_length 40, but needs"):
+    with pytest.raises(
+        ConfigError, match=r"room for \d+ prompt tokens of max_length 40, but needs"
+    ):
         form.encode(tokenizer, "Hi", "yes", "a long description " * 20, max_length=40)
 
 

@@ -75,7 +75,9 @@ def test_every_description_and_output_is_drawn() -> None:
 def test_examples_repeat_only_where_a_task_has_too_few() -> None:
     batch = make_sampler(examples_per_task=18).batch(0)
     assert len({row.input for row in batch}) == len(batch)
-    few = TaskSampler([make_task("few", rows=2)], tasks_per_batch=1, examples_per_task=8, family_share=None)
+    few = TaskSampler(
+        [make_task("few", rows=2)], tasks_per_batch=1, examples_per_task=8, family_share=None
+    )
     assert len(few.batch(0)) == 8
 
 

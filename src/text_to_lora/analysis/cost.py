@@ -210,13 +210,13 @@ class Way:
     """One way to answer the questions of a task.
 
     once: operations a task, before its first question; each: operations a question
-    kept: bytes that have to stay in memory for the task
+    held: bytes that have to stay in memory for the task
     """
 
     name: str
     once: int
     each: int
-    kept: int
+    held: int
 
     def flops(self, questions: int) -> int:
         """Operations of so many questions of one task."""
@@ -274,7 +274,7 @@ class Cost:
         ours = ways[-1]
         encoder = EncoderCost.of(self.encoder, question.description)
         numbers = Hypernetwork.empty(self.hypernet, self.spec).num_parameters
-        network, adapter, read = numbers * self.itemsize, ours.kept, 4 * encoder.parameters
+        network, adapter, read = numbers * self.itemsize, ours.held, 4 * encoder.parameters
         return {
             "base": {"name": self.base.name, "flops_per_token": self.base.pass_flops(1)},
             "adapter": {
@@ -298,7 +298,7 @@ class Cost:
                     "flops_per_question": way.each,
                     "flops_first_question": way.flops(1),
                     "flops_per_question_amortised": way.flops(questions) / questions,
-                    "bytes_kept_per_task": way.kept,
+                    "bytes_kept_per_task": way.held,
                     "t2l_costs_no_more": None if way is ours else cheaper(ours, way),
                 }
                 for way in ways

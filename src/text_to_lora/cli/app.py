@@ -22,6 +22,7 @@ from text_to_lora.cli import (
     harm,
     inspect,
     library,
+    library_add,
     maps,
     merge,
     models,
@@ -63,26 +64,31 @@ def _root(
     pass
 
 
-app.command("generate")(generate.generate)
-app.command("refine")(refine.refine)
-app.command("run")(run.run)
-app.command("inspect")(inspect.inspect)
-app.command("convert")(convert.convert)
-app.command("merge")(merge.merge)
-app.command("export")(export.export)
-app.command("compress")(compress.compress)
-app.command("cost")(cost.cost)
+for verb in (
+    generate.generate,
+    refine.refine,
+    run.run,
+    inspect.inspect,
+    convert.convert,
+    merge.merge,
+    export.export,
+    compress.compress,
+    cost.cost,
+    maps.neighbours,
+    demo.demo,
+):
+    app.command()(verb)
 app.command("map")(maps.draw_map)
-app.command("neighbours")(maps.neighbours)
-app.command("demo")(demo.demo)
-app.add_typer(models.app, name="models")
-tasks.app.command("describe")(describe.describe)
-tasks.app.command("check")(check.check)
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(train.app, name="train")
-app.add_typer(library.app, name="library")
-evaluate.app.command("harm")(harm.harm)
-evaluate.app.command("benchmarks")(benchmarks.benchmarks)
-evaluate.app.command("compare")(compare.compare)
-evaluate.app.command("report")(compare.report)
-app.add_typer(evaluate.app, name="eval")
+library.app.command()(library_add.add)
+for verb in (harm.harm, benchmarks.benchmarks, compare.compare, compare.report):
+    evaluate.app.command()(verb)
+for verb in (describe.describe, check.check):
+    tasks.app.command()(verb)
+for name, group in (
+    ("models", models.app),
+    ("tasks", tasks.app),
+    ("train", train.app),
+    ("library", library.app),
+    ("eval", evaluate.app),
+):
+    app.add_typer(group, name=name)

@@ -10,14 +10,16 @@ import typer
 from text_to_lora.cli.common import (
     AsJson,
     Overwrite,
+    Settings,
     check_file,
     echo_json,
+    needs_extra,
     note,
     progress,
     silence_transformers,
 )
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
     from text_to_lora.tasks.checking.check import Measure
@@ -36,9 +38,7 @@ def check(
     recipe: Annotated[
         str, typer.Option(help="Recipe whose sources, base and limits of tokens count.")
     ] = "embedded",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
-    ] = None,
+    settings: Settings = None,
     against: Annotated[
         list[str] | None,
         typer.Option(help="Evaluation set that training must not repeat; may be repeated."),
@@ -98,11 +98,12 @@ def check(
 
 def _read(sources: list[str], config: RunConfig) -> list[Task]:
     """The tasks of the named sources, and those of the recipe."""
-    from text_to_lora.cli.common import import_training
-
     data, tasks = config.data, _read_all(sources)
     if data.data_dir or data.folders or data.sni or data.hub:
-        tasks += import_training("text_to_lora.training.data").load_tasks(data)
+        with needs_extra("train"):
+            from text_to_lora.training.data import load_tasks
+
+        tasks += load_tasks(data)
     if not tasks:
         raise ConfigError("no tasks; name a task folder, or a recipe that has sources")
     names = [task.name for task in tasks]

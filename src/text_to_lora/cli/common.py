@@ -1,13 +1,13 @@
-"""Options that several verbs share, and reading of what users hand in."""
+"""Options that several verbs share, and what their functions have in common."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from text_to_lora.generate import TextToLora
+
+
+def check_strength(strength: float) -> float:
+    """Give the strength back when an adapter can have it.
+
+    Raises ConfigError otherwise.
+    """
+    if not 0 < abs(strength) < 1e3:
+        raise ConfigError(f"strength is {strength}; a number other than 0 is needed, 1 is usual")
+    return strength
+
 
 Model = Annotated[
     str,
@@ -29,7 +40,18 @@ Base = Annotated[
         help="Base model: 'embedded', a folder, or OWNER/NAME; default: what the model is for.",
     ),
 ]
-Strength = Annotated[float, typer.Option(help="Factor of the adapter's effect.")]
+AdapterBase = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="Base model: 'embedded', a folder, or OWNER/NAME; default: the one that the adapter "
+        "names.",
+    ),
+]
+Adapter = Annotated[
+    str, typer.Argument(help="Folder of the adapter, of PEFT or mlx-lm, or OWNER/NAME of the hub.")
+]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Overwrite = Annotated[
     bool,
     typer.Option(
@@ -37,8 +59,27 @@ Overwrite = Annotated[
         help="Replace an existing output folder, if all that is in it was written by t2l or PEFT.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Descriptions = Annotated[
+    list[str] | None, typer.Argument(help="Task descriptions, one adapter each.")
+]
+DescriptionFile = Annotated[
+    Path | None, typer.Option("--from-file", help="UTF-8 file, one description a line.")
+]
+Strength = Annotated[
+    float, typer.Option(callback=check_strength, help="Factor of the adapter's effect.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Delete unfinished work instead of going on with it.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave broken adapters out, with a warning each.")
+]
 Device = Annotated[str, typer.Option("--device", help="Torch device, such as cpu or cuda.")]
+DtypeName = Literal["float32", "bfloat16", "float16"]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -76,21 +117,6 @@ def gather(given: Sequence[str] | None, path: Path | None, what: str, option: st
     return texts
 
 
-def shorten(text: str, width: int = 60) -> str:
-    """The start of a text that is longer than `width` characters, and the text itself otherwise."""
-    return text if len(text) <= width else f"{text[:width]}..."
-
-
-def check_strength(strength: float) -> float:
-    """Give the strength back when an adapter can have it.
-
-    Raises ConfigError otherwise.
-    """
-    if not 0 < abs(strength) < 1e3:
-        raise ConfigError(f"strength is {strength}; a number other than 0 is needed, 1 is usual")
-    return strength
-
-
 def check_file(path: Path) -> None:
     """Refuse an output file that exists, before any work is done.
 
@@ -114,20 +140,22 @@ def check_device(device: str) -> str:
     return device
 
 
-def import_training(module: str) -> Any:
-    """Import a module that needs the packages of training.
+@contextmanager
+def needs_extra(extras: str, what: str = "this") -> Iterator[None]:
+    """Turn a package that is missing inside a `with` block into one line.
 
-    Raises ConfigError saying what to install when one is missing.
+    extras: of this distribution that bring the package; what: needs it
+
+    Raises ConfigError saying what to install.
     """
-    from importlib import import_module
-
     try:
-        return import_module(module)
+        yield
     except ModuleNotFoundError as error:
-        if str(error.name).startswith("text_to_lora"):
+        missing = str(error.name).partition(".")[0]
+        if missing == "text_to_lora":
             raise
         raise ConfigError(
-            f"training needs the package {error.name!r}; pip install 'text-to-lora[train,eval]'"
+            f"{what} needs the package {missing!r}; pip install 'text-to-lora[{extras}]'"
         ) from None
 
 
@@ -146,16 +174,6 @@ def progress(doing: str) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def load_base_quietly(
-    name: str | None = None, **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`load_base` without the bars and notes that transformers writes to stderr."""
-    from text_to_lora.models.base import load_base
-
-    silence_transformers()
-    return load_base(name, **options)
-
-
 def silence_transformers() -> None:
     """Keep transformers from writing bars and notes to stderr."""
     from transformers.utils import logging
@@ -165,16 +183,26 @@ def silence_transformers() -> None:
     quiet.set_verbosity_error()
 
 
-def load_generator(model: str, device: str = "cpu") -> TextToLora:
-    """Load a hypernetwork, and quietly the base model where the hypernetwork reads with it.
+def load_base_quietly(
+    name: str | None = None, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load_base` without what transformers writes to stderr."""
+    from text_to_lora.models.base import load_base
+
+    silence_transformers()
+    return load_base(name, **options)
+
+
+def load_generator(model: str, base: str | None = None, device: str = "cpu") -> TextToLora:
+    """Load a hypernetwork; its base model is loaded where one is named, or descriptions need it.
 
     Raises ConfigError when either cannot be had.
     """
     from text_to_lora.generate import TextToLora
 
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
-    if t2l.reads_with_base:
-        t2l.attach_base(*load_base_quietly(spec=t2l.spec, device=device))
+    if base is not None or t2l.reads_with_base:
+        t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device))
     return t2l
 
 
@@ -191,9 +219,24 @@ def load_model_and_base(
 
     t2l = TextToLora.from_pretrained(model, device=check_device(device))
     chosen = None if dtype is None else getattr(torch, dtype)
-    language_model, tokenizer = load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen)
-    t2l.attach_base(language_model, tokenizer)
-    return t2l, language_model, tokenizer
+    t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen))
+    return t2l, *t2l.base
+
+
+def name_base(adapter: str, config: Mapping[str, Any], base: str | None) -> tuple[str, str | None]:
+    """Name and revision of the base of an adapter: the one chosen, or what its configuration says.
+
+    Raises ConfigError when there is neither.
+    """
+    from text_to_lora.models.find import base_to_load
+
+    if base is not None:
+        return base, None
+    revision = config.get("revision")
+    name = base_to_load(str(config.get("base_model_name_or_path") or ""), revision)
+    if not name:
+        raise ConfigError(f"{adapter!r} does not say what its base is; name it with --base")
+    return name, revision
 
 
 def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -204,6 +247,14 @@ def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:
     except UnicodeEncodeError:
         text = json.dumps(payload, indent=2)
     typer.echo(text)
+
+
+def echo_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    rows = list(facts)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        typer.echo(f"{name:{width}}  {value}")
 
 
 def note(line: str) -> None:

@@ -13,19 +13,24 @@ from text_to_lora.choices import HeadName
 from text_to_lora.cli.common import (
     AsJson,
     Base,
+    Fresh,
+    OutputFolder,
     Overwrite,
+    Settings,
+    SkipBad,
+    echo_facts,
     echo_json,
-    import_training,
     load_base_quietly,
+    needs_extra,
     note,
     progress,
 )
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 
 def compress(
     library: Annotated[Path, typer.Argument(help="Folder of the library.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Hypernetwork folder to write.")],
+    output: OutputFolder,
     conditioning: Annotated[
         Literal["text", "one-hot", "learned"] | None,
         typer.Option(
@@ -33,27 +38,18 @@ def compress(
             "default: text where every task has a description."
         ),
     ] = None,
-    head: Annotated[
-        HeadName, typer.Option(help="L, M or S: large to small.")
-    ] = "joint",
+    head: Annotated[HeadName, typer.Option(help="L, M or S: large to small.")] = "joint",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps; default: what fits the library.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="key=value of a reconstruction recipe; may be repeated."),
-    ] = None,
+    settings: Settings = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="The tasks, to score answers before and after.")
     ] = None,
     score_tasks: Annotated[int, typer.Option(min=1, help="Most tasks scored.")] = 16,
     base: Base = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave broken adapters out, with a warning each.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew instead of resuming OUTPUT.run.")
-    ] = False,
+    skip_bad: SkipBad = False,
+    fresh: Fresh = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -71,22 +67,22 @@ def compress(
       t2l compress library -o packed --steps 20000 --set hypernet.head_in_size=512
     """
     check_output(output, overwrite=overwrite, sources=[library])
-    compression = import_training("text_to_lora.training.compression")
-    set_keys = import_training("text_to_lora.training.config").set_keys
-    kind = import_training("text_to_lora.training.reconstruction_config").ReconstructionConfig
-    with progress("reading the library"):
+    with needs_extra("train,eval"), progress("reading the library"):
         from text_to_lora.library.library import load_library
+        from text_to_lora.training import compression
+        from text_to_lora.training.config import set_keys
+        from text_to_lora.training.reconstruction_config import ReconstructionConfig
 
         adapters = load_library(library, skip_bad=skip_bad)
         tasks = data and compression.choose_tasks(adapters, data, count=score_tasks)
     sections = compression.fit_settings(adapters, conditioning=conditioning, head=head, steps=steps)
     set_keys(sections, settings or [])
-    config = kind.from_dict(sections)
+    config = ReconstructionConfig.from_dict(sections)
     loaded = None
     if config.tokens.read:
         with progress("loading the base model"):
             loaded = load_base_quietly(base or config.data.base, spec=adapters.spec)
-    made = compression.compress(
+    result = compression.compress(
         adapters,
         library,
         config,
@@ -105,18 +101,17 @@ def compress(
         "path": str(output),
         "conditioning": config.conditioning.kind,
         "head": config.hypernet.head,
-        **made.to_dict(),
+        **result.to_dict(),
         "scores": scores,
     }
     if as_json:
         echo_json(facts)
-        return
-    for key, value in _rows(facts):
-        typer.echo(f"{key:10}  {value}")
+    else:
+        echo_facts(_rows(facts))
 
 
 def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Facts as lines."""
+    """Names and values of what is printed."""
     yield "hypernet", f"{facts['path']}  {facts['head']}, asked by {facts['conditioning']}"
     yield "adapters", f"{facts['adapters']:,}"
     yield "parameters", f"{facts['parameters']:,}"

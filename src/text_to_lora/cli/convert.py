@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import Overwrite
-from text_to_lora.outputs import check_output
+from text_to_lora.cli.common import OutputFolder, Overwrite
+from text_to_lora.files import check_output
 
 
 def convert(
     source: Annotated[Path, typer.Argument(help="Folder with hypermod.pt and args.yaml.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    output: OutputFolder,
     base: Annotated[
         str | None,
         typer.Option(
@@ -27,7 +27,10 @@ def convert(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a hypernetwork of the reference implementation.
+    """Convert a hypernetwork of the reference implementation, of any of its three architectures.
+
+    The reference numbers its target modules in the order of a Python set, which differs between
+    processes; sorted order is assumed, and --module-order names another.
 
     \b
     Example:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,10 @@ import typer
 from text_to_lora.cli.common import AsJson, Base, Model, echo_json, load_model_and_base, note
 
 if TYPE_CHECKING:
-    from text_to_lora.demo.refine import ShownRefinement
     from text_to_lora.demo.show import Shown
+
+Answers = tuple[str, str, str, str]
+"""An input, the answer that is expected, and the answers before and after."""
 
 
 def demo(
@@ -26,7 +29,7 @@ def demo(
     ] = 30.0,
     as_json: AsJson = False,
 ) -> None:
-    """Generate adapters for several descriptions and show answers before and after.
+    """Generate adapters for descriptions that no training saw and show answers before and after.
 
     The descriptions and rows were written for this demonstration; misses are shown. At the end an
     adapter is refined on 16 rows of a task whose labels no sentence tells.
@@ -36,19 +39,16 @@ def demo(
       t2l demo
       t2l demo --seed 7 --rows 5
     """
-    from dataclasses import asdict
-
-    from text_to_lora.demo.refine import show_refinement
-    from text_to_lora.demo.show import demo_tasks, show
+    from text_to_lora.demo.show import demo_tasks, show, show_refinement
 
     tasks = demo_tasks()
     note("loading the hypernetwork and the base model")
-    t2l, language_model, tokenizer = load_model_and_base(model, base)
+    t2l, *_ = load_model_and_base(model, base)
     started = time.perf_counter()
     adapters = t2l.generate([task.description for task in tasks])
     note(f"{len(tasks)} adapters in {time.perf_counter() - started:.2f} s, text encoder included")
     note("answering with and without the adapters")
-    shown = show(tasks, adapters, language_model, tokenizer, rows_per_task=rows, seed=seed)
+    shown = show(t2l, tasks, adapters, rows_per_task=rows, seed=seed)
     refinement = None
     if refine_seconds:
         note(f"refining one adapter on 16 rows, at most {refine_seconds:g} s")
@@ -57,9 +57,18 @@ def demo(
         refined = None if refinement is None else asdict(refinement)
         echo_json({"seed": seed, "rows": [asdict(row) for row in shown], "refinement": refined})
         return
-    _print_rows(shown, seed)
+    typer.echo(f"rows drawn with seed {seed}; the base sees the input alone\n")
+    for description, group in groupby(shown, key=lambda row: row.description):
+        typer.echo(f'"{description}"')
+        _print_answers(map(_answers, group), "base", "adapted")
+        typer.echo("")
+    _print_counts(map(_answers, shown), "base", "adapted")
     if refinement is not None:
-        _print_refinement(refinement)
+        pairs = zip(refinement.rows, refinement.before, refinement.after, strict=True)
+        answers = [(*row, before, after) for row, before, after in pairs]
+        typer.echo(f'\n"{refinement.description}", the sentence alone and refined on 16 rows')
+        _print_answers(answers, "sentence", "refined")
+        _print_counts(answers, "sentence", "refined")
     typer.echo(
         "\nTry a sentence of your own:\n"
         '  t2l run "Answer with the last word" --input "the cat sat on the mat"\n'
@@ -68,26 +77,19 @@ def demo(
     )
 
 
-def _print_rows(shown: Sequence[Shown], seed: int) -> None:
-    typer.echo(f"rows drawn with seed {seed}; the base sees the input alone\n")
-    for description, members in groupby(shown, key=lambda row: row.description):
-        typer.echo(f'"{description}"')
-        for row in members:
-            mark = "right" if row.adapted_right else "MISS "
-            typer.echo(f"  {mark}  {row.input}")
-            typer.echo(f"         base {row.base!r}  adapted {row.adapted!r}  is {row.expected!r}")
-        typer.echo("")
-    base_right = sum(row.base_right for row in shown)
-    adapted_right = sum(row.adapted_right for row in shown)
-    typer.echo(f"right: base {base_right} of {len(shown)}, adapted {adapted_right} of {len(shown)}")
+def _answers(row: Shown) -> Answers:
+    return row.input, row.expected, row.base, row.adapted
 
 
-def _print_refinement(refinement: ShownRefinement) -> None:
-    rows = list(zip(refinement.rows, refinement.before, refinement.after, strict=True))
-    typer.echo(f'\n"{refinement.description}", the sentence alone and refined on 16 rows')
-    for (text, expected), before, after in rows:
-        mark = "right" if after == expected else "MISS "
-        typer.echo(f"  {mark}  {text}")
-        typer.echo(f"         sentence {before!r}  refined {after!r}  is {expected!r}")
-    right = [sum(row[place] == row[0][1] for row in rows) for place in (1, 2)]
-    typer.echo(f"right: sentence {right[0]} of {len(rows)}, refined {right[1]} of {len(rows)}")
+def _print_answers(rows: Iterable[Answers], first: str, second: str) -> None:
+    """Print rows with their two answers; first, second: whose answers these are."""
+    for text, expected, before, after in rows:
+        typer.echo(f"  {'right' if after == expected else 'MISS '}  {text}")
+        typer.echo(f"         {first} {before!r}  {second} {after!r}  is {expected!r}")
+
+
+def _print_counts(rows: Iterable[Answers], first: str, second: str) -> None:
+    """Print how many of both answers are right, spelling and case included."""
+    right = [(before == expected, after == expected) for _, expected, before, after in rows]
+    counts = [sum(column) for column in zip(*right, strict=True)]
+    typer.echo(f"right: {first} {counts[0]} of {len(right)}, {second} {counts[1]} of {len(right)}")

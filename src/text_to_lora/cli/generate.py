@@ -10,33 +10,32 @@ import typer
 
 from text_to_lora.cli.common import (
     AsJson,
+    Base,
+    DescriptionFile,
+    Descriptions,
     Device,
     Model,
+    OutputFolder,
     Overwrite,
     Strength,
-    check_strength,
     echo_json,
     gather,
     load_generator,
     progress,
-    shorten,
 )
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
     from text_to_lora.generate import Adapters
 
 
 def generate(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
-    descriptions: Annotated[
-        list[str] | None, typer.Argument(help="Task descriptions, one adapter each.")
-    ] = None,
-    from_file: Annotated[
-        Path | None, typer.Option("--from-file", help="UTF-8 file, one description a line.")
-    ] = None,
+    output: OutputFolder,
+    descriptions: Descriptions = None,
+    from_file: DescriptionFile = None,
     model: Model = "embedded",
+    base: Base = None,
     strength: Strength = 1.0,
     blend: Annotated[
         str | None,
@@ -60,9 +59,8 @@ def generate(
 
     One description gives one PEFT folder; several give numbered folders below OUTPUT. The base
     model is loaded only where the hypernetwork reads descriptions with it, as the embedded one
-    does. Each line names the nearest description that the hypernetwork
-    was trained on and the cosine of both embeddings: the lower it is, the less the adapter is to be
-    relied on.
+    does. Each line names the nearest description that the hypernetwork was trained on and the
+    cosine of both embeddings: the lower it is, the less the adapter is to be relied on.
 
     \b
     Examples:
@@ -75,38 +73,39 @@ def generate(
     """
     texts = gather(descriptions, from_file, "description", "--from-file")
     check_output(output, overwrite=overwrite, sources=[model])
-    check_strength(strength)
     if min_similarity is not None and not -1 <= min_similarity <= 1:
         raise ConfigError(f"min-similarity is {min_similarity}; a cosine from -1 to 1 is needed")
-    shares = _shares(blend, len(texts))
+    shares = None if blend is None else _read_shares(blend, len(texts))
     with progress("loading the hypernetwork") as show:
-        t2l = load_generator(model, device)
+        t2l = load_generator(model, base, device)
         show("loading the text encoder and generating")
         adapters = t2l.generate(texts, strength=strength)
         if min_similarity is not None:
             _check_similarity(adapters, min_similarity, model)
-        if blend is not None:
+        if shares is not None:
             adapters = adapters.blend(shares)
         show("writing")
         folders = adapters.save(output, scale_safe=not raw_scale, overwrite=overwrite)
-    spec = adapters.weights.spec
-    if as_json:
-        echo_json(
-            [
-                {"path": str(folder), "rank": spec.rank, **entry}
-                for folder, entry in zip(folders, adapters.provenance, strict=True)
-            ]
-        )
+    if not as_json:
+        _show(adapters, folders, is_blend=blend is not None)
         return
-    for folder, text, nearest in zip(folders, adapters.descriptions, adapters.nearest, strict=True):
-        typer.echo(f"{folder}  rank {spec.rank}, base {spec.base.name}  {text}")
-        if nearest is not None:
-            typer.echo(
-                f"  nearest training description: cosine {nearest.cosine:.2f}, "
-                f"{shorten(nearest.text)!r}"
-            )
-    if blend is None and None in adapters.nearest:
-        typer.echo("  nearest training description: unknown, this hypernetwork stores none")
+    rank = adapters.weights.spec.rank
+    entries = zip(folders, adapters.provenance, strict=True)
+    echo_json([{"path": str(folder), "rank": rank, **entry} for folder, entry in entries])
+
+
+def _read_shares(blend: str, count: int) -> list[float]:
+    if blend == "mean":
+        return [1 / count] * count
+    try:
+        shares = [float(share) for share in blend.split(",")]
+    except ValueError:
+        raise ConfigError(f"blend is {blend!r}; 'mean' or numbers with commas are needed") from None
+    if not all(map(math.isfinite, shares)):
+        raise ConfigError(f"blend is {blend!r}; finite shares are needed")
+    if len(shares) != count:
+        raise ConfigError(f"blend has {len(shares)} shares for {count} descriptions; give one each")
+    return shares
 
 
 def _check_similarity(adapters: Adapters, lowest: float, model: str) -> None:
@@ -118,21 +117,24 @@ def _check_similarity(adapters: Adapters, lowest: float, model: str) -> None:
             )
         if nearest.cosine < lowest:
             raise ConfigError(
-                f"the training description nearest to {shorten(text)!r} has cosine "
-                f"{nearest.cosine:.2f}, below {lowest:g}: {shorten(nearest.text)!r}; nothing was "
+                f"the training description nearest to {_shorten(text)!r} has cosine "
+                f"{nearest.cosine:.2f}, below {lowest:g}: {_shorten(nearest.text)!r}; nothing was "
                 "written; say the task in other words, or lower --min-similarity"
             )
 
 
-def _shares(blend: str | None, count: int) -> list[float] | None:
-    if blend is None or blend == "mean":
-        return None
-    try:
-        shares = [float(share) for share in blend.split(",")]
-    except ValueError:
-        raise ConfigError(f"blend is {blend!r}; 'mean' or numbers with commas are needed") from None
-    if not all(map(math.isfinite, shares)):
-        raise ConfigError(f"blend is {blend!r}; finite shares are needed")
-    if len(shares) != count:
-        raise ConfigError(f"blend has {len(shares)} shares for {count} descriptions; give one each")
-    return shares
+def _show(adapters: Adapters, folders: list[Path], *, is_blend: bool) -> None:
+    spec = adapters.weights.spec
+    for folder, text, nearest in zip(folders, adapters.descriptions, adapters.nearest, strict=True):
+        typer.echo(f"{folder}  rank {spec.rank}, base {spec.base.name}  {text}")
+        if nearest is not None:
+            typer.echo(
+                f"  nearest training description: cosine {nearest.cosine:.2f}, "
+                f"{_shorten(nearest.text)!r}"
+            )
+    if not is_blend and None in adapters.nearest:
+        typer.echo("  nearest training description: unknown, this hypernetwork stores none")
+
+
+def _shorten(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else f"{text[:width]}..."

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from text_to_lora.cli.common import AsJson, echo_json, progress
+from text_to_lora.cli.common import AsJson, echo_facts, echo_json, progress
 
 
 def inspect(
@@ -17,7 +17,7 @@ def inspect(
 ) -> None:
     """Say what an adapter or a hypernetwork is, for which base, and where it comes from.
 
-    Its weights are read, so that a broken folder is found.
+    Its weights are read, so that a truncated file or a NaN is reported.
 
     \b
     Examples:
@@ -31,21 +31,17 @@ def inspect(
         facts = describe(find_hypernet(EMBEDDED) if path == EMBEDDED else path)
     if as_json:
         echo_json(facts)
-        return
-    rows = list(_rows(facts))
-    width = max(len(key) for key, _ in rows)
-    for key, value in rows:
-        typer.echo(f"{key:{width}}  {value}")
+    else:
+        echo_facts(_rows(facts))
 
 
 def _rows(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Facts as lines; what stands in an object inside is named by its path."""
+    """Names and values of what is printed; a value inside an object is named by its path."""
     for key, value in facts.items():
         if isinstance(value, Mapping) and value:
             yield from _rows(value, f"{prefix}{key}.")
         elif type(value) is int:
             yield prefix + key, f"{value:,}"
-        elif isinstance(value, str):
-            yield prefix + key, value
         else:
-            yield prefix + key, json.dumps(value, ensure_ascii=False)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield prefix + key, text

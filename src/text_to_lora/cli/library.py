@@ -1,123 +1,36 @@
-"""t2l library: import adapters into a library, export them, say what one holds."""
+"""t2l library: export the adapters of a library, say what one holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from text_to_lora.cli.common import AsJson, Overwrite, echo_json, progress
-from text_to_lora.errors import ConfigError
+from text_to_lora.cli.common import (
+    AsJson,
+    OutputFolder,
+    Overwrite,
+    SkipBad,
+    echo_facts,
+    echo_json,
+    progress,
+)
+
+if TYPE_CHECKING:
+    from text_to_lora.library.library import LibraryEntry
 
 app = typer.Typer(help="Libraries of adapters.", no_args_is_help=True, rich_markup_mode=None)
 
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave broken adapters out, with a warning each.")
-]
 Library = Annotated[Path, typer.Argument(help="Folder of the library.")]
-
-
-@app.command("add")
-def add(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DIR", help="Folders with PEFT adapters at any depth, or OWNER/NAME."
-        ),
-    ],
-    library: Annotated[
-        Path, typer.Option("--library", "-o", help="Library to add to, or a new folder.")
-    ],
-    base: Annotated[
-        str | None, typer.Option(help="Base model; by default the one the adapters name.")
-    ] = None,
-    trust_base: Annotated[
-        bool,
-        typer.Option("--trust-base", help="Take adapters that name another base for those of it."),
-    ] = False,
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="Bring adapters to this rank by truncated SVD.")
-    ] = None,
-    descriptions: Annotated[
-        Path | None, typer.Option(help='JSON file of descriptions: {"task": ["text", ...]}.')
-    ] = None,
-    skip_bad: SkipBad = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace adapters of tasks that are there already.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Import PEFT adapters into a library.
-
-    A task is called as its folder's path below DIR. Adapters of another base, and of unlike rank,
-    modules or layers, are refused with the list of what differs.
-
-    \b
-    Examples:
-      t2l library add adapters -o library --descriptions tasks.json
-      t2l library add more -o library --rank 8 --skip-bad
-      t2l library add Lots-of-LoRAs/Mistral-7B-Instruct-v0.2-4b-r16-task280 -o lots
-    """
-    with progress("looking for adapters") as show:
-        from text_to_lora.library.folders import find_adapters
-        from text_to_lora.library.import_adapters import import_adapters
-        from text_to_lora.models.base import load_base_config
-        from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE, base_to_load, find_adapter
-
-        texts = None if descriptions is None else _read_descriptions(descriptions)
-        found = []
-        for source in sources:
-            is_folder = Path(source).is_dir()
-            folder = Path(source) if is_folder else find_adapter(source)
-            found += find_adapters(folder, name=source)
-        show(f"importing {len(found)} adapters")
-        report = import_adapters(
-            found,
-            library,
-            read_base=lambda name, revision: load_base_config(
-                base_to_load(name, revision), revision=revision
-            ),
-            base=EMBEDDED_BASE if base == EMBEDDED else base,
-            trust_base=trust_base,
-            rank=rank,
-            descriptions=texts,
-            skip_bad=skip_bad,
-            overwrite=overwrite,
-        )
-    errors = report.rank_errors
-    worst = max(errors, key=lambda task: errors[task]) if errors else None
-    if as_json:
-        dtype = str(report.dtype).removeprefix("torch.")
-        facts = {"path": str(library), **asdict(report), "dtype": dtype}
-        if worst is not None:
-            facts["rank_error"] = {
-                "mean": sum(errors.values()) / len(errors),
-                "worst": errors[worst],
-                "worst_task": worst,
-            }
-        echo_json(facts)
-        return
-    parts = [f"{len(report.added)} added"]
-    parts += [f"{len(report.replaced)} replaced"] if report.replaced else []
-    parts += [f"{len(report.skipped)} left out"] if report.skipped else []
-    typer.echo(f"{library}  {', '.join(parts)}; {report.num_adapters} adapters")
-    if worst is not None:
-        typer.echo(
-            f"rank {rank}: {len(errors)} adapters changed rank, relative error of ΔW "
-            f"{sum(errors.values()) / len(errors):.4f} on average, {errors[worst]:.4f} at worst "
-            f"({worst})"
-        )
-    if report.rescaled:
-        typer.echo("scaling: unlike scalings were folded into B; ΔW is as it was")
 
 
 @app.command("export")
 def export(
     library: Library,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapters.")],
+    output: OutputFolder,
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Task to write; may repeat. Default: all.")
     ] = None,
@@ -184,52 +97,25 @@ def show(library: Library, skip_bad: SkipBad = False, as_json: AsJson = False) -
         entries = [asdict(entry) for entry in loaded.entries]
         echo_json({**facts, "training": loaded.training, "entries": entries})
         return
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        text = ", ".join(value) if isinstance(value, list) else value
-        typer.echo(f"{key:{width}}  {f'{text:,}' if isinstance(text, int) else text}")
+    facts["modules"] = ", ".join(facts["modules"])
+    echo_facts(
+        (name, f"{value:,}" if isinstance(value, int) else str(value))
+        for name, value in facts.items()
+    )
     typer.echo("")
-    rows = [("task", "validation loss", "base loss", "steps", "descriptions")]
-    rows += [
-        (
-            entry.task,
-            _number(entry.validation_loss),
-            _number(entry.base_loss),
-            "-" if entry.steps is None else f"{entry.steps:,}",
-            str(len(entry.descriptions)),
-        )
-        for entry in loaded.entries
-    ]
-    for line in _table(rows):
+    for line in _table(loaded.entries):
         typer.echo(line)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Rows with the first column to the left and others to the right."""
+def _table(entries: Sequence[LibraryEntry]) -> Iterator[str]:
+    """A heading and a line for each adapter, the first column to the left, others to the right."""
+    rows = [("task", "validation loss", "base loss", "steps", "descriptions")]
+    for entry in entries:
+        losses = (entry.validation_loss, entry.base_loss)
+        numbers = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
+        numbers += ["-" if entry.steps is None else f"{entry.steps:,}"]
+        rows.append((entry.task, *numbers, str(len(entry.descriptions))))
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    for row in rows:
-        cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], others, strict=True))
-        yield "  ".join((f"{row[0]:{first}}", *cells))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _read_descriptions(path: Path) -> Mapping[str, list[str]]:
-    """Read {"task": ["text", ...]}.
-
-    Raises ConfigError when it is something else.
-    """
-    from text_to_lora.files import read_json
-
-    payload = read_json(path)
-    for task, texts in payload.items():
-        if not isinstance(texts, list) or not all(
-            isinstance(text, str) and text.strip() for text in texts
-        ):
-            raise ConfigError(
-                f"{str(path)!r} has descriptions {texts!r} of task {task!r}; "
-                "a list of texts is needed"
-            )
-    return payload
+    for task, *values in rows:
+        cells = (f"{cell:>{width}}" for cell, width in zip(values, others, strict=True))
+        yield "  ".join((f"{task:{first}}", *cells))

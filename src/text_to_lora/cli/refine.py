@@ -13,28 +13,29 @@ from text_to_lora.cli.common import (
     AsJson,
     Base,
     Device,
+    Fresh,
     Model,
+    OutputFolder,
     Overwrite,
-    check_device,
     echo_json,
     gather,
-    import_training,
+    load_generator,
+    needs_extra,
     note,
     progress,
     silence_transformers,
 )
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
     from text_to_lora.generate import Adapters
 
-Inputs = tuple[list[str], list[Sequence[tuple[str, str]]], list[str]]
-"""Descriptions, rows and names of tasks."""
+DEFAULT_SECONDS = 60.0
 
 
 def refine(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
+    output: OutputFolder,
     description: Annotated[str | None, typer.Argument(help="What the task is.")] = None,
     rows: Annotated[
         Path | None, typer.Option("--rows", help="Rows as .csv, .tsv, .jsonl, .json or .parquet.")
@@ -49,7 +50,8 @@ def refine(
     seconds: Annotated[
         float | None,
         typer.Option(
-            help="Time limit of the training, without loading models; default 60, or none with --steps.",
+            help="Time limit of the training, without loading models; default 60, or none with "
+            "--steps.",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Most steps of a task.")] = None,
@@ -65,9 +67,7 @@ def refine(
     model: Model = "embedded",
     base: Base = None,
     device: Device = "cpu",
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete unfinished work instead of going on with it.")
-    ] = False,
+    fresh: Fresh = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,26 +88,27 @@ def refine(
       t2l refine --tasks my-tasks -o my-adapters --steps 24
     """
     check_output(output, overwrite=overwrite, sources=[model, *filter(None, [rows, tasks])])
-    descriptions, examples, names = _read(description, rows, tasks, input_column, output_column, encoding)
-    if seconds is None and steps is None:
-        seconds = 60.0
+    if tasks is None:
+        inputs = _read_rows(description, rows, input_column, output_column, encoding)
+    elif description is None and rows is None:
+        inputs = _read_folder(tasks)
+    else:
+        raise ConfigError(
+            "--tasks has descriptions and rows of its own; leave out DESCRIPTION and --rows"
+        )
     state = output.with_name(f"{output.name}.unfinished")
-    with progress("loading the hypernetwork") as show, _saying_where_work_is(state):
-        refine_with = import_training("text_to_lora.refinement").refine_with
-        from text_to_lora.generate import TextToLora
-
-        t2l = TextToLora.from_pretrained(model, device=check_device(device))
-        silence_transformers()
-        if base is not None:
-            t2l.attach_base(*t2l.load_base(base))
+    with progress("loading the hypernetwork") as show, _naming_state(state):
+        with needs_extra("train,eval"):
+            from text_to_lora.refinement import refine_with
+            from text_to_lora.training.checkpoints import RunFolder
+        t2l = load_generator(model, base, device)
+        silence_transformers()  # the base is loaded later
         show("loading the base model, generating, then training")
         adapters = refine_with(
             t2l,
-            descriptions,
-            examples,
-            seconds=seconds,
+            **inputs,
+            seconds=DEFAULT_SECONDS if seconds is None and steps is None else seconds,
             steps=steps,
-            names=names,
             state_dir=state,
             resume=not fresh,
             report=show,
@@ -119,7 +120,7 @@ def refine(
         )
         show("writing")
         folders = adapters.save(output, overwrite=overwrite)
-        import_training("text_to_lora.training.checkpoints").RunFolder(state).delete()
+        RunFolder(state).delete()
     if as_json:
         records = zip(folders, adapters.provenance, strict=True)
         echo_json([{"path": str(folder), **entry} for folder, entry in records])
@@ -127,36 +128,40 @@ def refine(
     _show(adapters, folders)
 
 
-def _read(
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """Descriptions, rows and names of the tasks of a folder."""
+    from text_to_lora.tasks.folder import load_folder
+
+    tasks = load_folder(folder)
+    return {
+        "descriptions": [task.definition for task in tasks],
+        "examples": [[(e.input, e.outputs[0]) for e in task.examples] for task in tasks],
+        "names": [task.name for task in tasks],
+    }
+
+
+def _read_rows(
     description: str | None,
     rows: Path | None,
-    tasks: Path | None,
     input_column: str,
     output_column: str,
     encoding: str,
-) -> Inputs:
-    if tasks is not None:
-        if description is not None or rows is not None:
-            raise ConfigError(
-                "--tasks has descriptions and rows of its own; leave out DESCRIPTION and --rows"
-            )
-        from text_to_lora.tasks.folder import load_folder
+) -> dict[str, Any]:
+    """The description of one task, its rows, and the file's name for messages."""
+    from text_to_lora.tasks.user_rows import read_rows
 
-        found = load_folder(tasks)
-        examples = [[(e.input, e.outputs[0]) for e in task.examples] for task in found]
-        return [task.definition for task in found], list(examples), [task.name for task in found]
     if description is None or rows is None:
         missing = "description" if description is None else "rows"
         raise ConfigError(f"no {missing}; give DESCRIPTION and --rows FILE, or --tasks FOLDER")
-    from text_to_lora.tasks.user_rows import read_rows
-
     texts = gather([description], None, "description", "")
-    table = read_rows(rows, input_column=input_column, output_column=output_column, encoding=encoding)
-    return texts, [table], [repr(str(rows))]
+    table = read_rows(
+        rows, input_column=input_column, output_column=output_column, encoding=encoding
+    )
+    return {"descriptions": texts, "examples": [table], "names": [repr(str(rows))]}
 
 
 @contextmanager
-def _saying_where_work_is(state: Path) -> Iterator[None]:
+def _naming_state(state: Path) -> Iterator[None]:
     """Say after Ctrl-C where the work goes on from."""
     try:
         yield
@@ -167,23 +172,19 @@ def _saying_where_work_is(state: Path) -> Iterator[None]:
 
 
 def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
+    labels = {"base": "base alone", "sentence": "sentence alone", "refined": "refined"}
     for folder, entry in zip(folders, adapters.provenance, strict=True):
         record: dict[str, Any] = entry["refinement"]
-        figures = record["kept_out"]
         typer.echo(
             f"{folder}  {record['steps']} of {record['steps_tried']} steps, "
-            f"{record['seconds']:.0f} s  {entry['description']}"
+            f"{record['seconds']:.0f} s  {entry['description']}\n"
+            f"  judged on {record['kept_out_rows']} of {record['rows']} rows "
+            f"({record['kept_out_by']})"
         )
-        typer.echo(
-            f"  judged on {record['kept_out_rows']} of {record['rows']} rows ({record['kept_out_by']})"
-        )
-        for name, label in (
-            ("base", "base alone"),
-            ("sentence", "sentence alone"),
-            ("refined", "refined"),
-        ):
-            figure = figures[name]
+        for name, label in labels.items():
+            figure = record["kept_out"][name]
             typer.echo(
-                f"  {label:14}  loss {figure['loss']:.3f} nats a token, exact answers {figure['score']:.0%}"
+                f"  {label:14}  loss {figure['loss']:.3f} nats a token, "
+                f"exact answers {figure['score']:.0%}"
             )
         typer.echo(f"  {record['outlook']}")

@@ -15,7 +15,6 @@ from text_to_lora.cli.common import (
     Device,
     Model,
     Strength,
-    check_strength,
     echo_json,
     gather,
     load_model_and_base,
@@ -41,8 +40,10 @@ def run(
 ) -> None:
     """Answer inputs with the base model, and with the adapter of a description.
 
-    The description makes the adapter and is not in the prompt. Warns when the adapter hardly
-    changes what the base says, and when the base does not read the left of a long input.
+    The description makes the adapter and is not in the prompt. The effect is the mean divergence
+    KL(adapted, base) over the tokens of the adapted answers, in nats. A warning says when the
+    adapter hardly changes what the base says, and when the base does not read the left of a long
+    input.
 
     \b
     Examples:
@@ -51,23 +52,38 @@ def run(
     """
     texts = gather(inputs, input_file, "input", "--input-file")
     gather([description], None, "description", "")
-    check_strength(strength)
     with progress("loading the hypernetwork and the base model") as show:
-        from text_to_lora.inference.answers import SMALL_EFFECT, answer, count_dropped, effect
+        from text_to_lora.inference.answers import answer, count_dropped, effect
 
-        t2l, language_model, tokenizer = load_model_and_base(model, base, device)
+        t2l, *loaded = load_model_and_base(model, base, device)
         show("loading the text encoder and generating the adapter")
         adapters = t2l.generate([description], strength=strength)
-        weights = adapters.weights
-        loaded = (language_model, tokenizer, texts)
-        limit = max_new_tokens
-        dropped = count_dropped(*loaded, max_new_tokens=limit)
+        dropped = count_dropped(*loaded, texts, max_new_tokens=max_new_tokens)
         show("the base answers")
-        plain = answer(*loaded, max_new_tokens=limit)
+        before = answer(*loaded, texts, max_new_tokens=max_new_tokens)
         show("the adapted base answers")
-        moved = answer(*loaded, weights=weights, max_new_tokens=limit)
+        weights = adapters.weights
+        after = answer(*loaded, texts, weights=weights, max_new_tokens=max_new_tokens)
         show("comparing")
-        change = float(effect(*loaded, moved, weights).mean())
+        change = float(effect(*loaded, texts, after, weights).mean())
+    _check_effect(change, strength)
+    if as_json:
+        names = ("input", "tokens_dropped", "base", "adapted")
+        rows = zip(texts, dropped, before, after, strict=True)
+        entry = adapters.provenance[0]
+        facts = {name: entry[name] for name in ("tokens", "tokens_read", "tokens_unknown")}
+        facts = {"description": description, **facts, "effect_nats": change}
+        echo_json({**facts, "answers": [dict(zip(names, row, strict=True)) for row in rows]})
+        return
+    for text, plain, adapted in zip(texts, before, after, strict=True):
+        typer.echo(f"input    {text}\nbase     {plain}\nadapted  {adapted}\n")
+    typer.echo(f"effect   {change:.3f} nats per answer token")
+
+
+def _check_effect(change: float, strength: float) -> None:
+    """Refuse an effect out of the range of numbers, and warn of a small one."""
+    from text_to_lora.inference.answers import SMALL_EFFECT
+
     if not math.isfinite(change):
         raise ConfigError(
             f"the adapter's effect is {change}: strength {strength} takes the base's numbers out "
@@ -80,18 +96,3 @@ def run(
             T2LWarning,
             stacklevel=1,
         )
-    rows = [
-        {"input": text, "tokens_dropped": count, "base": before, "adapted": after}
-        for text, count, before, after in zip(texts, dropped, plain, moved, strict=True)
-    ]
-    if as_json:
-        tokens = {
-            name: adapters.provenance[0][name]
-            for name in ("tokens", "tokens_read", "tokens_unknown")
-        }
-        facts = {"description": description, **tokens, "effect_nats": change}
-        echo_json({**facts, "answers": rows})
-        return
-    for row in rows:
-        typer.echo(f"input    {row['input']}\nbase     {row['base']}\nadapted  {row['adapted']}\n")
-    typer.echo(f"effect   {change:.3f} nats per answer token")

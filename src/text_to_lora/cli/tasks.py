@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from text_to_lora.cli.common import AsJson, Overwrite, echo_json, note, progress, shorten
+from text_to_lora.cli.common import AsJson, Overwrite, echo_json, note, progress
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output
+from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
     from text_to_lora.tasks.importing.build import Imported
     from text_to_lora.tasks.importing.columns import Columns
     from text_to_lora.tasks.task import Task
 
-app = typer.Typer(help="Make, describe and check tasks.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make, describe and check tasks.", no_args_is_help=True, rich_markup_mode=None
+)
 
 _NUM_SHOWN = 5  # rows of a preview
 
@@ -43,11 +45,15 @@ OutputColumns = Annotated[
         help="The same of the answer; may be repeated.  [default: output]",
     ),
 ]
-Labels = Annotated[str | None, typer.Option(help="Names of labels: 0=no,1=yes, or no,yes for 0, 1.")]
+Labels = Annotated[
+    str | None, typer.Option(help="Names of labels: 0=no,1=yes, or no,yes for 0, 1.")
+]
 Separator = Annotated[
     str, typer.Option(help="What separates several accepted answers in one cell, such as '|'.")
 ]
-TaskName = Annotated[str | None, typer.Option("--name", help="Of the task; default: the name of the file.")]
+TaskName = Annotated[
+    str | None, typer.Option("--name", help="Of the task; default: the name of the file.")
+]
 TaskDescriptions = Annotated[
     list[str] | None, typer.Option("--description", help="Wording of the task; may be repeated.")
 ]
@@ -57,14 +63,18 @@ Metric = Annotated[
         help="classification, exact_match, rougeL, final_number or code_execution; default: a guess."
     ),
 ]
-Group = Annotated[str, typer.Option(help="Data set that the rows come from; default: the name of the file.")]
+Group = Annotated[
+    str, typer.Option(help="Data set that the rows come from; default: the name of the file.")
+]
 TaskColumn = Annotated[
     str | None, typer.Option(help="Column with the name of the row's task, for tables of several.")
 ]
 DescriptionColumn = Annotated[
     str | None, typer.Option(help="Column with a wording of the row's task, as in Alpaca's form.")
 ]
-Templates = Annotated[Path | None, typer.Option(help="Templates of promptsource (YAML); each makes a task.")]
+Templates = Annotated[
+    Path | None, typer.Option(help="Templates of promptsource (YAML); each makes a task.")
+]
 
 
 @app.command("import")
@@ -138,7 +148,8 @@ def import_tasks(
         tasks = _added(output, tasks)
     notes = {"sources": [Path(source).name for source in sources], "left_out": result.explain()}
     write_tasks(tasks, output, overwrite=overwrite or add, notes=notes)
-    note(f"{str(output)!r} has {len(tasks)} task{'s' * (len(tasks) > 1)}; next: t2l tasks describe, t2l tasks check")
+    tasks_now = f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
+    note(f"{str(output)!r} has {tasks_now}; next: t2l tasks describe, t2l tasks check")
 
 
 def _make_columns(
@@ -184,7 +195,8 @@ def _summary(result: Imported) -> dict[str, Any]:
                 "group": task.group,
                 "definition": task.definition,
                 "first_rows": [
-                    {"input": row.input, "outputs": list(row.outputs)} for row in task.examples[:_NUM_SHOWN]
+                    {"input": row.input, "outputs": list(row.outputs)}
+                    for row in task.examples[:_NUM_SHOWN]
                 ],
             }
             for task in result.tasks
@@ -194,15 +206,19 @@ def _summary(result: Imported) -> dict[str, Any]:
 
 def _preview(result: Imported) -> None:
     for task in result.tasks[:20]:
-        labels = f" ({shorten(', '.join(task.metric.labels))})" if task.metric.labels else ""
+        labels = f" ({_cut(', '.join(task.metric.labels))})" if task.metric.labels else ""
         typer.echo(
             f"{task.name}  {len(task.examples):,} rows, {task.metric.kind}{labels}, group {task.group}"
         )
-        typer.echo(f"  {shorten(task.definition, 100)}")
+        typer.echo(f"  {_cut(task.definition, 100)}")
         for row in task.examples[: _NUM_SHOWN if len(result.tasks) <= 5 else 1]:
-            answers = " | ".join(repr(shorten(answer, 40)) for answer in row.outputs)
-            typer.echo(f"  {shorten(row.input)!r} -> {answers}")
+            answers = " | ".join(repr(_cut(answer, 40)) for answer in row.outputs)
+            typer.echo(f"  {_cut(row.input)!r} -> {answers}")
     if len(result.tasks) > 20:
         typer.echo(f"and {len(result.tasks) - 20} more tasks")
     for line in result.explain():
         typer.echo(line)
+
+
+def _cut(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else f"{text[:width]}..."

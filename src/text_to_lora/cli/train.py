@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import import_training, note
+from text_to_lora.cli.common import Fresh, OutputFolder, Settings, needs_extra, note
 
 app = typer.Typer(
     help="Train hypernetworks and adapters.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Recipe = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
-]
-Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Start anew instead of resuming the run in OUTPUT.")
-]
 
 
 @app.command("sft")
 def sft(
-    recipe: Recipe,
-    output: Output,
-    settings: Settings = None,
-    fresh: Fresh = False,
+    recipe: Recipe, output: OutputFolder, settings: Settings = None, fresh: Fresh = False
 ) -> None:
     """Train by supervised fine-tuning through the frozen base model.
 
-    An interrupted run is resumed from its last complete checkpoint when the command is repeated.
+    With hypernet.kind=static one multi-task adapter is trained in place of a hypernetwork. An
+    interrupted run is resumed from its last complete checkpoint when the command is repeated.
     Several GPUs: accelerate launch -m text_to_lora.cli train sft ...
 
     \b
@@ -40,16 +30,17 @@ def sft(
       t2l train sft gemma-2-2b-it -o runs/gemma --set data.data_dir=tasks
       t2l train sft my.yaml -o runs/mine --set optimizer.lr=1e-4
     """
-    training = import_training("text_to_lora.training.sft")
-    config = import_training("text_to_lora.training.config").load_recipe(recipe, settings or [])
-    folder = training.train_sft(config, output_dir=output, resume=not fresh, report=note)
-    typer.echo(str(folder))
+    with needs_extra("train,eval"):
+        from text_to_lora.training.config import load_recipe
+        from text_to_lora.training.sft import train_sft
+    config = load_recipe(recipe, settings or [])
+    typer.echo(str(train_sft(config, output_dir=output, resume=not fresh, report=note)))
 
 
 @app.command("adapters")
 def adapters(
     recipe: Recipe,
-    output: Output,
+    output: OutputFolder,
     settings: Settings = None,
     multi_task: Annotated[
         bool, typer.Option("--multi-task", help="Train one adapter on the rows of all tasks.")
@@ -68,11 +59,11 @@ def adapters(
       t2l train adapters embedded-library -o runs/library --set data.data_dir=tasks --processes 2
       t2l train adapters embedded-library -o runs/multitask --set data.data_dir=tasks --multi-task
     """
-    training = import_training("text_to_lora.training.adapters")
-    load = import_training("text_to_lora.training.config").load_recipe
-    config = load(recipe, settings or [], kind=training.LibraryConfig)
-    result = training.train_adapters(
-        config,
+    with needs_extra("train,eval"):
+        from text_to_lora.training.adapters import LibraryConfig, train_adapters
+        from text_to_lora.training.config import load_recipe
+    result = train_adapters(
+        load_recipe(recipe, settings or [], kind=LibraryConfig),
         output_dir=output,
         multitask=multi_task,
         resume=not fresh,
@@ -84,10 +75,7 @@ def adapters(
 
 @app.command("reconstruct")
 def reconstruct(
-    recipe: Recipe,
-    output: Output,
-    settings: Settings = None,
-    fresh: Fresh = False,
+    recipe: Recipe, output: OutputFolder, settings: Settings = None, fresh: Fresh = False
 ) -> None:
     """Train a hypernetwork to reconstruct the adapters of a library.
 
@@ -100,9 +88,9 @@ def reconstruct(
       t2l train reconstruct reconstruct-embedded -o runs/text --set data.library=library
       t2l train reconstruct reconstruct-onehot -o runs/onehot --set data.library=library
     """
-    training = import_training("text_to_lora.training.reconstruction")
-    load = import_training("text_to_lora.training.config").load_recipe
-    kind = import_training("text_to_lora.training.reconstruction_config").ReconstructionConfig
-    config = load(recipe, settings or [], kind=kind)
-    folder = training.train_reconstruction(config, output_dir=output, resume=not fresh, report=note)
-    typer.echo(str(folder))
+    with needs_extra("train,eval"):
+        from text_to_lora.training.config import load_recipe
+        from text_to_lora.training.reconstruction import train_reconstruction
+        from text_to_lora.training.reconstruction_config import ReconstructionConfig
+    config = load_recipe(recipe, settings or [], kind=ReconstructionConfig)
+    typer.echo(str(train_reconstruction(config, output_dir=output, resume=not fresh, report=note)))

@@ -34,7 +34,11 @@ _ROTARY_PAIRS: Final = frozenset({"LLAMA"})
 
 
 def write_adapter(
-    weights: LoraWeights, path: Path | str, base_config: PreTrainedConfig, *, overwrite: bool = False
+    weights: LoraWeights,
+    path: Path | str,
+    base_config: PreTrainedConfig,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Write one adapter as a GGUF file for llama.cpp, in float32; see `ExportAdapter`.
 
@@ -43,7 +47,9 @@ def write_adapter(
     Raises ConfigError when the package gguf is missing or `path` exists, also with `overwrite`.
     """
     tensors = name_tensors(weights, base_config)
-    write_file(path, lambda temporary: write_gguf(temporary, tensors, weights.spec), overwrite=False)
+    write_file(
+        path, lambda temporary: write_gguf(temporary, tensors, weights.spec), overwrite=False
+    )
     return Path(path)
 
 

@@ -24,12 +24,25 @@ if TYPE_CHECKING:
 WEIGHTS_FILE: Final = "adapters.safetensors"
 
 # Types of bases that mlx-lm runs as transformers names their modules.
-_SUPPORTED: Final = ("gemma2", "gemma3", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
+_SUPPORTED: Final = (
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "llama",
+    "mistral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+)
 _SCALE_DIGITS: Final = 12  # alpha = scale * rank and back may differ in the last of 16 digits
 
 
 def write_adapter(
-    weights: LoraWeights, path: Path | str, base_config: PreTrainedConfig, *, overwrite: bool = False
+    weights: LoraWeights,
+    path: Path | str,
+    base_config: PreTrainedConfig,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Write one adapter as a folder that mlx-lm loads, in the dtype of the weights; see `ExportAdapter`.
 
@@ -109,7 +122,9 @@ def load_mlx_adapter(path: Path | str, base_config: PreTrainedConfig) -> LoraWei
         shapes[f"{name}.lora_b"] = (rank, slot.out_features)
     check_tensors(folder, shapes, tensors)
     alpha = config["lora_parameters"]["scale"] * rank
-    spec = LoraSpec.from_outline(outline, [*slots.values()], base=base, rank=rank, alpha=alpha, rslora=False)
+    spec = LoraSpec.from_outline(
+        outline, [*slots.values()], base=base, rank=rank, alpha=alpha, rslora=False
+    )
     # A [1, slots, rank, in] and B [1, slots, out, rank] by group
     sides: dict[str, dict[str, Tensor]] = {"a": {}, "b": {}}
     for group in spec.groups:

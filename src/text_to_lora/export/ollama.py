@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.export.gguf import name_tensors, write_gguf
-from text_to_lora.files import write_folder, write_text
+from text_to_lora.files import MODELFILE, MODELFILE_START, write_folder, write_text
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import MODELFILE, MODELFILE_START
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -73,5 +72,7 @@ def _base_name(hub_name: str, engine_base: str | None) -> str:
             "or the path of a GGUF file of the base, with --engine-base"
         )
     if not re.fullmatch(r"\S([^\r\n\x00]*\S)?", name):
-        raise ConfigError(f"engine base {name!r} cannot stand in a Modelfile; give a name on one line")
+        raise ConfigError(
+            f"engine base {name!r} cannot stand in a Modelfile; give a name on one line"
+        )
     return name

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from text_to_lora.errors import AdapterFormatError, ConfigError
-from text_to_lora.files import check_format, read_json, write_json
+from text_to_lora.files import check_format, check_output, lock, read_json, write_json
 from text_to_lora.library.library import AdapterLibrary, hash_adapter
 from text_to_lora.lora.peft_format import PROVENANCE_FILE, load_adapter, save_adapter
-from text_to_lora.outputs import check_output, lock
 
 FORMAT: Final = "text-to-lora export"
 VERSION: Final = 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, T2LWarning, list_some
-from text_to_lora.files import file_hash
+from text_to_lora.files import check_output, file_hash, lock
 from text_to_lora.library.compatibility import (
     AdapterContents,
     check_alike,
@@ -30,7 +30,6 @@ from text_to_lora.lora.peft_format import load_adapter, read_modules
 from text_to_lora.lora.peft_selection import PeftSelection
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.outputs import check_output, lock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -63,7 +63,9 @@ def load_base(
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever transformers and safetensors raise for broken files
-        raise ConfigError(f"cannot load base model {str(name_or_path)!r}: {first_line(error)}") from error
+        raise ConfigError(
+            f"cannot load base model {str(name_or_path)!r}: {first_line(error)}"
+        ) from error
     _check_weights(model, report, name_or_path)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -108,7 +110,9 @@ def load_base_config(name_or_path: str | Path, *, revision: str | None = None) -
     return config
 
 
-def _check_weights(model: PreTrainedModel, report: Mapping[str, Any], name_or_path: str | Path) -> None:
+def _check_weights(
+    model: PreTrainedModel, report: Mapping[str, Any], name_or_path: str | Path
+) -> None:
     """Raise ConfigError for what transformers would fill with random numbers, and for NaN."""
     problems = [f"lacks {name}" for name in sorted(report["missing_keys"])]
     problems += [
@@ -119,4 +123,6 @@ def _check_weights(model: PreTrainedModel, report: Mapping[str, Any], name_or_pa
     ]
     if problems:
         more = f" and {len(problems) - 1} more of the kind" if len(problems) > 1 else ""
-        raise ConfigError(f"base model {str(name_or_path)!r} {problems[0]}{more}; copy or download it again")
+        raise ConfigError(
+            f"base model {str(name_or_path)!r} {problems[0]}{more}; copy or download it again"
+        )

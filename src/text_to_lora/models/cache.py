@@ -29,7 +29,9 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
         return Path(given).expanduser()
     home = Path.home()
     if sys.platform == "win32":
-        return Path(environment.get("LOCALAPPDATA") or home / "AppData/Local") / "text-to-lora/Cache"
+        return (
+            Path(environment.get("LOCALAPPDATA") or home / "AppData/Local") / "text-to-lora/Cache"
+        )
     if sys.platform == "darwin":
         return home / "Library/Caches/text-to-lora"
     return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / "text-to-lora"

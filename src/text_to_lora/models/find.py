@@ -45,7 +45,9 @@ def embedded_folder(part: Literal["hypernet", "multitask"]) -> Path:
         ) from None
     folder = Path(package.ROOT) / part
     if not folder.is_dir():
-        raise ConfigError(f"the package {_PACKAGE!r} holds no {part!r}; reinstall it, or name a model folder")
+        raise ConfigError(
+            f"the package {_PACKAGE!r} holds no {part!r}; reinstall it, or name a model folder"
+        )
     return folder
 
 

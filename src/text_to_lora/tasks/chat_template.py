@@ -109,7 +109,11 @@ class ChatTemplate:
 
     def shot(self) -> tuple[str, str] | None:
         """What stands around the answer of an earlier turn; None unless the template takes one."""
-        turns = [turn("user", INPUT_MARK), turn("assistant", ANSWER_MARK), turn("user", NEXT_INPUT_MARK)]
+        turns = [
+            turn("user", INPUT_MARK),
+            turn("assistant", ANSWER_MARK),
+            turn("user", NEXT_INPUT_MARK),
+        ]
         try:
             whole = self.render(turns, add_generation_prompt=True)
         except ConfigError:

@@ -58,7 +58,9 @@ def load_data_dir(path: Path | str, split: str = "train") -> list[Task]:
     if not isinstance(splits, dict):
         raise TaskDataError("expected an object {split: [task id, ...]}", path=splits_file)
     if split not in splits:
-        raise ConfigError(f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}")
+        raise ConfigError(
+            f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}"
+        )
     names = splits[split]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TaskDataError(f"split {split!r} is not a list of task ids", path=splits_file)
@@ -126,7 +128,9 @@ def _read_entries(folder: Path) -> dict[str, tuple[int, Any]]:
             if not isinstance(name, str) or not name.strip():
                 raise ConfigError(f"a task has id {shorten(name)}; give it a non-empty text")
             if name in entries:
-                raise ConfigError(f"task id {name!r} is taken by line {entries[name][0]}; choose another")
+                raise ConfigError(
+                    f"task id {name!r} is taken by line {entries[name][0]}; choose another"
+                )
         entries[name] = (line, entry)
     if not entries:
         raise TaskDataError("the list of tasks is empty; add one", path=path)
@@ -152,7 +156,9 @@ def _build_task(entry: Mapping[str, Any], examples: Sequence[Example], split: st
     metric = entry.get("metric")
     if not isinstance(metric, dict) or "kind" not in metric:
         kinds = ", ".join(METRIC_KINDS)
-        raise ConfigError(f'task {name!r} has metric {shorten(metric)}; give {{"kind": one of {kinds}}}')
+        raise ConfigError(
+            f'task {name!r} has metric {shorten(metric)}; give {{"kind": one of {kinds}}}'
+        )
     if isinstance(source := entry.get("source"), dict):
         entry = {**entry, "source": " ".join(map(str, source.values()))}
     labels = texts(metric, "labels")
@@ -174,7 +180,9 @@ def _build_task(entry: Mapping[str, Any], examples: Sequence[Example], split: st
     )
 
 
-def _collect(file: Path, rows: Iterable[_FileRow], entries: Mapping[str, Any]) -> dict[str, list[Example]]:
+def _collect(
+    file: Path, rows: Iterable[_FileRow], entries: Mapping[str, Any]
+) -> dict[str, list[Example]]:
     """Check every row and give the examples of each task."""
     examples: dict[str, list[Example]] = {name: [] for name in entries}
     places: dict[str, set[int]] = {name: set() for name in entries}
@@ -188,7 +196,9 @@ def _collect(file: Path, rows: Iterable[_FileRow], entries: Mapping[str, Any]) -
             if type(idx) is not int or idx < 0:
                 raise ConfigError(f"idx {shorten(idx)}; give a whole number from 0")
             if idx in places[name]:
-                raise ConfigError(f"idx {idx} of task {name!r} occurs twice; number the rows of a task apart")
+                raise ConfigError(
+                    f"idx {idx} of task {name!r} occurs twice; number the rows of a task apart"
+                )
             places[name].add(idx)
             if not isinstance(text, str):
                 raise ConfigError(f"input {shorten(text)}; give a text")
@@ -214,7 +224,9 @@ def _parquet_rows(path: Path) -> Iterator[_FileRow]:
         for column in _COLUMNS:
             if header.count(column) != 1:
                 state = "is missing" if column not in header else "is there twice"
-                raise TaskDataError(f"column {column!r} {state}; expected {', '.join(_COLUMNS)}", path=path)
+                raise TaskDataError(
+                    f"column {column!r} {state}; expected {', '.join(_COLUMNS)}", path=path
+                )
 
     for line, (name, idx, text, outputs) in enumerate(read_parquet(path, _COLUMNS, check), 1):
         yield line, name, idx, text, outputs
@@ -227,7 +239,9 @@ def _json_rows(path: Path) -> Iterator[_FileRow]:
                 raise ConfigError(f"a row is a {type(row).__name__}; expected an object")
             for field in ("task_id", "input", "outputs"):
                 if field not in row:
-                    raise ConfigError(f"field {field!r} is missing; a row has task_id, input, outputs")
+                    raise ConfigError(
+                        f"field {field!r} is missing; a row has task_id, input, outputs"
+                    )
         yield line, row["task_id"], row.get("idx"), row["input"], row["outputs"]
 
 
@@ -235,7 +249,9 @@ def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield every item of a JSON list with the line where it starts."""
     items = read_task_json(path)
     if not isinstance(items, list):
-        raise TaskDataError(f"holds a {type(items).__name__}; a list of tasks is expected", path=path)
+        raise TaskDataError(
+            f"holds a {type(items).__name__}; a list of tasks is expected", path=path
+        )
     text = path.read_text(encoding="utf-8-sig")
     decoder = json.JSONDecoder()
     position, line, counted = text.index("[") + 1, 1, 0

@@ -36,7 +36,9 @@ def load_sni(path: Path | str, names: Iterable[str] | None = None) -> list[Task]
     folder = root / "tasks" if (root / "tasks").is_dir() else root
     files = {file.stem: file for file in sorted(folder.glob("task*.json"))}
     if not files:
-        raise ConfigError(f"{str(root)!r} has no task*.json; give the repository or its tasks folder")
+        raise ConfigError(
+            f"{str(root)!r} has no task*.json; give the repository or its tasks folder"
+        )
     wanted = list(files) if names is None else list(dict.fromkeys(names))
     for name in wanted:
         if name not in files:
@@ -70,7 +72,9 @@ def load_lots_of_loras(
     rows = open_dataset(name, split=split, revision=revision, cache_dir=cache_dir)
     for column in ("input", "output"):
         if column not in rows.column_names:
-            raise TaskDataError(f"column {column!r} is missing; expected id, input, output", path=name)
+            raise TaskDataError(
+                f"column {column!r} is missing; expected id, input, output", path=name
+            )
     definition, examples = "", []
     for idx, row in enumerate(rows.select(range(min(len(rows), max_rows)))):
         text, outputs = row["input"], _outputs(row["output"], name, row=idx + 1)
@@ -145,7 +149,9 @@ def _task(
         raise TaskDataError("there are no instances; add some", path=path)
     fields = {"group": name} | {field: value for field, value in fields.items() if value}
     try:
-        return Task(name, "", tuple(descriptions), tuple(examples), guess_metric(examples), **fields)
+        return Task(
+            name, "", tuple(descriptions), tuple(examples), guess_metric(examples), **fields
+        )
     except ConfigError as error:
         raise TaskDataError(str(error), path=path) from error
 
@@ -154,18 +160,24 @@ def _texts(payload: Mapping[str, Any], field: str, path: Path) -> tuple[str, ...
     """Give a field that is a text in old files and a list of texts in new ones."""
     value = payload.get(field, [])
     if not _is_texts(value):
-        raise TaskDataError(f"{field} is {shorten(value)}; a text or a list of texts is expected", path=path)
+        raise TaskDataError(
+            f"{field} is {shorten(value)}; a text or a list of texts is expected", path=path
+        )
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _outputs(value: Any, path: Path | str, *, row: int | None = None, place: str = "") -> tuple[str, ...]:
+def _outputs(
+    value: Any, path: Path | str, *, row: int | None = None, place: str = ""
+) -> tuple[str, ...]:
     """Give the texts of an output that are not empty; the output is one text or several.
 
     place: what the output is of, as the start of a message
     """
     texts = ([value] if isinstance(value, str) else value) if _is_texts(value) else []
     if not (filled := tuple(text for text in texts if text.strip())):
-        raise TaskDataError(f"{place}output {shorten(value)}; give non-empty texts", path=path, line=row)
+        raise TaskDataError(
+            f"{place}output {shorten(value)}; give non-empty texts", path=path, line=row
+        )
     return filled
 
 

@@ -27,7 +27,9 @@ def normalize(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def find_overlaps(tasks: Iterable[Task], held_out: Iterable[Task], *, min_words: int = 1) -> list[Overlap]:
+def find_overlaps(
+    tasks: Iterable[Task], held_out: Iterable[Task], *, min_words: int = 1
+) -> list[Overlap]:
     """List what training tasks share with held-out tasks, one entry for each text of a task.
 
     min_words: shorter texts are passed over; single words are equal by chance, in words

@@ -74,7 +74,10 @@ class PromptFormat:
 
     @classmethod
     def for_tokenizer(
-        cls, tokenizer: PreTrainedTokenizerBase, *, description_in: Literal["system", "user"] = "system"
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        description_in: Literal["system", "user"] = "system",
     ) -> PromptFormat:
         """Take the format from the chat template, or the plain one if there is none.
 
@@ -95,7 +98,9 @@ class PromptFormat:
         without = template.frame([turn("user", INPUT_MARK)])
         with_one, in_system = None, description_in == "system"
         if in_system:
-            with_one = template.attempt([turn("system", DESCRIPTION_MARK), turn("user", INPUT_MARK)])
+            with_one = template.attempt(
+                [turn("system", DESCRIPTION_MARK), turn("user", INPUT_MARK)]
+            )
         if with_one is None:
             in_system = False
             with_one = template.frame([turn("user", f"{DESCRIPTION_MARK}\n\n{INPUT_MARK}")])

@@ -112,7 +112,11 @@ class TaskSampler:
 
     def _rows(self, index: int, rng: Random) -> list[TrainingRow]:
         examples, count = self._examples[index], self.examples_per_task
-        drawn = rng.sample(examples, count) if count <= len(examples) else rng.choices(examples, k=count)
+        drawn = (
+            rng.sample(examples, count)
+            if count <= len(examples)
+            else rng.choices(examples, k=count)
+        )
         descriptions = len(self.tasks[index].descriptions)
         shared = rng.randrange(descriptions) if self._one_description else None
         return [

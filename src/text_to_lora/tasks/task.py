@@ -8,8 +8,11 @@ from typing import Any, Literal, get_args
 
 from text_to_lora.errors import ConfigError
 
-MetricKind = Literal["classification", "exact_match", "rougeL", "final_number", "code_execution"]
-METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
+MetricKind = Literal[
+    "classification", "exact_match", "rougeL", "final_number", "code_execution", "rule"
+]
+METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)[:-1]
+"""The kinds that task folders can name; rules are code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +35,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Metric:
-    """How an answer is scored; `labels` is the label set of a classification task."""
+    """How an answer is scored.
+
+    labels: label set of a classification task; rule: name of the rule of a metric of kind "rule"
+    """
 
     kind: MetricKind
     labels: tuple[str, ...] = ()
+    rule: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in METRIC_KINDS:
-            raise ConfigError(f"unknown metric kind {self.kind!r}; choose one of {', '.join(METRIC_KINDS)}")
+        if self.kind not in (*METRIC_KINDS, "rule"):
+            raise ConfigError(
+                f"unknown metric kind {self.kind!r}; choose one of {', '.join(METRIC_KINDS)}"
+            )
         if self.kind == "classification" and not self.labels:
             raise ConfigError("a classification metric has no labels; list them in 'labels'")
         if twice := [label for label in self.labels if self.labels.count(label) > 1]:

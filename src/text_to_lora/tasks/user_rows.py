@@ -59,7 +59,9 @@ def read_rows(
     return tuple(rows)
 
 
-def check_rows(rows: Sequence[tuple[str, str]], description: str, *, task: str = "the task") -> Rows:
+def check_rows(
+    rows: Sequence[tuple[str, str]], description: str, *, task: str = "the task"
+) -> Rows:
     """Give the distinct rows, and warn of what speaks against rows and description.
 
     task: its name, for messages
@@ -108,7 +110,11 @@ def unnamed_labels(rows: Sequence[tuple[str, str]], description: str) -> list[st
     if 2 * len(counts) > len(rows) or max(len(answer.split()) for answer in counts) > _LABEL_WORDS:
         return []
     text = description.casefold()
-    return [label for label in counts if not re.search(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", text)]
+    return [
+        label
+        for label in counts
+        if not re.search(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", text)
+    ]
 
 
 def _check_column(header: Sequence[str], column: str, file: Path, line: int | None) -> None:

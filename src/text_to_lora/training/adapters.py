@@ -19,12 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.files import read_json, write_json
+from text_to_lora.files import one_job_a_folder, read_json, write_json
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base_config
-from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import (

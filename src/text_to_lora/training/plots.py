@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from text_to_lora.files import write_file
+from text_to_lora.plots import new_figure, save_figure
 
 
 def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -13,9 +13,7 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
     history: lines of history.jsonl
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
 
     def draw(key: str, label: str, style: str, color: str) -> None:
@@ -33,7 +31,7 @@ def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    save_figure(figure, path)
 
 
 def plot_reconstruction(history: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -41,9 +39,7 @@ def plot_reconstruction(history: Sequence[Mapping[str, float]], path: Path) -> N
 
     history: lines of history.jsonl
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     for key, label, style in (
         ("loss", "training loss, in its own unit", "-"),
@@ -58,7 +54,7 @@ def plot_reconstruction(history: Sequence[Mapping[str, float]], path: Path) -> N
     axes.grid(alpha=0.3, which="both")
     if axes.lines:
         axes.legend()
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    save_figure(figure, path)
 
 
 def plot_library(losses: Sequence[tuple[float, float]], path: Path) -> None:
@@ -66,9 +62,7 @@ def plot_library(losses: Sequence[tuple[float, float]], path: Path) -> None:
 
     losses: of the base and of the adapter, in nats a token, one pair a task
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 6), layout="constrained")
+    figure = new_figure(6, 6)
     axes = figure.subplots()
     before, after = zip(*losses, strict=True)
     axes.scatter(before, after, s=12, alpha=0.6)
@@ -79,4 +73,4 @@ def plot_library(losses: Sequence[tuple[float, float]], path: Path) -> None:
     axes.set_ylabel("with the task's adapter")
     axes.grid(alpha=0.3)
     axes.legend()
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    save_figure(figure, path)

@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.encoders.one_hot import OneHotEncoder
 from text_to_lora.errors import ConfigError, T2LError, list_some
+from text_to_lora.files import one_job_a_folder
 from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig, TokenConfig
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
@@ -31,7 +32,6 @@ from text_to_lora.library.library import AdapterLibrary, load_library
 from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
-from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.data import seed_of
 from text_to_lora.training.plots import plot_reconstruction

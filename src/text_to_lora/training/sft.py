@@ -15,6 +15,7 @@ from torch import Tensor
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.encoders.load import load_encoder
 from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.files import one_job_a_folder
 from text_to_lora.hypernet.checkpoint import load_hypernet, save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig, TokenConfig
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
@@ -25,7 +26,6 @@ from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.models.base import load_base
 from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
-from text_to_lora.outputs import one_job_a_folder
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.checkpoints import RunFolder

@@ -12,8 +12,8 @@ from peft import ArrowConfig, create_arrow_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from text_to_lora.errors import ConfigError, SpecError
-from text_to_lora.evaluation.conditions import Arrow, Setup
-from text_to_lora.evaluation.conditions.routing import find_prototypes
+from text_to_lora.evaluation.conditions import Setup
+from text_to_lora.evaluation.conditions.routing import Arrow, find_prototypes
 from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights

@@ -87,7 +87,9 @@ def test_a_description_of_an_evaluation_set_is_dropped_and_a_task_without_any_le
 
 def test_lengths_are_those_of_the_prompts_that_a_run_makes() -> None:
     tokenizer = make_tokenizer()  # a token a byte
-    measure = Measure(tokenizer, max_prompt_tokens=20, max_answer_tokens=4, max_description_tokens=9)
+    measure = Measure(
+        tokenizer, max_prompt_tokens=20, max_answer_tokens=4, max_description_tokens=9
+    )
     task = make("t", [("abc", "x"), ("a" * 50, "long")])
     prompt, answer, description = measure.lengths(task)
     frame = len("Input: \nAnswer:")
@@ -120,7 +122,11 @@ def test_findings_name_the_tasks_and_the_next_step() -> None:
     one = report.tasks[0]
     assert (one.labels, one.no_label, one.contradicted, one.shared) == ({"x": 60, "y": 1}, 1, 1, 61)
     assert one.held_out == 0 and one.answer_in_input == 1 / 62
-    assert check_tasks([make("a", [(f"go yes {i}", "yes") for i in range(4)])]).tasks[0].answer_in_input
+    assert (
+        check_tasks([make("a", [(f"go yes {i}", "yes") for i in range(4)])])
+        .tasks[0]
+        .answer_in_input
+    )
 
 
 def test_the_page_needs_no_other_file_and_escapes_names() -> None:

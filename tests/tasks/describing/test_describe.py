@@ -34,7 +34,9 @@ NAMES = ("red", "green", "blue")
 
 
 def make_task(name: str) -> Task:
-    rows = [(f"the {name} parcel number {i} came by the morning train", "xy"[i % 2]) for i in range(20)]
+    rows = [
+        (f"the {name} parcel number {i} came by the morning train", "xy"[i % 2]) for i in range(20)
+    ]
     return Task.from_rows(name, rows, [f"Sort {name} parcels."])
 
 
@@ -43,7 +45,8 @@ def fresh(request: dict[str, Any], count: int = 20) -> str:
     text = request["messages"][1]["content"]
     name, place = text.split("\n")[0].removeprefix("Name: "), text.count("1. a ")
     words = [
-        f"{name} w{crc32(f'{text}{i}'.encode()) % 9973} v{i * 7 + place} kind of {i}" for i in range(count)
+        f"{name} w{crc32(f'{text}{i}'.encode()) % 9973} v{i * 7 + place} kind of {i}"
+        for i in range(count)
     ]
     return json.dumps({"descriptions": words})
 
@@ -82,7 +85,9 @@ def test_a_run_that_was_stopped_goes_on_and_asks_for_no_task_twice(folder: Path)
 
     with serve(refuse_blue) as server, pytest.raises(BackendError) as caught:
         run(folder, server)
-    assert "1 of 3 tasks could not be described, first 'blue': the endpoint refuses" in str(caught.value)
+    assert "1 of 3 tasks could not be described, first 'blue': the endpoint refuses" in str(
+        caught.value
+    )
     assert [len(task.descriptions) for task in load_folder(folder)] == [5, 5, 1]
     with (folder / "descriptions.jsonl").open("a") as file:
         file.write('{"task": "bl')  # a process that was killed while it wrote
@@ -114,7 +119,7 @@ def test_an_answer_that_is_bad_at_first_is_asked_for_again(folder: Path, bad: An
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (429, "first 'red': the endpoint refuses: Error code: 429"),
+        (429, "the endpoint refuses: Error code: 429"),
         ("no JSON", "3 answers of 'm' are not the JSON that was asked for, the last 'no JSON'"),
         (1.5, "no answer in time; raise --timeout"),
         (b"<html>", "the endpoint answers what is no completion: Expecting value"),
@@ -134,7 +139,9 @@ def test_a_task_whose_answers_stay_bad_is_named(folder: Path, bad: Any, message:
 def test_a_wrong_key_name_or_address_ends_the_run_at_once(folder: Path, status: int) -> None:
     with serve(lambda request: status) as server, pytest.raises(UnreachableError) as caught:
         run(folder, server)
-    assert "cannot be used" in str(caught.value) and "check --api-base, --model" in str(caught.value)
+    assert "cannot be used" in str(caught.value) and "check --api-base, --model" in str(
+        caught.value
+    )
     assert len(server.requests) <= 3
     with pytest.raises(UnreachableError, match="cannot be used: Connection error"):
         run(folder, server, retries=0)  # it is gone
@@ -150,7 +157,9 @@ def test_a_server_that_knows_no_schemas_is_asked_without(folder: Path) -> None:
         run(folder, server, count=8)
 
 
-def test_the_key_is_read_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_read_from_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
     with serve(fresh) as server:
         run(folder, server)
@@ -165,7 +174,9 @@ def test_tokens_are_counted_and_priced(folder: Path) -> None:
     with serve(fresh) as server, Endpoint("m", api_base=server.url) as endpoint:
         write = describe_by_endpoint(endpoint, load_folder(folder), EMBED, 4, verify=False)
         describe_folder(folder, write, 4)
-        assert endpoint.usage.explain((1.0, 2.0)) == ("3 requests, 300 tokens in, 30 out, 0.0004 US dollars")
+        assert endpoint.usage.explain((1.0, 2.0)) == (
+            "3 requests, 300 tokens in, 30 out, 0.0004 US dollars"
+        )
     tasks, due, _ = plan(folder, 8)
     before = estimate(due, tasks, 8, verify=True)
     assert before.requests == 3 * (1 + 8)
@@ -188,7 +199,10 @@ def test_verification_keeps_what_tells_the_task_from_others(folder: Path) -> Non
     for item in described:
         assert item.descriptions == [f"{item.task} one", f"{item.task} three is it"]
         assert item.left_out["do not tell the task from others"] >= 1
-    assert any(task.definition in ask_choice("x", task, [])[0][1]["content"] for task in load_folder(folder))
+    assert any(
+        task.definition in ask_choice("x", task, [])[0][1]["content"]
+        for task in load_folder(folder)
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +230,9 @@ def test_an_answer_that_is_no_label_is_not_named_and_likeness_is_judged_by_embed
     task = Task.from_rows("t", [(f"in {i}", f"Answer{i}") for i in range(12)], ["Name it."])
     answer = shown_rows(task)[0].outputs[0]
     rules = Rules(task, [], EMBED, max_similarity=0.9)
-    assert rules.take([f"Say {answer} to it", "Say the name of the place"]) == ["Say the name of the place"]
+    assert rules.take([f"Say {answer} to it", "Say the name of the place"]) == [
+        "Say the name of the place"
+    ]
     assert rules.take(["Say the name of the place it", "Entirely other words here"]) == [
         "Entirely other words here"
     ]

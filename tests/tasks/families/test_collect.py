@@ -81,7 +81,9 @@ RULES: dict[str, Callable[[str, tuple[str, ...]], str]] = {
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_answers_follow_a_rule_written_apart(name: str, trained: list[Task], held_out: list[Task]) -> None:
+def test_answers_follow_a_rule_written_apart(
+    name: str, trained: list[Task], held_out: list[Task]
+) -> None:
     for task in of(held_out if name in VALIDATION_FAMILIES else trained, name):
         for example in task.examples:
             assert example.outputs == (RULES[name](example.input, task.descriptions),)
@@ -122,7 +124,9 @@ def test_renamed_labels_stand_in_every_wording_and_keep_which_rows_are_alike(
             assert all(label in text for label in (*task.metric.labels, *old)), text
             assert f"Solve {'mood' if 'happy' in old else 'kind'} well" in text
         pairs = {(REAL[e.input], e.outputs) for e in task.examples}
-        assert len(pairs) == len({before for before, _ in pairs}) == len({after for _, after in pairs})
+        assert (
+            len(pairs) == len({before for before, _ in pairs}) == len({after for _, after in pairs})
+        )
         assert all(before not in after for before, after in pairs)
 
 
@@ -243,7 +247,8 @@ def test_what_cannot_work_is_refused() -> None:
 
 def fingerprint(tasks: list[Task]) -> str:
     content = [
-        (task.name, task.descriptions, [(e.input, e.outputs, e.idx) for e in task.examples]) for task in tasks
+        (task.name, task.descriptions, [(e.input, e.outputs, e.idx) for e in task.examples])
+        for task in tasks
     ]
     return sha256(repr(content).encode()).hexdigest()[:16]
 

@@ -43,8 +43,12 @@ def test_answers_stand_in_every_description_exactly_as_they_are_given(
     name: str, trained: list[Task], held_out: list[Task]
 ) -> None:
     for task in of(trained, name) + of(held_out, name):
-        assert all(answer in text for text in task.descriptions for answer in answers(task)), task.name
-        assert answers(task) == set(task.metric.labels) or (name in CONSTANT and len(answers(task)) == 1)
+        assert all(answer in text for text in task.descriptions for answer in answers(task)), (
+            task.name
+        )
+        assert answers(task) == set(task.metric.labels) or (
+            name in CONSTANT and len(answers(task)) == 1
+        )
 
 
 def test_capitals_are_asked_of_words_that_the_description_writes_small(trained: list[Task]) -> None:
@@ -56,11 +60,15 @@ def test_capitals_are_asked_of_words_that_the_description_writes_small(trained: 
 
 def common_word(task: Task) -> str:
     """The word or phrase that all rows share beside the input."""
-    found = Counter(example.outputs[0].replace(example.input, "").strip() for example in task.examples)
+    found = Counter(
+        example.outputs[0].replace(example.input, "").strip() for example in task.examples
+    )
     return found.most_common(1)[0][0]
 
 
-def test_words_are_put_around_and_into_the_message(trained: list[Task], held_out: list[Task]) -> None:
+def test_words_are_put_around_and_into_the_message(
+    trained: list[Task], held_out: list[Task]
+) -> None:
     for name, form in (("start", "{word} {text}"), ("end", "{text} {word}")):
         for task in of(trained, name):
             word = common_word(task)
@@ -143,7 +151,10 @@ def test_training_and_validation_share_no_word() -> None:
     assert len(validation.common) > 200 and len(validation.rare) > 100
     rng = Random(0)
     for draw in ("word", "invented", "code"):
-        drawn = [{getattr(pool, draw)(rng).casefold() for _ in range(1000)} for pool in (train, validation)]
+        drawn = [
+            {getattr(pool, draw)(rng).casefold() for _ in range(1000)}
+            for pool in (train, validation)
+        ]
         assert not drawn[0] & drawn[1]
         assert not drawn[0] & (UNSEEN_WORDS | VALIDATION_WORDS | {"lantern", "plumbum"})
 
@@ -174,7 +185,9 @@ def test_every_word_family_is_made_in_its_splits(trained: list[Task], held_out: 
             "family:word_renamed_labels",
             "family:word_replaced_labels",
         }
-        assert all(len(task.descriptions) >= 8 for task in tasks if "replaced_labels" not in task.source)
+        assert all(
+            len(task.descriptions) >= 8 for task in tasks if "replaced_labels" not in task.source
+        )
 
 
 def test_tasks_have_twenty_to_forty_rows_and_inputs_stay_in_their_part(

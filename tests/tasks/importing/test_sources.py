@@ -79,7 +79,10 @@ def test_a_task_without_a_description_says_what_its_columns_are(tmp_path: Path) 
     rows = [{"title": "a", "body_text": str(i), "tag": "xy"[i % 2]} for i in range(30)]
     columns = Columns("{title}: {body_text}", ("tag",))
     (task,) = read(table(tmp_path, rows), Reading(columns)).tasks
-    assert task.definition == "Read the title and body text and give the tag. Answer with one of: x, y."
+    assert (
+        task.definition
+        == "Read the title and body text and give the tag. Answer with one of: x, y."
+    )
 
 
 def test_a_column_parts_the_tasks_and_small_ones_are_left_out(tmp_path: Path) -> None:
@@ -128,7 +131,9 @@ def test_templates_of_promptsource_make_a_task_each(tmp_path: Path) -> None:
         "Is this mail spam?\nmail 1",
         ("spam",),
     )
-    with pytest.raises(TaskDataError, match=r"30 rows that the template 'broken' fails for \(Undef"):
+    with pytest.raises(
+        TaskDataError, match=r"30 rows that the template 'broken' fails for \(Undef"
+    ):
         read(tmp_path / "mails.json", Reading(templates=[broken]))
 
 

@@ -49,7 +49,9 @@ def test_what_can_be_read_is_read(name: str, content: str, tmp_path: Path) -> No
 def test_other_encodings_are_read_when_they_are_named(tmp_path: Path) -> None:
     for encoding in ("latin-1", "utf-16"):
         file = write(tmp_path, f"{encoding}.csv", "input,output\nä,b\n".encode(encoding))
-        assert [cells for _, cells in read_table(file, encoding=encoding)] == [{"input": "ä", "output": "b"}]
+        assert [cells for _, cells in read_table(file, encoding=encoding)] == [
+            {"input": "ä", "output": "b"}
+        ]
         assert read_rows(file, encoding=encoding) == (("ä", "b"),)
         with pytest.raises(TaskDataError, match=r"not UTF-8 .* name its encoding with --encoding"):
             list(read_table(file))
@@ -86,7 +88,9 @@ def test_a_conversation_of_a_parquet_file_has_the_three_columns(tmp_path: Path) 
         ("x.xlsx", "", "'.xlsx'; rows are read from .csv, .tsv, .jsonl, .json, .parquet"),
     ],
 )  # fmt: skip
-def test_the_rest_is_refused_by_place(name: str, content: str | bytes, message: str, tmp_path: Path) -> None:
+def test_the_rest_is_refused_by_place(
+    name: str, content: str | bytes, message: str, tmp_path: Path
+) -> None:
     with pytest.raises((ConfigError, TaskDataError)) as caught:
         list(read_table(write(tmp_path, name, content)))
     assert message in str(caught.value) and "\n" not in str(caught.value)

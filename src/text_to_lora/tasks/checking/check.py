@@ -238,10 +238,14 @@ def _find(
 
     def tasks_where(is_so: Callable[[TaskCheck], bool], sentence: str) -> list[str]:
         names = [check.name for check in checks if is_so(check)]
-        return [f"{len(names)} of {len(checks)} tasks {sentence}: {list_some(names)}"] if names else []
+        return (
+            [f"{len(names)} of {len(checks)} tasks {sentence}: {list_some(names)}"] if names else []
+        )
 
     def cut(lengths: str, sentence: str) -> list[str]:
-        return tasks_where(lambda c: (x := getattr(c, lengths)) is not None and x.cut > _MUCH, sentence)
+        return tasks_where(
+            lambda c: (x := getattr(c, lengths)) is not None and x.cut > _MUCH, sentence
+        )
 
     lines = []
     if overlaps:
@@ -264,7 +268,9 @@ def _find(
         )
     if not is_guessed and len(checks) > 1:
         lines.append("whether inputs tell the task was not measured; pip install scikit-learn")
-    lines += tasks_where(lambda c: c.no_label > 0, "have rows whose answers are none of their labels")
+    lines += tasks_where(
+        lambda c: c.no_label > 0, "have rows whose answers are none of their labels"
+    )
     lines += tasks_where(lambda c: c.contradicted > 0, "have inputs with several answers")
     lines += cut("prompt_tokens", "lose the left of more than 5% of their inputs to the limit")
     lines += cut("answer_tokens", "lose the right of more than 5% of their answers to the limit")

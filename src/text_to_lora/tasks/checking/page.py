@@ -30,7 +30,9 @@ def report_lines(report: Report) -> list[str]:
         if check.labels:
             parts.append(_balance(check))
         if check.prompt_tokens is not None and check.answer_tokens is not None:
-            parts.append(f"tokens {_lengths(check.prompt_tokens)} in, {_lengths(check.answer_tokens)} out")
+            parts.append(
+                f"tokens {_lengths(check.prompt_tokens)} in, {_lengths(check.answer_tokens)} out"
+            )
         parts.append(f"answer in input {check.answer_in_input:.0%}")
         if check.shared:
             parts.append(f"{check.shared:,} inputs in other tasks")
@@ -40,7 +42,9 @@ def report_lines(report: Report) -> list[str]:
             parts.append(f"{check.held_out:,} rows in evaluation sets")
         lines.append(f"{check.name}  {'; '.join(parts)}")
     lines.append("")
-    lines += [f"- {finding}" for finding in report.findings] or ["- nothing speaks against these tasks"]
+    lines += [f"- {finding}" for finding in report.findings] or [
+        "- nothing speaks against these tasks"
+    ]
     return lines
 
 
@@ -49,7 +53,9 @@ def report_page(report: Report) -> str:
     findings = "".join(f"<li>{escape(line)}</li>" for line in report.findings)
     heads = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
     rows = "".join(f"<tr>{''.join(_cells(check))}</tr>\n" for check in report.tasks)
-    groups = ", ".join(f"{escape(name or '(none)')} ({count})" for name, count in report.groups.items())
+    groups = ", ".join(
+        f"{escape(name or '(none)')} ({count})" for name, count in report.groups.items()
+    )
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Check of tasks</title>\n'
         f"<style>{_STYLE}</style>\n<h1>Check of tasks</h1>\n<p>{escape(_sums(report))}</p>\n"

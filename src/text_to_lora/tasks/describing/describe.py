@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from text_to_lora.errors import BackendError, TaskDataError
-from text_to_lora.files import read_json_lines, read_task_json
-from text_to_lora.outputs import one_job
+from text_to_lora.files import one_job, read_json_lines, read_task_json
 from text_to_lora.tasks.describing.endpoint import (
     Endpoint,
     UnreachableError,

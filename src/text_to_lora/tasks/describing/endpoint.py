@@ -127,7 +127,9 @@ class Endpoint:
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if not options:
                 raise BackendError(f"the endpoint refuses: {_reason(error)}") from error
-            self._is_structured = False  # many servers know no schemas; the prompt asks for JSON too
+            self._is_structured = (
+                False  # many servers know no schemas; the prompt asks for JSON too
+            )
             return self._complete(messages, schema)
         except openai.APITimeoutError as error:
             raise BackendError("no answer in time; raise --timeout") from error

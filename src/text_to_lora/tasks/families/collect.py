@@ -8,7 +8,11 @@ from random import Random
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.families.family import Draft, Family, Split, SyntheticRow
-from text_to_lora.tasks.families.labels import LABEL_FAMILIES, WORD_RENAMED_LABELS, WORD_REPLACED_LABELS
+from text_to_lora.tasks.families.labels import (
+    LABEL_FAMILIES,
+    WORD_RENAMED_LABELS,
+    WORD_REPLACED_LABELS,
+)
 from text_to_lora.tasks.families.operations import CONSTANT, TEXT_FAMILIES
 from text_to_lora.tasks.families.records import RECORD_FAMILIES
 from text_to_lora.tasks.families.source import MIN_EXAMPLES, Source
@@ -88,7 +92,9 @@ def families(
         while len(synthetic) < end:
             attempts += 1
             if attempts > 100 * (end + len(FAMILIES)):
-                raise ConfigError(f"only {len(synthetic)} of {num_tasks} families could be made; add tasks")
+                raise ConfigError(
+                    f"only {len(synthetic)} of {num_tasks} families could be made; add tasks"
+                )
             family, draft = next(drafts)
             rows = _without_inputs(draft.rows, held_out_inputs) if draft else []
             if draft and len(rows) >= MIN_EXAMPLES:
@@ -102,7 +108,9 @@ def _drafts(source: Source, seed: int) -> Iterator[tuple[Family, Draft | None]]:
     if source.split == "train":
         weights = {f: f.texts["weight"] for f in FAMILIES if f.name not in VALIDATION_FAMILIES}
     else:
-        weights = {f: 2 for f in FAMILIES if f.name in (*VALIDATION_FAMILIES, "renamed_labels", "constant")}
+        weights = {
+            f: 2 for f in FAMILIES if f.name in (*VALIDATION_FAMILIES, "renamed_labels", "constant")
+        }
     return _in_rounds(weights, source, f"{seed}/{source.split}")
 
 
@@ -151,7 +159,8 @@ def _named_task(family: Family, draft: Draft, rows: Sequence[SyntheticRow], numb
         definition="",
         descriptions=draft.descriptions,
         examples=tuple(
-            Example(text, outputs, 10 * place + digit) for place, (text, outputs, digit) in enumerate(rows)
+            Example(text, outputs, 10 * place + digit)
+            for place, (text, outputs, digit) in enumerate(rows)
         ),
         metric=draft.metric,
         license=draft.origin.license if draft.origin else "as the training tasks that it draws on",

@@ -6,7 +6,9 @@ from text_to_lora.tasks.families.family import load_texts
 
 _TEXTS = load_texts("label_sets")
 
-LABEL_SETS: dict[str, tuple[str, ...]] = {name: tuple(words) for name, words in _TEXTS["label_sets"].items()}
+LABEL_SETS: dict[str, tuple[str, ...]] = {
+    name: tuple(words) for name, words in _TEXTS["label_sets"].items()
+}
 
 YES_NO_WORDS: tuple[tuple[str, str], ...] = tuple((yes, no) for yes, no in _TEXTS["yes_no_words"])
 

@@ -27,7 +27,9 @@ from text_to_lora.tasks.families.wordings import wordings
 from text_to_lora.tasks.task import Example, Metric, Task, distinct_texts
 
 
-def _map_labels(task: Task, rng: Random, mapping: Mapping[str, Sequence[str]]) -> list[SyntheticRow]:
+def _map_labels(
+    task: Task, rng: Random, mapping: Mapping[str, Sequence[str]]
+) -> list[SyntheticRow]:
     """Draw rows, the labels in turn; an output becomes the outputs that `mapping` gives."""
     by_label: dict[str, list[SyntheticRow]] = {}
     for example in rng.sample(task.examples, len(task.examples)):
@@ -35,7 +37,9 @@ def _map_labels(task: Task, rng: Random, mapping: Mapping[str, Sequence[str]]) -
             output in mapping for output in example.outputs
         ):
             outputs = distinct_texts(new for old in example.outputs for new in mapping[old])
-            by_label.setdefault(example.outputs[0], []).append((example.input, outputs, example.idx % 10))
+            by_label.setdefault(example.outputs[0], []).append(
+                (example.input, outputs, example.idx % 10)
+            )
     return in_turns(by_label.values())
 
 
@@ -81,7 +85,9 @@ def _word_renamed_labels(rng: Random, source: Source, texts: FamilyTexts) -> Dra
     return _relabelled(rng, source, texts, task, source.pool.labels(rng, len(task.metric.labels)))
 
 
-def _relabelled(rng: Random, source: Source, texts: FamilyTexts, task: Task, labels: Sequence[str]) -> Draft:
+def _relabelled(
+    rng: Random, source: Source, texts: FamilyTexts, task: Task, labels: Sequence[str]
+) -> Draft:
     """Make a task whose descriptions say which new label stands for each of the real ones."""
     new = dict(zip(task.metric.labels, labels, strict=True))
     pairs, instead = [], []
@@ -111,7 +117,9 @@ def _with_new_labels(
     rng: Random, source: Source, task: Task, new: Mapping[str, str], descriptions: tuple[str, ...]
 ) -> Draft:
     rows = _map_labels(task, rng, {old: (label,) for old, label in new.items()})
-    return Draft(descriptions, source.limit(rows), Metric("classification", tuple(new.values())), task)
+    return Draft(
+        descriptions, source.limit(rows), Metric("classification", tuple(new.values())), task
+    )
 
 
 def _with_labels(text: str, new: Mapping[str, str]) -> str | None:
@@ -180,7 +188,8 @@ LABEL_FAMILIES: tuple[Family, ...] = families_of(
 )
 
 WORD_RENAMED_LABELS, WORD_REPLACED_LABELS = families_of(
-    "labels", {"word_renamed_labels": _word_renamed_labels, "word_replaced_labels": _word_replaced_labels}
+    "labels",
+    {"word_renamed_labels": _word_renamed_labels, "word_replaced_labels": _word_replaced_labels},
 )
 """Real tasks with words of the word pool for their labels; there has to be a task with labels.
 

@@ -57,10 +57,17 @@ class Messages:
         written = load_texts("messages")
         topics = written["topics"].items()
         self.sentences = self._write(
-            [(x, kind, topic) for topic, kinds in topics for kind, texts in kinds.items() for x in texts], rng
+            [
+                (x, kind, topic)
+                for topic, kinds in topics
+                for kind, texts in kinds.items()
+                for x in texts
+            ],
+            rng,
         )
         self.opinions = self._write(
-            [(x, kind, "opinion") for kind, texts in written["opinions"].items() for x in texts], rng
+            [(x, kind, "opinion") for kind, texts in written["opinions"].items() for x in texts],
+            rng,
         )
         self.counts = self._write([(text, "count", "number") for text in written["counts"]], rng)
         real = [
@@ -102,7 +109,9 @@ class Messages:
         return {
             word: messages
             for word, messages in sorted(mentioning.items())
-            if len(word) > 3 and word.islower() and least < len(messages) < len(self.sentences.all) // 3
+            if len(word) > 3
+            and word.islower()
+            and least < len(messages) < len(self.sentences.all) // 3
         }
 
     def rows(

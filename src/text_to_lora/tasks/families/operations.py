@@ -10,7 +10,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 
-from text_to_lora.tasks.families.family import Draft, Family, FamilyTexts, MakeDraft, families_of, load_texts
+from text_to_lora.tasks.families.family import (
+    Draft,
+    Family,
+    FamilyTexts,
+    MakeDraft,
+    families_of,
+    load_texts,
+)
 from text_to_lora.tasks.families.source import (
     MAX_INPUT_WORDS,
     Source,
@@ -97,17 +104,25 @@ _NOUNS: Mapping[str, Operation] = {
     "last_word": lambda t, v: t.words[-1],
     "nth_word": lambda t, v: _at(t.words, int(v["n"]) - 1),
     "nth_word_from_end": lambda t, v: _at(t.words, -int(v["n"])),
-    "first_words": lambda t, v: " ".join(t.words[: int(v["n"])]) if len(t.words) >= int(v["n"]) else None,
-    "last_words": lambda t, v: " ".join(t.words[-int(v["n"]) :]) if len(t.words) >= int(v["n"]) else None,
+    "first_words": lambda t, v: (
+        " ".join(t.words[: int(v["n"])]) if len(t.words) >= int(v["n"]) else None
+    ),
+    "last_words": lambda t, v: (
+        " ".join(t.words[-int(v["n"]) :]) if len(t.words) >= int(v["n"]) else None
+    ),
     "longest_word": lambda t, v: longest(t.words),
     "shortest_word": lambda t, v: longest(t.words, -1),
     "count_words": lambda t, v: str(len(t.words)),
     "count_letters": lambda t, v: str(len(word)) if (word := _end(t, v)).isalpha() else None,
     "count_letter": lambda t, v: str(t.text.lower().count(v["letter"])),
-    "count_words_with_letter": lambda t, v: str(sum(v["letter"] in word.lower() for word in t.words)),
+    "count_words_with_letter": lambda t, v: str(
+        sum(v["letter"] in word.lower() for word in t.words)
+    ),
     "edge_letter": lambda t, v: "".join(t.words)[ENDS[v["end"]]],
     "initials": lambda t, v: "".join(w[0] for w in t.words).upper() if len(t.words) <= 8 else None,
-    "words_with_first_letter": lambda t, v: _few(w for w in t.words if w.lower().startswith(v["letter"])),
+    "words_with_first_letter": lambda t, v: _few(
+        w for w in t.words if w.lower().startswith(v["letter"])
+    ),
     "word_after": lambda t, v: _neighbour(t.words, v["word"], 1),
     "word_before": lambda t, v: _neighbour(t.words, v["word"], -1),
 }
@@ -119,14 +134,18 @@ _VERBS: Mapping[str, Operation] = {
     "title_case": lambda t, v: " ".join(w[:1].upper() + w[1:].lower() for w in t.words),
     "every_second_word": lambda t, v: " ".join(t.words[::2]),
     "reversed_words": lambda t, v: " ".join(reversed(t.words)),
-    "sorted_words": lambda t, v: " ".join(sorted(t.words, key=str.lower)) if len(t.words) <= 8 else None,
+    "sorted_words": lambda t, v: (
+        " ".join(sorted(t.words, key=str.lower)) if len(t.words) <= 8 else None
+    ),
     "swap_ends": lambda t, v: " ".join((t.words[-1], *t.words[1:-1], t.words[0])),
     "drop_word": lambda t, v: " ".join(t.words[1:] if v["end"] == "first" else t.words[:-1]),
     "add_word": lambda t, v: " ".join(
         (v["word"], *t.words) if v["side"] == "before" else (*t.words, v["word"])
     ),
     "replace_word": lambda t, v: _replaced(t, v["old"], v["word"]),
-    "spell_word": lambda t, v: SIGNS[v["name"]].join(word) if len(word := _end(t, v)) <= 7 else None,
+    "spell_word": lambda t, v: (
+        SIGNS[v["name"]].join(word) if len(word := _end(t, v)) <= 7 else None
+    ),
     "repeat_word": lambda t, v: " ".join([_end(t, v)] * int(v["n"])),
 }
 
@@ -137,7 +156,9 @@ _CONDITIONS: Mapping[str, Callable[[Text, Values], bool]] = {
     "starts_with_letter": lambda t, v: t.words[0][0].lower() < v["letter"],
     "ends_with_letter": lambda t, v: t.words[-1][-1].lower() == v["letter"],
     "first_word_longer": lambda t, v: len(t.words[0]) > len(t.words[-1]),
-    "ends_with_mark": lambda t, v: t.text[-1] == {"full stop": ".", "question mark": "?"}[v["name"]],
+    "ends_with_mark": lambda t, v: (
+        t.text[-1] == {"full stop": ".", "question mark": "?"}[v["name"]]
+    ),
 }
 
 _FORMATS: Mapping[str, Callable[[str, Values], str]] = {
@@ -166,7 +187,9 @@ _SELECTIONS: Sequence[tuple[Sequence[str], Callable[[Sequence[str]], str | None]
 def _over_texts(frames: str, slot: str, compute: Operation, max_words: int) -> MakeDraft:
     def make(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
         values = draw_values(texts, rng, source)
-        descriptions = wordings(FRAMES[frames], rng, phrases={slot: texts["phrases"]}, values=values)
+        descriptions = wordings(
+            FRAMES[frames], rng, phrases={slot: texts["phrases"]}, values=values
+        )
         rows = pick_rows(rng, source, lambda text: compute(text, values), max_words=max_words)
         return Draft(descriptions, rows)
 
@@ -177,7 +200,9 @@ def _condition(holds: Callable[[Text, Values], bool]) -> MakeDraft:
     def make(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
         yes, no = source.yes_no(rng)
         values = {**draw_values(texts, rng, source), "yes": yes, "no": no}
-        descriptions = wordings(FRAMES["condition"], rng, phrases={"cond": texts["phrases"]}, values=values)
+        descriptions = wordings(
+            FRAMES["condition"], rng, phrases={"cond": texts["phrases"]}, values=values
+        )
         rows = pick_rows(rng, source, lambda text: yes if holds(text, values) else no, balance=True)
         return Draft(descriptions, rows, Metric("classification", (yes, no)))
 
@@ -210,7 +235,9 @@ def _format(apply: Callable[[str, Values], str]) -> MakeDraft:
         if num_changed < len(rows) / 2:
             return None
         style = {"style": texts["phrases"]}
-        descriptions = wordings(FRAMES["style"], rng, phrases=style, values={**values, "task": sentences})
+        descriptions = wordings(
+            FRAMES["style"], rng, phrases=style, values={**values, "task": sentences}
+        )
         return Draft(descriptions, styled, origin=task)
 
     return make
@@ -225,13 +252,18 @@ def _constant(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
     else:
         word = f"{source.word(rng)} {source.word(rng)}"
     return Draft(
-        wordings(texts["frames"], rng, values={"word": word}), pick_rows(rng, source, lambda text: word)
+        wordings(texts["frames"], rng, values={"word": word}),
+        pick_rows(rng, source, lambda text: word),
     )
 
 
 TEXT_FAMILIES: tuple[Family, ...] = (
-    *families_of("text", {name: _over_texts("noun", "np", answer, 30) for name, answer in _NOUNS.items()}),
-    *families_of("text", {name: _over_texts("verb", "vp", answer, 10) for name, answer in _VERBS.items()}),
+    *families_of(
+        "text", {name: _over_texts("noun", "np", answer, 30) for name, answer in _NOUNS.items()}
+    ),
+    *families_of(
+        "text", {name: _over_texts("verb", "vp", answer, 10) for name, answer in _VERBS.items()}
+    ),
     *families_of("conditions", {name: _condition(holds) for name, holds in _CONDITIONS.items()}),
     *families_of("formats", {name: _format(apply) for name, apply in _FORMATS.items()}),
 )

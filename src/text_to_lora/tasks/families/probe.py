@@ -33,7 +33,8 @@ def word_probe(seed: int, count: int) -> list[Probe]:
     kinds = ("constant", "label", "constant", "start", "constant", "label", "constant", "end")
     source = Source((), "validation", seed)
     return [
-        _probe(kinds[place % len(kinds)], Random(f"{seed}/probe/{place}"), source) for place in range(count)
+        _probe(kinds[place % len(kinds)], Random(f"{seed}/probe/{place}"), source)
+        for place in range(count)
     ]
 
 

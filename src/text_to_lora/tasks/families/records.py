@@ -90,7 +90,8 @@ def _groups(rng: Random, source: Source, count: int) -> list[tuple[list[Text], i
         num_groups = EXAMPLES_PER_TASK // (8 if held_out and source.split == "train" else 1)
         if len(texts) >= 2 * count:
             groups += [
-                (rng.sample(texts, count), 9 if held_out else place % 9) for place in range(num_groups)
+                (rng.sample(texts, count), 9 if held_out else place % 9)
+                for place in range(num_groups)
             ]
     return source.limit(groups)
 

@@ -140,7 +140,11 @@ class Source:
 def _as_text(example: Example) -> Text | None:
     """Give a plain short text, or None: every word has a letter or digit, no lines, no fields."""
     text = example.input.strip()
-    if not 12 <= len(text) <= 200 or not text.isascii() or any(sign in text for sign in "\n:<>[]{}"):
+    if (
+        not 12 <= len(text) <= 200
+        or not text.isascii()
+        or any(sign in text for sign in "\n:<>[]{}")
+    ):
         return None
     raw = text.split()
     words = tuple(word.strip(string.punctuation) for word in raw)

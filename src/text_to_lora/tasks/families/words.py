@@ -41,7 +41,9 @@ Parameters = dict[str, str]
 def _family(
     inputs: Literal["mixed", "short", "counts"],
     draw: Callable[[Random, WordPool], Parameters],
-    answer: Callable[[Message, Parameters], str | None] = lambda message, parameters: parameters["answer"],
+    answer: Callable[[Message, Parameters], str | None] = lambda message, parameters: parameters[
+        "answer"
+    ],
 ) -> MakeDraft:
     """Make a family: `draw` gives the parameters of a task, `answer` the answer to a message, or None."""
 
@@ -148,7 +150,9 @@ def _neighbour(step: int) -> MakeDraft:
     def make(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
         word = source.pool.word(rng)
         rows = []
-        for text, _, digit in source.messages.rows(rng, source.messages.short, lambda message: message.text):
+        for text, _, digit in source.messages.rows(
+            rng, source.messages.short, lambda message: message.text
+        ):
             words = text.split()
             place = rng.randrange(1, len(words))
             neighbour = words[place - 1 if step < 0 else place]
@@ -240,7 +244,9 @@ def _several_labels(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
     for _ in range(DESCRIPTIONS_PER_TASK):
         form = rng.randrange(3)
         frame = ("{} for {}", "{} if it is {}", "{} when {}")[form]
-        parts = [frame.format(f"<l{place}>", phrases[name][form]) for place, name in enumerate(chosen)]
+        parts = [
+            frame.format(f"<l{place}>", phrases[name][form]) for place, name in enumerate(chosen)
+        ]
         rng.shuffle(parts)
         choices.append(", ".join(parts[:-1]) + rng.choice((" and ", ", ", " or ")) + parts[-1])
     slots = {f"l{place}": label_of[name] for place, name in enumerate(chosen)}

@@ -113,7 +113,9 @@ def parse_labels(text: str) -> dict[str, str]:
         for place, (value, equals, name) in enumerate(parts)
     }
     if len(labels) < 2 or len(labels) < len(parts) or not all(labels.values()):
-        raise ConfigError(f"labels {text!r}; write them as 0=no,1=yes or, in their order, as no,yes")
+        raise ConfigError(
+            f"labels {text!r}; write them as 0=no,1=yes or, in their order, as no,yes"
+        )
     return labels
 
 

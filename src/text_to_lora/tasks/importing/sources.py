@@ -40,7 +40,9 @@ class Reading:
     templates: Sequence[Template] = ()
 
 
-def import_source(source: str | Path, reading: Reading, form: Form, *, name: str | None = None) -> Imported:
+def import_source(
+    source: str | Path, reading: Reading, form: Form, *, name: str | None = None
+) -> Imported:
     """Import the tasks of one source.
 
     source: a file in one of the forms of `read_table`, a task folder, a copy of
@@ -58,7 +60,10 @@ def import_source(source: str | Path, reading: Reading, form: Form, *, name: str
                 f"{str(source)!r} holds tasks with rows of their own form; leave out names, columns, "
                 "templates and descriptions"
             )
-        chosen = [replace(t, group=form.group or t.group, license=form.license or t.license) for t in tasks]
+        chosen = [
+            replace(t, group=form.group or t.group, license=form.license or t.license)
+            for t in tasks
+        ]
         return Imported(chosen, sum(len(task.examples) for task in tasks))
     form = replace(form, source=form.source or path.name)
     if path.suffix.lower() in FORMS and not path.is_dir():
@@ -68,16 +73,22 @@ def import_source(source: str | Path, reading: Reading, form: Form, *, name: str
             return read_table(path, encoding=reading.encoding, check_header=check)
 
         return _build(name, open_table, reading, form, path)
-    is_near = path.is_file() or (path.parent.is_dir() and path.parent != Path()) or "/" not in f"{source}"
+    is_near = (
+        path.is_file() or (path.parent.is_dir() and path.parent != Path()) or "/" not in f"{source}"
+    )
     if path.suffix and is_near and not path.is_dir():
         raise ConfigError(
             f"{str(source)!r} has the unknown form {path.suffix!r}; rows are read from {', '.join(FORMS)}"
         )
-    dataset = open_dataset(source, config=reading.config, split=reading.split, revision=reading.revision)
+    dataset = open_dataset(
+        source, config=reading.config, split=reading.split, revision=reading.revision
+    )
     return import_dataset(dataset, reading, form, name=name or slug(path.name), path=source)
 
 
-def import_dataset(dataset: Any, reading: Reading, form: Form, *, name: str, path: Any = "") -> Imported:
+def import_dataset(
+    dataset: Any, reading: Reading, form: Form, *, name: str, path: Any = ""
+) -> Imported:
     """Import the tasks of a data set that is loaded; numbers become the names of their labels.
 
     Raises ConfigError and TaskDataError when a column is missing or no row can be used.

@@ -54,7 +54,9 @@ def read_table(
     return _json_rows(file, check_header)
 
 
-def _separated_rows(file: Path, encoding: str, check_header: CheckHeader) -> Iterator[tuple[int, Cells]]:
+def _separated_rows(
+    file: Path, encoding: str, check_header: CheckHeader
+) -> Iterator[tuple[int, Cells]]:
     text = _decode(file, encoding)
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     first_line = text.partition("\n")[0]
@@ -113,11 +115,15 @@ def _json_rows(file: Path, check_header: CheckHeader) -> Iterator[tuple[int, Cel
     else:
         items = read_task_json(file)
         if not isinstance(items, list):
-            raise TaskDataError(f"holds a {type(items).__name__}; a list of objects is expected", path=file)
+            raise TaskDataError(
+                f"holds a {type(items).__name__}; a list of objects is expected", path=file
+            )
         rows = iter(enumerate(items, 1))
     for line, row in rows:
         if not isinstance(row, dict):
-            raise TaskDataError(f"a row is a {type(row).__name__}; expected an object", path=file, line=line)
+            raise TaskDataError(
+                f"a row is a {type(row).__name__}; expected an object", path=file, line=line
+            )
         cells = with_first_exchange(row)
         check_header(list(cells), line)
         yield line, cells

@@ -96,8 +96,12 @@ def _make(entry: Any, file: Path) -> Template:
         from jinja2 import StrictUndefined, TemplateError
         from jinja2.sandbox import SandboxedEnvironment
     except ModuleNotFoundError:
-        raise ConfigError("templates need the package jinja2; pip install 'text-to-lora[train]'") from None
-    text, name = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("jinja", "name"))
+        raise ConfigError(
+            "templates need the package jinja2; pip install 'text-to-lora[train]'"
+        ) from None
+    text, name = (
+        entry.get(key) if isinstance(entry, Mapping) else None for key in ("jinja", "name")
+    )
     if not isinstance(text, str) or not isinstance(name, str) or _SEPARATOR not in text:
         raise TaskDataError(
             f"template {name!r} has no 'name', or no 'jinja' with {_SEPARATOR!r} before the answer",
@@ -112,7 +116,9 @@ def _make(entry: Any, file: Path) -> Template:
     except TemplateError as error:
         raise TaskDataError(f"template {name!r}: {error}", path=file) from None
     named = () if "{{" in choices else distinct_texts(choices.split(_SEPARATOR))
-    return Template(name, _describe(prompt, named), named, parts[0], parts[1], parts[2] if choices else None)
+    return Template(
+        name, _describe(prompt, named), named, parts[0], parts[1], parts[2] if choices else None
+    )
 
 
 def _describe(prompt: str, choices: tuple[str, ...]) -> str:

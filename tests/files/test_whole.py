@@ -54,7 +54,7 @@ def test_of_two_jobs_for_one_new_folder_the_later_fails(
 ) -> None:
     """By Linux's own call and by plain renaming."""
     if not atomic:
-        monkeypatch.setattr("text_to_lora.outputs._rename_at_once", lambda *_, exchange: False)
+        monkeypatch.setattr("text_to_lora.files.whole._rename_at_once", lambda *_, exchange: False)
     out = tmp_path / "out"
     with (
         pytest.raises(ConfigError, match=r"output '.*out' exists already: another job made it"),
@@ -83,7 +83,7 @@ def test_a_folder_is_exchanged_whole(
     atomic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not atomic:
-        monkeypatch.setattr("text_to_lora.outputs._rename_at_once", lambda *_, exchange: False)
+        monkeypatch.setattr("text_to_lora.files.whole._rename_at_once", lambda *_, exchange: False)
     out = tmp_path / "out"
     for text in ("{}", "[]"):
         with write_folder(out, overwrite=True) as folder:
@@ -140,7 +140,7 @@ def test_of_two_jobs_for_one_new_file_the_later_fails(
                 overwrite=False,
             )
         assert read_json(tmp_path / name) == {}
-        monkeypatch.setattr("text_to_lora.outputs._rename_at_once", lambda *_, exchange: False)
+        monkeypatch.setattr("text_to_lora.files.whole._rename_at_once", lambda *_, exchange: False)
     write_json(tmp_path / "new", {"a": 1}, overwrite=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "one", "two"]
 

@@ -1,112 +1,19 @@
-"""Folders are written whole or not at all; JSON carries a format and a version; content is hashed."""
+"""Reading JSON that anybody may have written, and hashes of content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
-import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from text_to_lora.errors import ConfigError, T2LError, TaskDataError, shorten
-from text_to_lora.outputs import check_output, exchange_folders, rename_new, write_error
 
 MAX_JSON_BYTES: Final = 1 << 28
 MAX_JSON_DEPTH: Final = 64
 _MAX_DIGITS: Final = 308  # every integer of so many digits can become a float
 _TOO_DEEP: Final = f"is nested more than {MAX_JSON_DEPTH} deep; write it flatter"
-
-
-@contextmanager
-def write_folder(
-    path: Path | str,
-    *,
-    overwrite: bool = False,
-    check_replaced: Callable[[], None] = lambda: None,
-) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that is renamed into place on success.
-
-    A reader sees the whole folder or none of it; an error or a kill leaves `path` as it was. A link
-    stays a link: the folder that it points to is written.
-    overwrite: replace the folder that is there, if `check_output` lets it be replaced
-    check_replaced: called just before a folder is replaced; an error that it raises keeps the folder
-
-    Raises ConfigError as `check_output` does, at the start and again before the renaming, so that of
-    two jobs that make one new folder the later one fails; and when `path` cannot be written.
-    """
-    check_output(path, overwrite=overwrite)
-    try:
-        target = Path(os.path.realpath(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise write_error(path, error) from error
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                file.chmod(0o644)  # safetensors makes its files for their owner alone
-                _sync(file)
-        temporary.chmod(0o755)
-        _put_in_place(temporary, target, path, check_replaced if overwrite else None)
-        _sync(target.parent)
-    except Exception as error:
-        if (cause := _system_error(error)) is None:
-            raise
-        raise write_error(path, cause) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_file(path: Path | str, write: Callable[[Path], None], *, overwrite: bool = True) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it into place.
-
-    overwrite: False fails when the file exists by then, and keeps it
-
-    Raises ConfigError when the disk is full, `path` cannot be written, or it exists and may not be
-    replaced.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        _sync(temporary)
-        if overwrite:
-            temporary.replace(target)
-        else:
-            rename_new(temporary, target)
-    except FileExistsError:
-        raise ConfigError(
-            f"output file {str(path)!r} exists already; choose another path"
-        ) from None
-    except Exception as error:
-        if (cause := _system_error(error)) is None:
-            raise
-        raise write_error(target, cause) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path | str, payload: Mapping[str, Any], *, overwrite: bool = True) -> None:
-    """Write sorted, indented JSON, whole or not at all; `overwrite` as in `write_file`."""
-    text = json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_text(path, text, overwrite=overwrite)
-
-
-def write_text(path: Path | str, text: str, *, overwrite: bool = True) -> None:
-    """Write a text as UTF-8, whole or not at all; `overwrite` as in `write_file`."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_file(path, write, overwrite=overwrite)
 
 
 def read_json(
@@ -124,6 +31,25 @@ def read_json(
         raise error(f"{str(file)!r} {cause}") from None
     if not isinstance(payload, dict):
         raise error(f"{str(file)!r} holds a {type(payload).__name__}; a JSON object is expected")
+    return payload
+
+
+def read_finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the JSON of finished work, so that it is not done again; None where there is none yet.
+
+    identity: fields by which the work is told from other work
+
+    Raises ConfigError when the file is of other work.
+    """
+    if not path.exists():
+        return None
+    payload = read_json(path)
+    for field, value in identity.items():
+        if payload.get(field) != value:
+            raise ConfigError(
+                f"{str(path)!r} has {field} {payload.get(field)!r}, this run {value!r}; delete it or "
+                "choose another output folder"
+            )
     return payload
 
 
@@ -229,12 +155,12 @@ def check_format(
         raise error(
             f"{str(path)!r} has format {shorten(payload.get('format'))}; {name!r} is expected"
         )
-    found = payload.get("version")
-    if found != version:
-        earlier = isinstance(found, int) and found < version
+    written = payload.get("version")
+    if written != version:
+        is_earlier = isinstance(written, int) and written < version
         raise error(
-            f"{str(path)!r} has version {shorten(found)}; this release reads {version}; "
-            f"{when_earlier if earlier else 'install the release that wrote it'}"
+            f"{str(path)!r} has version {shorten(written)}; this release reads {version}; "
+            f"{when_earlier if is_earlier else 'install the release that wrote it'}"
         )
 
 
@@ -248,29 +174,6 @@ def content_hash(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form (sorted keys), in hexadecimal."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _put_in_place(
-    temporary: Path, target: Path, path: Path | str, check_replaced: Callable[[], None] | None
-) -> None:
-    """Give a finished folder its name.
-
-    path: the name as the user wrote it; check_replaced: None where no folder may be replaced
-
-    Raises ConfigError when there is a folder that may not be replaced.
-    """
-    if check_replaced is not None and target.exists():
-        check_output(path, overwrite=True)
-        check_replaced()
-        exchange_folders(temporary, target)
-        return
-    try:
-        rename_new(temporary, target)
-    except FileExistsError:
-        raise ConfigError(
-            f"output {str(path)!r} exists already: another job made it in the meantime, and it is "
-            "left as it is; choose another path"
-        ) from None
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -338,21 +241,3 @@ def _check_text(text: str, place: str) -> None:
             f"has half of a surrogate pair in {shorten(text)}, at {place[:200] or 'a key'}; "
             "write the whole character"
         )
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _system_error(error: Exception) -> OSError | None:
-    """The system's error behind one of writing; safetensors gives its number in words only."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    if type(error).__name__ != "SafetensorError" or number is None:
-        return None
-    return OSError(int(number[1]), os.strerror(int(number[1])))

@@ -1,4 +1,4 @@
-"""Retrieval against a loop over all descriptions; oracles by name, never trained on scored rows."""
+"""One adapter for all rows; retrieval against a loop; oracles by name, never trained on scored rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,29 @@ import torch
 
 from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.conditions import Oracle, Retrieval
+from text_to_lora.evaluation.conditions import Setup
+from text_to_lora.evaluation.conditions.given import Mean, Multitask, Oracle, Retrieval
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
 
 Same = Callable[[LoraWeights, LoraWeights], bool]
+
+
+def test_one_adapter_serves_every_row(
+    draw: Callable[..., LoraWeights], library: AdapterLibrary, rows: list[Row], same: Same
+) -> None:
+    weights = draw(1, seed=3)
+    for condition in (Multitask(weights), Mean(library)):
+        assert condition.plan(rows) == [Setup(adapter="")] * len(rows)
+    assert same(Multitask(weights).adapters([""]), weights)
+    mean = Mean(library).adapters([""])
+    assert mean.num_adapters == 1
+    for side in ("a", "b"):
+        for key, factor in getattr(mean, side).items():
+            every = torch.cat([getattr(library.adapter(name), side)[key] for name in library.names])
+            torch.testing.assert_close(factor[0], every.mean(0))
+    assert Mean(library).about == {"library": library.fingerprint, "adapters": 6}
 
 
 def naive_nearest(library: AdapterLibrary, text: str) -> str:

@@ -1,24 +1,17 @@
-"""Guards of what is written: which folder may be replaced, one job at a time, who was first."""
+"""Which output folder may be replaced: one that holds nothing but what programs like this write."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import functools
 import json
 import os
 import re
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from text_to_lora.errors import ConfigError
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 MODELFILE: Final = "Modelfile"  # of Ollama
 MODELFILE_START: Final = "# Written by text-to-lora"  # the first words of one that is ours
@@ -112,97 +105,6 @@ def check_results(folder: Path, *, marker: str, names: Iterable[str]) -> None:
             )
 
 
-@contextmanager
-def lock(file: Path, *, wait_seconds: float, refusal: str) -> Iterator[None]:
-    """Let one job at a time do something, by a lock on a file that is there for this alone.
-
-    The operating system frees the lock when its process ends, however it ends. Where the file
-    system knows no locks, nothing is locked.
-    wait_seconds: how long to wait for another job
-    refusal: what another job does, for the message
-
-    Raises ConfigError when another job holds the lock for longer, or the file cannot be written.
-    """
-    is_new = not file.parent.exists()
-    deadline = time.monotonic() + wait_seconds
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        while (descriptor := _try_lock(file)) is None:
-            if time.monotonic() >= deadline:
-                waited = f" and did not end within {wait_seconds:g} s" if wait_seconds else ""
-                raise ConfigError(f"{refusal}{waited}; repeat when it has ended")
-            time.sleep(0.05)
-    except OSError as error:
-        raise write_error(file, error) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows refuses to delete an open file
-            file.unlink()
-        os.close(descriptor)
-        if is_new:
-            with suppress(OSError):  # something was written
-                file.parent.rmdir()
-
-
-def one_job(folder: Path) -> AbstractContextManager[None]:
-    """Let one job at a time write into a folder.
-
-    Raises ConfigError when another job does, or the folder cannot be written.
-    """
-    refusal = f"another job writes into {str(folder)!r}"
-    return lock(folder / ".lock", wait_seconds=0, refusal=refusal)
-
-
-def one_job_a_folder(work: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a function with an argument `output_dir` run once at a time on each folder.
-
-    Of the processes of one distributed job only the first holds the lock.
-    """
-
-    @functools.wraps(work)
-    def work_alone(*args: _P.args, **options: _P.kwargs) -> _T:
-        if os.environ.get("RANK", "0") != "0":
-            return work(*args, **options)
-        with one_job(Path(str(options["output_dir"]))):
-            return work(*args, **options)
-
-    return work_alone
-
-
-def exchange_folders(temporary: Path, target: Path) -> None:
-    """Put a folder in the place of another, which gets the name of the first."""
-    if _rename_at_once(temporary, target, exchange=True):
-        return
-    retired = temporary.with_name(f"{temporary.name}.old")
-    target.rename(retired)
-    try:
-        temporary.rename(target)
-    except OSError:
-        retired.rename(target)
-        raise
-    retired.rename(temporary)
-
-
-def rename_new(temporary: Path, target: Path) -> None:
-    """Rename a file, or a folder that is not empty, to a name that is free.
-
-    Raises FileExistsError when it is taken.
-    """
-    if _rename_at_once(temporary, target, exchange=False):
-        return
-    if temporary.is_dir():
-        try:
-            temporary.rename(target)  # fails where there is a file or a folder that is not empty
-        except OSError as error:
-            if os.path.lexists(target):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
-            raise
-    else:
-        target.touch(exist_ok=False)
-        temporary.replace(target)
-
-
 def write_error(path: Path | str, error: OSError) -> ConfigError:
     """The error for users behind one of the system's in writing."""
     if error.errno == errno.ENOSPC:
@@ -245,48 +147,4 @@ def _kind(folder: Path) -> str | None:
                     return kind if kind in _FILE_NAMES else None
                 if name == "config.json" and isinstance(payload.get("model_type"), str):
                     return "model"
-    return None
-
-
-def _rename_at_once(source: Path, target: Path, *, exchange: bool) -> bool:
-    """Exchange two names, or rename to a name that is free, by Linux's renameat2.
-
-    Returns False where this cannot be done: the system or the file system does not have it.
-
-    Raises FileExistsError when the second name is taken and not to be exchanged.
-    """
-    library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-    rename = getattr(library, "renameat2", None)
-    if rename is None:
-        return False
-    here = ctypes.c_int(-100)  # AT_FDCWD
-    flag = ctypes.c_uint(2 if exchange else 1)  # RENAME_EXCHANGE, RENAME_NOREPLACE
-    if rename(here, os.fsencode(source), here, os.fsencode(target), flag) == 0:
-        return True
-    if ctypes.get_errno() == errno.EEXIST:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    return False
-
-
-def _try_lock(file: Path) -> int | None:
-    """Lock a file, which is made where there is none; give its descriptor, None when it is held."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), file.stat()):
-            return descriptor
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            return descriptor
-        if not isinstance(error, (BlockingIOError, FileNotFoundError, PermissionError)):
-            os.close(descriptor)
-            raise
-    os.close(descriptor)  # held by another, or deleted by the one that held it
     return None

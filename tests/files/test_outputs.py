@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.outputs import check_output, check_results, lock, one_job_a_folder
+from text_to_lora.files import check_output, check_results, lock, one_job_a_folder
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.txt")
@@ -170,7 +170,7 @@ def test_a_killed_job_leaves_no_lock(tmp_path: Path) -> None:
 COUNTER = """
 import sys
 from pathlib import Path
-from text_to_lora.outputs import lock
+from text_to_lora.files import lock
 file = Path(sys.argv[1])
 for _ in range(100):
     with lock(file.with_name(".lock"), wait_seconds=60, refusal="another job counts"):
