@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from text_to_lora.errors import ConfigError, T2LError
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import AdamWSection, LengthSection, Recipe
+from text_to_lora.training.estimate import estimate_line
 from text_to_lora.training.loop import Learner, Line, Loop, StepFigures
 from text_to_lora.training.optimizer import learning_rate, make_adamw
 
@@ -111,6 +113,7 @@ class Session:
             checkpoints=run.keep_checkpoints,
             report=self.report,
             watch=watch,
+            estimate=partial(estimate_line, device=self.device),
             is_main=self.is_main,
             interruptible=self.processes == 1,
         )

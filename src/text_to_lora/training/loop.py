@@ -20,6 +20,8 @@ from text_to_lora.training.checkpoints import RunFolder
 
 _SAVE_SECONDS: Final = 10.0  # between states to resume from, where they are saved by time
 _SAVE_SHARE: Final = 0.05  # of the time may go into saving them
+MEASURED_STEPS: Final = 10
+"""Steps whose time foretells that of the others; the first of a session is slower and left out."""
 
 Line = Mapping[str, float]
 """A line of the history."""
@@ -91,6 +93,7 @@ class Loop:
     save_every: steps between checkpoints, of which `checkpoints` stay; None saves by time
     seconds: a step that would end later is not begun; earlier sessions count
     report: gets a line of text for each line of the history; watch: gets the history
+    estimate: gives a line from the seconds of a step, without validation, and the steps that are left
     is_main: whether this process writes; interruptible: Ctrl-C waits until a step is over and saved
     clock: seconds from any point
     """
@@ -106,6 +109,7 @@ class Loop:
         seconds: float = float("inf"),
         report: Callable[[str], None] = lambda line: None,
         watch: Callable[[Sequence[Line]], None] = lambda lines: None,
+        estimate: Callable[[float, int], str] | None = None,
         is_main: bool = True,
         interruptible: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -118,6 +122,8 @@ class Loop:
         self._limit = seconds
         self._report = report
         self._watch = watch
+        self._estimate = estimate
+        self._step_seconds: list[float] = []
         self._is_main = is_main
         self._interruptible = interruptible
         self._clock = clock
@@ -187,8 +193,10 @@ class Loop:
         return self.seconds
 
     def _take_step(self) -> None:
+        began = self._clock()
         figures = self._learner.step(self.step)
         self.step += 1
+        self._time_step(self._clock() - began)
         self.units += figures.units
         self._loss_sum += figures.loss
         self._loss_count += 1
@@ -198,6 +206,15 @@ class Loop:
             self._add_line({"loss": loss, **figures.notes, self._learner.unit: self.units})
         if metrics := self._learner.validate(self.step):
             self._add_line({f"eval_{key}": value for key, value in metrics.items()})
+
+    def _time_step(self, seconds: float) -> None:
+        """Report the estimate once, after the first step of this session and those that are measured."""
+        if self._estimate is None or len(self._step_seconds) > MEASURED_STEPS:
+            return
+        self._step_seconds.append(seconds)
+        if len(self._step_seconds) > MEASURED_STEPS:
+            mean = sum(self._step_seconds[1:]) / MEASURED_STEPS
+            self._report(self._estimate(mean, self._learner.num_steps - self.step))
 
     def _add_line(self, figures: Line) -> None:
         line = {"step": self.step, **figures, "seconds": self._look()}
