@@ -28,6 +28,7 @@ from text_to_lora.cli import (
     run,
     serve,
     train,
+    ui,
 )
 
 app = typer.Typer(
@@ -67,6 +68,7 @@ for verb in (
     refine.refine,
     run.run,
     serve.serve,
+    ui.ui,
     inspect.inspect,
     convert.convert,
     merge.merge,
