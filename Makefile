@@ -24,10 +24,10 @@ lint: .venv/test.stamp
 types: .venv/test.stamp
 	$(BIN)/mypy
 
-check: test lint types
+check: test lint types docs
 
 docs: .venv/docs.stamp
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv/torch.stamp: constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

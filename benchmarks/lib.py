@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -15,8 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.errors import ConfigError
-from text_to_lora.files import read_json, write_json
+from text_to_lora.files import read_finished, write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -25,18 +25,43 @@ RESULTS = ROOT / "benchmarks" / "results"
 PLACEHOLDERS = {
     "--base": "BASE",
     "--data": "DIR",
-    "--hyperdecoder": "HYPERDECODER",
-    "--library": "LIBRARY",
     "--model": "MODEL",
-    "--multitask": "MULTITASK",
-    "--multitask-run": "RUN",
-    "--oracle": "ORACLE",
     "--out": "OUT",
-    "--plots": "PLOTS",
-    "--run": "RUN",
-    "--suite": "SUITE",
     "--work": "WORK",
 }
+
+
+def parse(
+    doc: str | None, name: str, *, threads: int | None = os.cpu_count()
+) -> argparse.ArgumentParser:
+    """A parser with --out for the result of this name, and --threads unless their default is None."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    add = parser.add_argument
+    if threads is not None:
+        add("--threads", type=int, default=threads, help=f"CPU threads (default {threads})")
+    add("--out", type=Path, default=RESULTS / f"{name}.json", help="where the result goes")
+    return parser
+
+
+class Recorder:
+    """Notes the machine and the time from here on, and writes a result down with them.
+
+    facts: what else is noted of the machine, such as threads
+    """
+
+    def __init__(self, **facts: Any) -> None:
+        self.machine = machine() | facts
+        self._started = time.perf_counter()
+
+    def complete(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A result with the command, the date, the machine and the seconds since the start."""
+        return {
+            "command": command(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": self.machine | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
+            "seconds": round(time.perf_counter() - self._started, 1),
+            **result,
+        }
 
 
 def make_cell(
@@ -50,27 +75,12 @@ def make_cell(
 
     Raises ConfigError when the file is of other settings.
     """
-    if path.exists():
-        cell: dict[str, Any] = read_json(path)
-        for field, value in identity.items():
-            if cell.get(field) != value:
-                raise ConfigError(
-                    f"{str(path)!r} has {field} {cell.get(field)!r}, this run {value!r}; "
-                    "delete it or choose another --out"
-                )
+    cell = read_finished(path, identity)
+    if cell is not None:
         print(f"{path.stem}: finished before", flush=True)
         return cell
-    before, started = machine() | {"threads": threads}, time.perf_counter()
-    made = make()
-    cell = {
-        **identity,
-        "cell": path.stem,
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
-        "seconds": round(time.perf_counter() - started, 1),
-        **made,
-    }
+    recorder = Recorder(threads=threads)
+    cell = {**identity, "cell": path.stem, **recorder.complete(make())}
     write_json(path, cell)
     print(f"{path.stem}: {cell['seconds']:.0f} s", flush=True)
     return cell
@@ -93,10 +103,7 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """This run as it would be typed at the root of the repository, folders of this machine left out."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--inside"]
-    if arguments[-1:] and arguments[-1].startswith("--cells=") and "--cells" in arguments:
-        place = arguments.index("--cells")  # of the run that made this process for one of them
-        del arguments[place : place + 2]
+    arguments = sys.argv[1:]
     for place, argument in enumerate(arguments[:-1]):
         if argument in PLACEHOLDERS:
             arguments[place + 1] = PLACEHOLDERS[argument]

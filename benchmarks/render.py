@@ -32,10 +32,12 @@ def read_results(folder: Path) -> dict[str, Any]:
         "validation": "validation/report",
         "validation_facts": "validation/facts",
         "words": "validation_words",
-        "obedience": "obedience",
+        "obedience": "obedience/everyday/report",
         "alignment": "alignment",
         "cost": "cost",
         "hostile": "hostile",
+        "crash": "crash",
+        "endurance": "endurance",
     }
     results: dict[str, Any] = {
         name: read_json(path) if (path := folder / f"{file}.json").is_file() else None

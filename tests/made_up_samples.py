@@ -123,13 +123,11 @@ def write_run(
 def evaluation_of(conditions: Mapping[str, Sequence[Sample]]) -> Evaluation:
     """What is read from such a folder."""
     samples: dict[str, list[Sample]] = {}
-    for name, several in conditions.items():
-        samples.setdefault("shuffled" if "shuffled" in name else name, []).extend(several)
+    for name, members in conditions.items():
+        samples.setdefault("shuffled" if "shuffled" in name else name, []).extend(members)
+    facts = {"about": {}, "seconds": 1.5, "shots_left_out": 0}
     return Evaluation(
         SETTINGS,
-        {},
         {name: samples[name] for name in in_order(samples)},
-        {name: {} for name in samples},
-        dict.fromkeys(samples, 1.5),
-        dict.fromkeys(samples, 0),
+        {name: dict(facts) for name in samples},
     )

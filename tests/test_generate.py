@@ -81,67 +81,37 @@ def test_blend_is_the_weighted_sum_of_changes(adapters: Adapters) -> None:
         expected = 0.5 * first + 0.3 * second - third
         torch.testing.assert_close(blended.weights.delta(key)[0], expected, rtol=1e-4, atol=1e-5)
     assert [part["coefficient"] for part in blended.provenance[0]["blend"]] == [0.5, 0.3, -1.0]
-
-
-def test_blend_defaults_to_the_mean(adapters: Adapters) -> None:
-    blended = adapters.blend()
-    for key in blended.weights.a:
-        torch.testing.assert_close(
-            blended.weights.delta(key)[0], adapters.weights.delta(key).mean(0), rtol=1e-4, atol=1e-5
-        )
-
-
-def test_blend_wants_one_coefficient_an_adapter(adapters: Adapters) -> None:
+    mean = adapters.blend()
+    for key in mean.weights.a:
+        expected = adapters.weights.delta(key).mean(0)
+        torch.testing.assert_close(mean.weights.delta(key)[0], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="2 coefficients for 3 adapters"):
         adapters.blend([0.5, 0.5])
-
-
-def test_one_adapter_is_written_into_the_folder_itself(
-    t2l: TextToLora, base_folder: Path, tmp_path: Path
-) -> None:
-    adapters = t2l.generate(TEXTS[:1])
-    assert adapters.save(tmp_path / "out") == [tmp_path / "out"]
-    config = AutoModelForCausalLM.from_pretrained(base_folder).config
-    loaded = load_adapter(tmp_path / "out", base_config=config)
-    for key in loaded.a:
-        torch.testing.assert_close(loaded.delta(key), adapters.weights.delta(key))
-    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
-    assert provenance["description"] == TEXTS[0]
-    assert provenance["hypernet_fingerprint"] == t2l.fingerprint
-
-
-def test_several_adapters_are_numbered_folders_with_readable_names(
-    adapters: Adapters, tmp_path: Path
-) -> None:
-    folders = adapters.save(tmp_path / "out")
-    names = ["1-answer-in-capitals", "2-reply-with-the-last-word-only", "3-say-yes-or-no"]
-    assert [folder.name for folder in folders] == names
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 def test_peft_runs_what_is_saved_as_we_do(adapters: Adapters, model: Any, tmp_path: Path) -> None:
     from peft import PeftModel
 
     folders = adapters.save(tmp_path / "out")
+    names = ["1-answer-in-capitals", "2-reply-with-the-last-word-only", "3-say-yes-or-no"]
+    assert [folder.name for folder in folders] == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     with torch.no_grad(), adapters.on(model, rows=[1, 1]):
         ours = model(IDS).logits
     theirs = PeftModel.from_pretrained(model, folders[1])(IDS).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_base_is_itself_again_after_the_block(adapters: Adapters, model: Any) -> None:
-    with torch.no_grad():
-        before = model(IDS).logits
-        with adapters.on(model, rows=[0, 2]):
-            assert not torch.allclose(model(IDS).logits, before, atol=0.1)
-        assert torch.equal(model(IDS).logits, before)
-
-
-def test_merging_gives_the_logits_of_the_block(t2l: TextToLora, model: Any) -> None:
+def test_the_base_is_itself_again_after_the_block_and_merging_gives_the_same_logits(
+    t2l: TextToLora, model: Any
+) -> None:
     adapters = t2l.generate(TEXTS[:1])
     with torch.no_grad():
+        before = model(IDS).logits
         with adapters.on(model):
             expected = model(IDS).logits
+        assert not torch.allclose(expected, before, atol=0.1)
+        assert torch.equal(model(IDS).logits, before)
         adapters.merge_into(model)
         torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -154,25 +124,21 @@ def test_generated_adapters_can_be_trained_on(t2l: TextToLora, model: Any) -> No
     assert factors.grad is not None and factors.grad.abs().sum() > 0
 
 
-def test_an_existing_folder_is_kept_unless_overwritten(adapters: Adapters, tmp_path: Path) -> None:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "precious.txt").write_text("mine")
+def test_one_adapter_is_the_folder_itself_and_replaces_several_where_that_is_asked_for(
+    t2l: TextToLora, adapters: Adapters, model: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    adapters.save(out)
+    one = t2l.generate(TEXTS[:1])
     with pytest.raises(ConfigError, match="exists already; pass --overwrite"):
-        adapters.save(target)
-    assert (target / "precious.txt").read_text() == "mine"
-    with pytest.raises(ConfigError, match=r"out' holds 'precious.txt', which this program did not"):
-        adapters.save(target, overwrite=True)
-    assert (target / "precious.txt").read_text() == "mine"
-    (target / "precious.txt").unlink()
-    for count in (3, 1):
-        Adapters(
-            adapters.weights.select(range(count)),
-            adapters.descriptions[:count],
-            adapters.provenance[:count],
-            adapters.nearest[:count],
-        ).save(target, overwrite=True)
-    assert (target / "adapter_config.json").is_file()
+        one.save(out)
+    assert one.save(out, overwrite=True) == [out]
+    loaded = load_adapter(out, base_config=model.config)
+    for key in loaded.a:
+        torch.testing.assert_close(loaded.delta(key), one.weights.delta(key))
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["description"] == TEXTS[0]
+    assert provenance["hypernet_fingerprint"] == t2l.fingerprint
 
 
 def test_a_failure_among_several_leaves_nothing(adapters: Adapters, tmp_path: Path) -> None:
@@ -199,27 +165,22 @@ def test_missing_and_empty_descriptions_are_refused(t2l: TextToLora, texts: list
         t2l.generate(texts)
 
 
-def test_a_long_description_is_cut_with_a_warning(t2l: TextToLora) -> None:
-    with pytest.warns(T2LWarning, match="read 512 of 601 tokens"):
-        t2l.generate(["word " * 600])
-
-
-def test_another_encoder_is_refused(hypernet_folder: Path) -> None:
+def test_an_encoder_is_shared_and_another_is_refused(hypernet_folder: Path) -> None:
     other = load_encoder("hash", settings=TextSettings(prefix="task: "))
     with pytest.raises(ConfigError, match="leave `encoder` out"):
         TextToLora.from_pretrained(hypernet_folder, encoder=other)
-
-
-def test_the_encoder_can_be_shared(hypernet_folder: Path) -> None:
     encoder = load_encoder("hash")
     assert TextToLora.from_pretrained(hypernet_folder, encoder=encoder).encoder is encoder
 
 
-def test_saving_and_loading_keeps_the_fingerprint(t2l: TextToLora, tmp_path: Path) -> None:
+def test_saving_and_loading_gives_the_same_hypernetwork(
+    described_hypernet_folder: Path, tmp_path: Path
+) -> None:
+    t2l = TextToLora.from_pretrained(described_hypernet_folder)
     again = TextToLora.from_pretrained(t2l.save(tmp_path / "copy"))
-    assert again.fingerprint == t2l.fingerprint
-    assert again.training == t2l.training == {"steps": 3}
-    assert again.spec == t2l.spec
+    for name in ("fingerprint", "training", "spec"):
+        assert getattr(again, name) == getattr(t2l, name)
+    assert again.nearest(TEXTS) == t2l.nearest(TEXTS)
 
 
 def test_each_adapter_knows_the_nearest_training_description(
@@ -237,25 +198,14 @@ def test_each_adapter_knows_the_nearest_training_description(
     assert second.cosine != recorded["cosine"]  # the facade gives the number itself
 
 
-def test_a_blend_has_no_nearest_description(described_hypernet_folder: Path) -> None:
+def test_blends_and_hypernetworks_without_descriptions_have_no_nearest_one(
+    described_hypernet_folder: Path, t2l: TextToLora, adapters: Adapters
+) -> None:
     blended = TextToLora.from_pretrained(described_hypernet_folder).generate(TEXTS).blend()
     assert blended.nearest == (None,)
-    assert "nearest_description" not in blended.provenance[0]
-
-
-def test_without_training_descriptions_nothing_is_nearest(
-    t2l: TextToLora, adapters: Adapters
-) -> None:
     assert adapters.nearest == t2l.nearest(TEXTS) == (None, None, None)
-    assert "nearest_description" not in adapters.provenance[0]
-
-
-def test_saving_keeps_the_training_descriptions(
-    described_hypernet_folder: Path, tmp_path: Path
-) -> None:
-    t2l = TextToLora.from_pretrained(described_hypernet_folder)
-    again = TextToLora.from_pretrained(t2l.save(tmp_path / "copy"))
-    assert again.nearest(TEXTS) == t2l.nearest(TEXTS)
+    for entry in (blended.provenance[0], adapters.provenance[0]):
+        assert "nearest_description" not in entry
 
 
 class FakeHub:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,13 @@ def save_tiny_hypernet(folder: Path, base: Path, *, strength: float = 0.3) -> Pa
                 parameter += strength * noise
     encoder = load_encoder("hash").config
     return save_hypernet(folder, hypernet, encoder, training={"steps": 3})
+
+
+def adapters_of_texts(spec: LoraSpec, texts: Sequence[str]) -> LoraWeights:
+    """One strong adapter a text; equal texts give equal adapters."""
+    seeds = [int(sha256(text.encode()).hexdigest()[:8], 16) for text in texts]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return LoraWeights.stack([random_adapters(spec, 1, g) for g in generators]).scale(2.0)
 
 
 @pytest.fixture(scope="session")

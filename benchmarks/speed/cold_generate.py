@@ -9,19 +9,17 @@ To reach: the median of the first is at most 1.25 times that of the second.
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.lib import RESULTS, command, machine
+from benchmarks.lib import Recorder, parse
 from text_to_lora.encoders.minilm import package_folder
+from text_to_lora.files import write_json
 
 DESCRIPTION = "Classify the sentiment of the review as positive or negative."
 TARGET = 1.25
@@ -51,7 +49,7 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     """Run the comparison, print it and write it down."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parse(__doc__, "cold_generate", threads=None)
     parser.add_argument("--model", help="hypernetwork folder; default: the embedded one")
     parser.add_argument("--encoder", default=str(package_folder()), help="its encoder's folder")
     parser.add_argument("--runs", type=int, default=7, help="timed runs of each (default 7)")
@@ -60,19 +58,13 @@ def main() -> None:
         default=shlex.quote(str(Path(sys.executable).with_name("t2l"))),
         help="the command line under test; default: beside this Python",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=RESULTS / "cold_generate.json",
-        help="where the result goes",
-    )
     options = parser.parse_args()
 
     generate = [*shlex.split(options.t2l), "generate", DESCRIPTION]
     if options.model:
         generate += ["--model", options.model]
     encode = [sys.executable, "-c", ENCODE_ONCE, options.encoder, DESCRIPTION]
-    before, started = machine(), time.perf_counter()
+    recorder = Recorder()
     times: dict[str, list[float]] = {"t2l_generate": [], "encode_once": []}
     with tempfile.TemporaryDirectory() as folder:
         for run in range(options.runs + 1):
@@ -84,17 +76,12 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratio = medians["t2l_generate"] / medians["encode_once"]
     result = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before,
-        "seconds": round(time.perf_counter() - started, 1),
         "median_s": {name: round(value, 3) for name, value in medians.items()},
         "ratio": round(ratio, 3),
         "target_ratio": TARGET,
         "times_s": {name: [round(value, 3) for value in values] for name, values in times.items()},
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, recorder.complete(result))
     print(
         f"t2l generate {medians['t2l_generate']:.2f} s, load and encode once "
         f"{medians['encode_once']:.2f} s (medians of {options.runs}): ratio {ratio:.2f}, "

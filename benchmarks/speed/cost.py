@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +28,7 @@ from typing import Any, Final
 import psutil
 import torch
 
-from benchmarks.lib import RESULTS, again, command, machine, run_json
+from benchmarks.lib import Recorder, again, parse, run_json
 from text_to_lora.analysis.cost import BaseCost, Cost, Question, make_encoder
 from text_to_lora.files import read_json, write_json
 from text_to_lora.hypernet.config import HypernetConfig
@@ -47,7 +46,6 @@ MERGED_AT_MOST: Final = 2  # switches; more are as many times as long
 MERGED_BYTES: Final = 2**29  # of target matrices; layers beyond are scaled
 PROMPT_ROWS: Final = 16  # at most, of the batch that reads PROMPT_TOKENS a row
 PROMPT_TOKENS: Final = 8
-SELECTED: Final = 32  # adapters picked one after another
 
 
 @dataclass(frozen=True)
@@ -172,29 +170,14 @@ def _load(setting: Setting, folder: Path, load: Callable[[], Any]) -> dict[str, 
         loaded = load()
         if setting.device == "cpu":
             return loaded
-        several = loaded if isinstance(loaded, list) else [loaded]
-        return [weights.to(device=setting.device) for weights in several]
+        adapters = loaded if isinstance(loaded, list) else [loaded]
+        return [weights.to(device=setting.device) for weights in adapters]
 
     cold = None
     if _drop_pages(folder):
         cold = meter.time(to_device, rounds=1, warm_up=False)
     warm = meter.time(to_device)
     return warm | {"cold": cold, "disk_bytes": _disk_bytes(folder)}
-
-
-def _resident(setting: Setting, count: int, work: Path) -> dict[str, Any]:
-    """All adapters in memory; time: picking one of them, `SELECTED` times after another."""
-    meter = _Meter(setting.device)
-    weights = _random(setting.spec, count, setting.dtype, setting.device)
-    numbers = [(7 * turn) % count for turn in range(SELECTED)]
-
-    def pick() -> None:
-        for number in numbers:
-            weights.select([number])  # a copy, which goes at once
-
-    times = meter.time(pick)
-    per_pick = {key: times[key] / SELECTED for key in ("seconds", "cpu_seconds")}
-    return times | per_pick | {"held_bytes": weights.num_bytes, "picks": SELECTED}
 
 
 def _apply(setting: Setting, count: int, work: Path) -> dict[str, Any]:
@@ -220,15 +203,16 @@ def _apply(setting: Setting, count: int, work: Path) -> dict[str, Any]:
         start = time.perf_counter()
         with adapted(model, weights, range(count)):
             entered = time.perf_counter() - start
-            own = meter.time(run)
+            adapted_time = meter.time(run)
         per_token = layers / (count * tokens)
         result[name] = {
             "rows": count,
             "tokens_a_row": tokens,
             "base_seconds_per_token": base["seconds"] * per_token,
-            "adapter_seconds_per_token": (own["seconds"] - base["seconds"]) * per_token,
+            "adapter_seconds_per_token": (adapted_time["seconds"] - base["seconds"]) * per_token,
             "base_cpu_seconds_per_token": base["cpu_seconds"] * per_token,
-            "adapter_cpu_seconds_per_token": (own["cpu_seconds"] - base["cpu_seconds"]) * per_token,
+            "adapter_cpu_seconds_per_token": (adapted_time["cpu_seconds"] - base["cpu_seconds"])
+            * per_token,
             "enter_seconds": entered * layers,
         }
     return result
@@ -280,7 +264,6 @@ PARTS: Final[dict[str, Callable[[Setting, int, Path], dict[str, Any]]]] = {
     "write": _write,
     "load-library": _load_library,
     "load-folders": _load_folders,
-    "resident": _resident,
     "apply": _apply,
     "merge": _merge,
 }
@@ -442,7 +425,7 @@ def makers(options: argparse.Namespace, work: Path) -> dict[str, Callable[[], di
         cells[f"disk-{count}{suffix}"] = partial(disk, count)
         for head in HEADS:
             cells[f"generate-{head}-{count}{suffix}"] = partial(run, head, "generate", count)
-        for part in ("encode", "resident", "apply", "merge"):
+        for part in ("encode", "apply", "merge"):
             cells[f"{part}-{count}{suffix}"] = partial(run, "L", part, count)
     return cells
 
@@ -461,26 +444,20 @@ def make_cells(options: argparse.Namespace) -> None:
             if name in result["cells"]:
                 print(f"{name}: finished before", flush=True)
                 continue
-            before, started = machine() | {"threads": options.threads}, time.perf_counter()
-            result["cells"][name] = every[name]() | {
-                "command": command(),
-                "date": datetime.now(UTC).date().isoformat(),
-                "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
-                "whole_seconds": round(time.perf_counter() - started, 1),
-            }
+            recorder, cell = Recorder(threads=options.threads), every[name]()
+            noted = recorder.complete({})
+            result["cells"][name] = noted | {"whole_seconds": noted.pop("seconds")} | cell
             write_json(options.out, result)
             print(f"{name}: {result['cells'][name]['whole_seconds']:.0f} s", flush=True)
 
 
 def main() -> None:
     """Make cells, or measure the job that --job describes and print its result as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parse(__doc__, "cost", threads=1)
     add = parser.add_argument
     add("--cells", help="names with commas; default: all")
     add("--counts", type=int, nargs="+", default=list(COUNTS), help="adapters (default 1 16 256)")
     add("--device", default="cpu", help="torch device (default cpu)")
-    add("--threads", type=int, default=1, help="CPU threads (default 1)")
-    add("--out", type=Path, default=RESULTS / "cost.json", help="file of the cells")
     add("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job is None:

@@ -13,10 +13,10 @@ numbers of tokens, on the embedded base with adapters of the recipe's rank on it
   in the same dtype and with the same attention as the joint run, logits of answers alone, and
   torch's fused AdamW; its start is not counted
 
-Blocks of `peft` and `warm` tasks alternate with whole joint runs, of which the median counts, so
-that other load weighs on all alike. `peft` is compared by the wall time of its processes, start
-included on both sides; `warm` by the seconds of the training loop. A few tasks in float32 show that
-joint and warm make the same adapters; at the end all are judged on rows that they were trained on.
+A joint run stands before and after the others, and the mean of the two counts, so that other load
+weighs on all alike. `peft` is compared by the wall time of its processes, start included on both
+sides; `warm` by the seconds of the training loop. A few tasks in float32 show that joint and warm
+make the same adapters.
 
 To reach: peft takes at least 4 times as long as joint. A run that is cut off goes on with what it
 has in --work.
@@ -31,21 +31,16 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import peft
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, get_scheduler
 
-from benchmarks.lib import RESULTS, again, command, machine, run_json
-from text_to_lora.files import read_json, write_folder, write_json
-from text_to_lora.inference.packing import takes_packed_rows
+from benchmarks.lib import Recorder, again, parse, run_json
+from text_to_lora.files import read_finished, write_folder, write_json
 from text_to_lora.inference.rows import answer_logits
 from text_to_lora.library.library import load_library
 from text_to_lora.lora import load_adapter, save_adapter
@@ -53,31 +48,26 @@ from text_to_lora.models.base import load_base_config
 from text_to_lora.models.find import find_base
 from text_to_lora.tasks.task import Task
 from text_to_lora.training import adapters
-from text_to_lora.training.adapters import LibraryConfig, make_job, pick_tasks
 from text_to_lora.training.config import load_recipe
-from text_to_lora.training.data import RowEncoder
-from text_to_lora.training.joint import TaskwiseAdamW
-from text_to_lora.training.joint_trainer import Job
+from text_to_lora.training.encoding import RowEncoder
+from text_to_lora.training.joint import Job
+from text_to_lora.training.library_config import LibraryConfig
+from text_to_lora.training.library_jobs import make_job, pick_tasks
 from text_to_lora.training.losses import answer_losses
-from text_to_lora.training.sft import load_for_training, make_spec, resolve_dtype
-from text_to_lora.training.static import StaticAdapter
+from text_to_lora.training.setup import load_for_training, make_spec, resolve_dtype
+from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 
 TARGET = 4.0
-BLOCKS = 4
-JUDGED_ROWS = 32  # of a task's training rows
 AGREE_TASKS, AGREE_ROWS = 3, 32  # at most
 AGREE = 1e-3  # of the norm of ΔW, in float32, where nothing but the order of sums differs
 
 PEFT_SCRIPT = """
-import json, sys, time
-start = time.perf_counter()
-import torch
+import json, sys
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import SequentialSampler
 from transformers import (
     AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments,
 )
-imported = time.perf_counter()
 file, output = sys.argv[1:]
 given = json.load(open(file))
 tokenizer = AutoTokenizer.from_pretrained(given["base"])
@@ -99,81 +89,10 @@ trainer = InOrder(
     train_dataset=rows,
     data_collator=DataCollatorForSeq2Seq(tokenizer),
 )
-loaded = time.perf_counter()
 steps = trainer.train().global_step
-trained = time.perf_counter()
 model.save_pretrained(output)
-saved = time.perf_counter()
-print(json.dumps({
-    "import": imported - start, "load": loaded - imported, "train": trained - loaded,
-    "save": saved - trained, "steps": steps, "dtype": str(model.dtype),
-}))
+print(json.dumps({"steps": steps, "dtype": str(model.dtype)}))
 """
-
-
-class Clock:
-    """Where the time of a training loop goes, and how much of it is padding.
-
-    The base's passes, backward passes and steps of the optimiser are timed; the rest is what is
-    left: making batches, gathering adapters, Python.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = {"forward": 0.0, "backward": 0.0, "optimizer": 0.0}
-        self.tokens = self.padded_tokens = self.passes = 0
-        self._start = 0.0
-
-    def watch(self, base: PreTrainedModel) -> None:
-        """Time and count the passes of a base from now on."""
-        takes_packed_rows(base, 1)  # tries the base out, which is no pass of the loop
-        base.register_forward_pre_hook(self._enter, with_kwargs=True)
-        base.register_forward_hook(self._leave)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Time backward passes inside the block."""
-        with patch.object(
-            torch.autograd, "backward", self.timed("backward", torch.autograd.backward)
-        ):
-            yield
-
-    def timed(self, part: str, run: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, whose time counts as of this part."""
-
-        def timed(*args: Any, **options: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return run(*args, **options)
-            finally:
-                self.seconds[part] += time.perf_counter() - start
-
-        return timed
-
-    def shares(self, total: float) -> dict[str, Any]:
-        """Give the seconds of each part of a loop of `total` seconds, and the share of padding.
-
-        The share is below zero where equal beginnings of rows are computed once.
-        """
-        rest = total - sum(self.seconds.values())
-        return {
-            "loop_s": round(total, 2),
-            "parts_s": {
-                name: round(value, 2) for name, value in (*self.seconds.items(), ("rest", rest))
-            },
-            "passes": self.passes,
-            "tokens": self.tokens,
-            "padding_share": round(1 - self.tokens / self.padded_tokens, 3),
-        }
-
-    def _enter(self, module: object, args: object, options: dict[str, Any]) -> None:
-        self.passes += 1
-        self.padded_tokens += options["input_ids"].numel()
-        mask = options.get("attention_mask")
-        self.tokens += options["input_ids"].numel() if mask is None else int(mask.sum())
-        self._start = time.perf_counter()
-
-    def _leave(self, *_: object) -> None:
-        self.seconds["forward"] += time.perf_counter() - self._start
 
 
 def settings(recipe: str, folder: Path, rows: int, *changes: str) -> LibraryConfig:
@@ -240,7 +159,6 @@ def make_encoder(config: LibraryConfig, tokenizer: Any) -> RowEncoder:
     return RowEncoder(
         tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
-        max_description_tokens=0,
         max_answer_tokens=config.data.max_answer_tokens,
     )
 
@@ -254,24 +172,11 @@ def load(config: LibraryConfig) -> tuple[PreTrainedModel, Any]:
 
 
 def run_joint(config: LibraryConfig, output: Path) -> dict[str, Any]:
-    """Train all tasks together."""
-    clock = Clock()
-
-    def load_and_watch(*args: Any, **options: Any) -> Any:
-        base, tokenizer = load_for_training(*args, **options)
-        clock.watch(base)
-        return base, tokenizer
-
-    update = clock.timed("optimizer", TaskwiseAdamW.step)
-    with (
-        patch.object(adapters, "load_for_training", load_and_watch),
-        patch.object(TaskwiseAdamW, "step", update),
-        clock.running(),
-    ):
-        adapters.train_adapters(config, output_dir=output)
+    """Train all tasks together, as `t2l train adapters` does; seconds of its loop."""
+    adapters.train_adapters(config, output_dir=output)
     (history,) = output.glob("groups/*/history.jsonl")
     last = json.loads(history.read_text(encoding="utf-8").splitlines()[-1])
-    return clock.shares(last["seconds"])
+    return {"loop_s": round(last["seconds"], 2)}
 
 
 def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict[str, Any]:
@@ -283,15 +188,13 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
     encoder = make_encoder(config, tokenizer)
     spec = make_spec(config.base, config.adapter, base.config)
     jobs = make_jobs(config)
-    clock = Clock()
-    clock.watch(base)
     loop = 0.0
     optimizer = config.optimizer
     for place in places:
         job = jobs[place]
         start = time.perf_counter()
         # The start that the joint run gives every task.
-        adapter = StaticAdapter(spec, torch.Generator().manual_seed(config.run.seed))
+        adapter = StackedAdapters(spec, 1, torch.Generator().manual_seed(config.run.seed))
         adamw = torch.optim.AdamW(
             adapter.parameters(),
             lr=optimizer.lr,
@@ -307,32 +210,23 @@ def run_warm(config: LibraryConfig, output: Path, places: Sequence[int]) -> dict
             num_training_steps=job.num_steps,
         )
 
-        def update(
-            adapter: StaticAdapter = adapter,
-            adamw: torch.optim.Optimizer = adamw,
-            schedule: torch.optim.lr_scheduler.LambdaLR = schedule,
-        ) -> None:
+        for step in range(job.num_steps):
+            rows = encoder.join((*row, None) for row in job.batch(step))
+            with answer_logits(base, rows, adapter(torch.empty(0, 0))) as logits:
+                torch.autograd.backward(answer_losses(logits, rows).mean())
             torch.nn.utils.clip_grad_norm_(adapter.parameters(), optimizer.max_grad_norm)
             adamw.step()
             schedule.step()
             adamw.zero_grad()
-
-        timed_update = clock.timed("optimizer", update)
-        with clock.running():
-            for step in range(job.num_steps):
-                rows = encoder.join((*row, None) for row in job.batch(step))
-                with answer_logits(base, rows, adapter(torch.empty(1, 0))) as logits:
-                    torch.autograd.backward(answer_losses(logits, rows).mean())
-                timed_update()
         loop += time.perf_counter() - start
-        save_adapter(adapter.adapter(), output / str(place), provenance={}, overwrite=True)
-    return clock.shares(loop)
+        save_adapter(read_weights(adapter), output / str(place), provenance={}, overwrite=True)
+    return {"loop_s": round(loop, 2)}
 
 
 def run_peft(
     config: LibraryConfig, work: Path, places: Sequence[int], environment: dict[str, str]
 ) -> dict[str, Any]:
-    """Train some tasks in a process each; seconds of the processes and of their parts."""
+    """Train some tasks in a process each; seconds of the processes."""
     section = config.base
     base_config = load_base_config(section.name)
     spec = make_spec(section, config.adapter, base_config)
@@ -340,7 +234,7 @@ def run_peft(
     encoder = make_encoder(config, tokenizer)
     jobs = make_jobs(config)
     optimizer = config.optimizer
-    wall, parts = 0.0, []
+    wall, dtype = 0.0, ""
     for place in places:
         job, output = jobs[place], work / "adapters" / str(place)
         given = {
@@ -367,38 +261,12 @@ def run_peft(
         write_json(work / "given.json", given)
         command = [sys.executable, "-c", PEFT_SCRIPT, str(work / "given.json"), str(output)]
         start = time.perf_counter()
-        found = run_json(command, environment)
+        measured = run_json(command, environment)
         wall += time.perf_counter() - start
-        if found["steps"] != job.num_steps:
-            raise SystemExit(f"Trainer took {found['steps']} steps, not {job.num_steps}")
-        parts.append(found)
-    names = ("import", "load", "train", "save")
-    return {
-        "wall_s": round(wall, 2),
-        "parts_s": {name: round(sum(part[name] for part in parts), 2) for name in names},
-        "dtype": parts[0]["dtype"],
-    }
-
-
-def judge(config: LibraryConfig, work: Path) -> dict[str, Any]:
-    """Mean loss of every contestant's adapters on rows that they were trained on, nats a token."""
-    base, tokenizer = load(config)
-    encoder = make_encoder(config, tokenizer)
-    joint = load_library(work / "joint-0" / "library")
-    losses: dict[str, list[float]] = {"base": [], "joint": [], "warm": [], "peft": []}
-    for place, job in enumerate(make_jobs(config)):
-        rows = encoder.join((*row, None) for row in job.rows[:JUDGED_ROWS])
-        found = {
-            "joint": joint.adapter(job.name),
-            "warm": load_adapter(work / "warm" / str(place), base_config=base.config),
-            "peft": load_adapter(work / "peft" / "adapters" / str(place), base_config=base.config),
-        }
-        with torch.no_grad():
-            for name, weights in {"base": None, **found}.items():
-                with answer_logits(base, rows, weights) as logits:
-                    losses[name].append(float(answer_losses(logits, rows).mean()))
-    means = {name: round(statistics.mean(values), 4) for name, values in losses.items()}
-    return {"rows_a_task": JUDGED_ROWS, "mean_nll": means}
+        if measured["steps"] != job.num_steps:
+            raise SystemExit(f"Trainer took {measured['steps']} steps, not {job.num_steps}")
+        dtype = measured["dtype"]
+    return {"wall_s": round(wall, 2), "dtype": dtype}
 
 
 def agree(config: LibraryConfig, work: Path) -> dict[str, Any]:
@@ -416,10 +284,12 @@ def agree(config: LibraryConfig, work: Path) -> dict[str, Any]:
     base_config = load_base_config(config.base.name)
     apart = 0.0
     for place, job in enumerate(jobs):
-        own = joint.adapter(job.name)
+        joint_adapter = joint.adapter(job.name)
         other = load_adapter(work / "warm" / str(place), base_config=base_config)
-        for key in own.a:
-            difference = (own.delta(key) - other.delta(key)).norm() / other.delta(key).norm()
+        for key in joint_adapter.a:
+            difference = (joint_adapter.delta(key) - other.delta(key)).norm() / other.delta(
+                key
+            ).norm()
             apart = max(apart, float(difference))
     if apart > AGREE:
         raise SystemExit(f"the joint and the warm run differ by {apart:.1e} of the norm of ΔW")
@@ -430,12 +300,14 @@ def agree(config: LibraryConfig, work: Path) -> dict[str, Any]:
     }
 
 
-def kept(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def finish(path: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The result in a file, measured first where there is none."""
-    if not path.exists():
-        write_json(path, run())
-        print(f"{path.stem}: {json.dumps(read_json(path))}", flush=True)
-    return read_json(path)
+    result = read_finished(path, {})
+    if result is None:
+        result = run()
+        write_json(path, result)
+        print(f"{path.stem}: {json.dumps(result)}", flush=True)
+    return result
 
 
 def compare(
@@ -451,51 +323,28 @@ def compare(
         output = work / f"joint-{number}"
         shutil.rmtree(output, ignore_errors=True)  # of a run that was cut off
         start = time.perf_counter()
-        found = child("joint", str(output))
-        return {"wall_s": round(time.perf_counter() - start, 2), **found}
+        measured = child("joint", str(output))
+        return {"wall_s": round(time.perf_counter() - start, 2), **measured}
 
-    parts = min(BLOCKS, count)
-    blocks = [range(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
-    joints, pefts, warms = [], [], []
-    for number, block in enumerate(blocks):
-        if number % 2 == 0:
-            joints.append(kept(work / f"joint-{number}.json", partial(joint, number)))
-        pefts.append(
-            kept(
-                work / f"peft-{number}.json",
-                partial(run_peft, config, work / "peft", block, environment),
-            )
-        )
-        places = [str(place) for place in block]
-        warms.append(
-            kept(
-                work / f"warm-{number}.json",
-                partial(child, "warm", str(work / "warm"), *places),
-            )
-        )
-    joints.append(kept(work / "joint-last.json", lambda: joint(len(blocks))))
-    wall = statistics.median(run["wall_s"] for run in joints)
-    loop = statistics.median(run["loop_s"] for run in joints)
-    typical = min(joints, key=lambda run: abs(run["loop_s"] - loop))
-    peft_wall, warm_loop = sum(r["wall_s"] for r in pefts), sum(r["loop_s"] for r in warms)
+    places = list(map(str, range(count)))
+    # The joint run stands before and after the others, so that what disturbs one disturbs all.
+    before = finish(work / "joint-0.json", lambda: joint(0))
+    peft_run = finish(
+        work / "peft.json", lambda: run_peft(config, work / "peft", range(count), environment)
+    )
+    warm = finish(work / "warm.json", lambda: child("warm", str(work / "warm"), *places))
+    joints = [before, finish(work / "joint-1.json", lambda: joint(1))]
+    wall = statistics.mean(run["wall_s"] for run in joints)
+    loop = statistics.mean(run["loop_s"] for run in joints)
     return {
         "rows_a_task": config.run.rows,
-        "peft_over_joint": round(peft_wall / wall, 2),
-        "warm_over_joint": round(warm_loop / loop, 2),
-        "joint": {**typical, "wall_s": wall, "loop_s": loop, "walls_s": [r["wall_s"] for r in joints]},
-        "peft": {"wall_s": round(peft_wall, 2), **added(pefts), "dtype": pefts[0]["dtype"]},
-        "warm": {
-            "loop_s": round(warm_loop, 2),
-            **added(warms),
-            "passes": sum(run["passes"] for run in warms),
-            "padding_share": round(
-                1 - sum(r["tokens"] for r in warms)
-                / sum(r["tokens"] / (1 - r["padding_share"]) for r in warms),
-                3,
-            ),
-        },
-        "losses": kept(work / "judged.json", lambda: judge(config, work)),
-    }  # fmt: skip
+        "peft_over_joint": round(peft_run["wall_s"] / wall, 2),
+        "warm_over_joint": round(warm["loop_s"] / loop, 2),
+        "joint": before
+        | {"wall_s": wall, "loop_s": loop, "walls_s": [r["wall_s"] for r in joints]},
+        "peft": peft_run,
+        "warm": warm,
+    }
 
 
 def settle(options: argparse.Namespace) -> dict[str, str]:
@@ -524,29 +373,23 @@ def run_part(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return run_warm(config, Path(output), [int(place) for place in places])
 
 
-def added(blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The parts of all blocks' time together."""
-    names = blocks[0]["parts_s"]
-    return {"parts_s": {n: round(sum(b["parts_s"][n] for b in blocks), 2) for n in names}}
-
-
 def summary(results: Sequence[dict[str, Any]], tasks: int) -> list[dict[str, str]]:
     """The rows of the README's table."""
     rows = []
-    for found in results:
-        count = found["rows_a_task"]
+    for measured in results:
+        count = measured["rows_a_task"]
         rows += [
             {
                 "what": f"{tasks} adapters of {count} rows together, against PEFT and Trainer in "
                 "a process each",
-                "result": f"{found['peft_over_joint']:.1f} × as fast "
-                f"({found['joint']['wall_s']:.0f} s, {found['peft']['wall_s']:.0f} s)",
+                "result": f"{measured['peft_over_joint']:.1f} × as fast "
+                f"({measured['joint']['wall_s']:.0f} s, {measured['peft']['wall_s']:.0f} s)",
                 "target": f"{TARGET:g} ×",
             },
             {
                 "what": "the same, against one after another on a loaded base in the same dtype",
-                "result": f"{found['warm_over_joint']:.2f} × as fast "
-                f"({found['joint']['loop_s']:.0f} s, {found['warm']['loop_s']:.0f} s)",
+                "result": f"{measured['warm_over_joint']:.2f} × as fast "
+                f"({measured['joint']['loop_s']:.0f} s, {measured['warm']['loop_s']:.0f} s)",
                 "target": "",
             },
         ]
@@ -555,7 +398,7 @@ def summary(results: Sequence[dict[str, Any]], tasks: int) -> list[dict[str, str
 
 def main() -> None:
     """Run the comparison, print it and write it down."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parse(__doc__, "joint_adapters")
     parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
     parser.add_argument("--recipe", default="embedded-library", help="recipe of a library")
     parser.add_argument("--tasks", type=int, default=32, help="adapters (default 32)")
@@ -563,33 +406,23 @@ def main() -> None:
         "--rows", type=int, nargs="+", default=[96, 384], help="rows a task (default 96 384)"
     )
     parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"
-    )
-    parser.add_argument(
         "--work", type=Path, default=Path("runs/joint_adapters"), help="folder to go on from"
     )
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=RESULTS / "joint_adapters.json",
-        help="where the result goes",
-    )
     options = parser.parse_args()
     tasks = options.work / f"tasks-{options.tasks}"
     if options.part:
         print(json.dumps(run_part(options, tasks)))
         return
 
-    started = time.perf_counter()
     torch.set_num_threads(options.threads)
-    before = machine() | {"threads": options.threads}
+    recorder = Recorder(threads=options.threads)
     if not tasks.exists():
         write_tasks(
             tasks, choose_tasks(options.recipe, options.data, options.tasks, max(options.rows))
         )
     few = min(AGREE_ROWS, *options.rows)
-    agreement = kept(
+    agreement = finish(
         options.work / "agreement.json",
         lambda: run_part_apart(options, few, "agree", str(options.work / "agreement")),
     )
@@ -599,11 +432,7 @@ def main() -> None:
         results.append(compare(config, options.work / str(rows), options.tasks, options))
     recipe = settings(options.recipe, tasks, options.rows[0])
     result = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
         "peft": peft.__version__,
-        "seconds": round(time.perf_counter() - started, 1),
         "tasks": options.tasks,
         "settings": {
             "recipe": options.recipe,
@@ -620,7 +449,7 @@ def main() -> None:
         "results": results,
         "summary": summary(results, options.tasks),
     }
-    write_json(options.out, result)
+    write_json(options.out, recorder.complete(result))
     for row in result["summary"]:
         print(f"{row['what']}: {row['result']}")
 

@@ -10,10 +10,9 @@ as the machine's free memory holds, and ours is timed at that size as well; the 
 of both losses grow with tasks times layers.
 
 A figure of memory comes from a process of its own: the peak resident size over one pass of loss and
-gradient above what was there before (inputs; for a step also parameters and moments), without the
-gradients of the factors (for a step: of the parameters). Linux counts resident pages to within a
-few MiB, so that a small figure may come out below zero. On a GPU it is allocated memory. Times
-alternate in one process; ratios are of neighbours.
+gradient above what was there before, without the gradients of the factors. Linux counts resident
+pages to within a few MiB, so that a small figure may come out below zero. On a GPU it is allocated
+memory. Times alternate in one process; ratios are of neighbours.
 
 To hold: the loss of ΔW adds at most 64 MiB beyond its inputs and their gradients.
 """
@@ -22,11 +21,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,17 +30,18 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.lib import RESULTS, again, command, machine, run_json
-from benchmarks.speed.generation import EMBEDDING_DIM, MIB, mistral_spec, seconds, status_mib
+from benchmarks.lib import Recorder, again, parse, run_json
+from benchmarks.speed.generation import EMBEDDING_DIM, mistral_spec, seconds
 from text_to_lora.files import write_json
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.lora import LoraSpec, LoraWeights
 from text_to_lora.lora.spec import make_groups
-from text_to_lora.training import reconstruction
+from text_to_lora.training import library_batches, reconstruction
 from text_to_lora.training.reconstruction_config import TargetSection
 from text_to_lora.training.reconstruction_losses import Pair, delta_loss, factor_loss
 
+MIB = 2**20
 TASKS, LAYERS = 4, 32
 TARGET_MIB = 64.0
 COPIES = 6  # of the largest module's ΔW that the naive loss holds at once, with some to spare
@@ -52,9 +49,9 @@ SHARE_OF_FREE = 0.6  # of the machine's free memory, which others use as well
 SAME = 1e-4  # relative; sums in another order
 
 
-def naive_delta_loss(found: Pair, wanted: Pair) -> Tensor:
+def naive_delta_loss(predicted: Pair, wanted: Pair) -> Tensor:
     """The loss of `delta_loss`, by way of every ΔW."""
-    (a, b), (wanted_a, wanted_b) = found, wanted
+    (a, b), (wanted_a, wanted_b) = predicted, wanted
     losses = [(b[key] @ a[key] - wanted_b[key] @ wanted_a[key]).abs().mean() for key in a]
     return torch.stack(losses).mean()
 
@@ -95,15 +92,15 @@ def make_loss(
 ) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """One pass of a loss and its gradient, and the tensors that get one."""
     spec = shapes(layers)
-    found, wanted = (random_adapters(spec, tasks, device, seed) for seed in (0, 1))
-    factors = [*found.a.values(), *found.b.values()]
+    predicted, wanted = (random_adapters(spec, tasks, device, seed) for seed in (0, 1))
+    factors = [*predicted.a.values(), *predicted.b.values()]
     for factor in factors:
         factor.requires_grad_()
 
     def run() -> Tensor:
         for factor in factors:
             factor.grad = None
-        loss = LOSSES[name]((found.a, found.b), (wanted.a, wanted.b))
+        loss = LOSSES[name]((predicted.a, predicted.b), (wanted.a, wanted.b))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -127,7 +124,7 @@ def make_step(
     with patch.object(reconstruction, "delta_loss", LOSSES[name]):
         module = reconstruction.ReconstructionModule(hypernet.to(device), target)
     embeddings = torch.randn(tasks, EMBEDDING_DIM, device=device)
-    batch = reconstruction.TaskBatch(embeddings, wanted.a, wanted.b, names=list, share=1.0, seed=0)
+    batch = library_batches.TaskBatch(embeddings, wanted.a, wanted.b, names=list, share=1.0, seed=0)
     parameters: list[Tensor] = list(hypernet.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
 
@@ -145,16 +142,20 @@ def make_step(
 MAKERS = {"loss": make_loss, "step": make_step}
 
 
-def measure_memory(part: str, name: str, tasks: int, layers: int, device: str) -> dict[str, Any]:
+def status_mib(field: str) -> float:
+    """A size from /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"no {field} in /proc/self/status; memory is measured on Linux only")
+
+
+def measure_memory(name: str, tasks: int, layers: int, device: str) -> dict[str, Any]:
     """MiB that one pass takes beyond what is there before and the gradients."""
     small = torch.ones(64, 64, device=device, requires_grad=True)
     product: Any = (small @ small).abs().mean()
     product.backward()  # what libraries allocate once
-    run, inputs = MAKERS[part](name, tasks, layers, device)
-    if part == "step":
-        run()  # makes the moments
-        for parameter in inputs:
-            parameter.grad = None
+    run, inputs = make_loss(name, tasks, layers, device)
     if device == "cpu":
         before = status_mib("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
@@ -222,12 +223,12 @@ def fitting(device: str) -> tuple[int, int]:
 def run_part(part: list[str], options: argparse.Namespace) -> None:
     """One measurement in this process; prints JSON."""
     torch.set_num_threads(options.threads)
-    kind, unit, *rest = part
-    if kind == "memory":
-        name, tasks, layers = rest
-        result = measure_memory(unit, name, int(tasks), int(layers), options.device)
+    if part[0] == "memory":
+        _, name, tasks, layers = part
+        result = measure_memory(name, int(tasks), int(layers), options.device)
     else:
-        result = measure_time(unit, json.loads(rest[0]), options.rounds, options.device)
+        _, unit, cases = part
+        result = measure_time(unit, json.loads(cases), options.rounds, options.device)
     print(json.dumps(result))
 
 
@@ -255,39 +256,40 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         "naive_delta": ("naive_delta", *naive),
     }
     times = {part: measure(options, "time", part, json.dumps(cases)) for part in MAKERS}
-    for part, found in times.items():
-        ours, theirs = (found["first_loss"][key] for key in ("delta_at_naive_size", "naive_delta"))
+    for part, figures in times.items():
+        ours, theirs = (
+            figures["first_loss"][key] for key in ("delta_at_naive_size", "naive_delta")
+        )
         if abs(ours - theirs) > SAME * theirs:
             raise SystemExit(f"{part}: the loss is {ours}, the naive one {theirs}")
         pairs = zip(
-            found["times_s"]["naive_delta"], found["times_s"]["delta_at_naive_size"], strict=True
+            figures["times_s"]["naive_delta"],
+            figures["times_s"]["delta_at_naive_size"],
+            strict=True,
         )
-        found["naive_over_ours"] = round(statistics.median(a / b for a, b in pairs), 2)
+        figures["naive_over_ours"] = round(statistics.median(a / b for a, b in pairs), 2)
     return {
         "whole": {"tasks": whole[0], "layers": whole[1]},
         "naive": {"tasks": naive[0], "layers": naive[1]},
         "time": times,
-        "memory_mib": {
-            part: {key: measure(options, "memory", part, *case) for key, case in cases.items()}
-            for part in MAKERS
-        },
+        "memory_mib": {key: measure(options, "memory", *case) for key, case in cases.items()},
     }
 
 
-def summary(found: dict[str, Any]) -> list[dict[str, str]]:
+def summary(figures: dict[str, Any]) -> list[dict[str, str]]:
     """The rows of the README's table."""
-    times, memory, naive = found["time"], found["memory_mib"], found["naive"]
-    own, other = memory["loss"]["delta"], memory["loss"]["naive_delta"]
+    times, memory, naive = figures["time"], figures["memory_mib"], figures["naive"]
+    ours, other = memory["delta"], memory["naive_delta"]
     step = times["step"]["median_s"]
-    size = f"{naive['tasks']} of {found['whole']['tasks']} tasks in {naive['layers']} layers"
+    size = f"{naive['tasks']} of {figures['whole']['tasks']} tasks in {naive['layers']} layers"
     return [
         {
             "what": "memory of the loss of ΔW at Mistral-7B shapes, beyond inputs and gradients",
-            "result": f"{max(own['extra'], 0):.0f} MiB (naive: {other['extra']:,.0f} MiB for {size})",
+            "result": f"{max(ours['extra'], 0):.0f} MiB (naive: {other['extra']:,.0f} MiB for {size})",
             "target": f"{TARGET_MIB:g} MiB",
         },
         {
-            "what": f"reconstruction steps of {found['whole']['tasks']} tasks at these shapes, M",
+            "what": f"reconstruction steps of {figures['whole']['tasks']} tasks at these shapes, M",
             "result": f"{1 / step['delta']:.2f} a second on ΔW, {1 / step['factors']:.2f} on factors",
             "target": "",
         },
@@ -302,41 +304,26 @@ def summary(found: dict[str, Any]) -> list[dict[str, str]]:
 
 def main() -> None:
     """Run the comparison, print it and write it down."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parse(__doc__, "reconstruction_step")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default 3)")
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all cores)"
-    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--tasks", type=int, default=TASKS, help="tasks of a step (default 4)")
     parser.add_argument("--layers", type=int, default=LAYERS, help="layers (default 32)")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=RESULTS / "reconstruction_step.json",
-        help="where the result goes",
-    )
     options = parser.parse_args()
     if options.part:
         run_part(options.part, options)
         return
-    before = machine() | {"threads": options.threads, "device": options.device}
-    if options.device != "cpu":
-        before["gpu"] = torch.cuda.get_device_name()
-    started = time.perf_counter()
-    found = compare(options)
+    gpu = {} if options.device == "cpu" else {"gpu": torch.cuda.get_device_name()}
+    recorder = Recorder(threads=options.threads, device=options.device, **gpu)
+    figures = compare(options)
     result = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
-        "seconds": round(time.perf_counter() - started, 1),
         "rounds": options.rounds,
         "target_extra_mib": TARGET_MIB,
-        **found,
-        "summary": summary(found),
+        **figures,
+        "summary": summary(figures),
     }
-    write_json(options.out, result)
+    write_json(options.out, recorder.complete(result))
     for row in result["summary"]:
         print(f"{row['what']}: {row['result']}")
 

@@ -1,4 +1,4 @@
-"""Time a supervised step on real rows: its floor, PEFT, ours, ours with the hypernetwork, and before.
+"""Time a supervised step on real rows: its floor, PEFT, ours, and ours with the hypernetwork.
 
     python -m benchmarks.speed.sft_step --base DIR --data DIR [--threads 1] [--rounds 5] [--cpu-time]
 
@@ -11,23 +11,19 @@ static_peft: one LoRA of PEFT for all rows, padded to the longest as a Trainer d
     contiguous
 adapted: an adapter of its own for every two rows, given; gradients of A and B
 whole: the same with the hypernetwork that makes the adapters, down to its weights
-before: the whole step as it was until 2026-11-30 (commit f28a688), padded, with batched hooks, the
-    head on a slice and the hypernetwork in float32
 
 They alternate in one process on equal threads; figures are medians over the rounds, in tokens
 without padding a second. To reach: adapted at least 0.7 of the floor and as fast as PEFT, whole at
-least 0.55 of the floor and 2.5 times as fast as before.
+least 0.55 of the floor.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +33,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from benchmarks.lib import RESULTS, command, machine
+from benchmarks.lib import Recorder, parse
+from text_to_lora.files import write_json
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.inference.rows import Rows, answer_logits, logits_at
-from text_to_lora.lora import LoraSpec, LoraWeights, adapted
+from text_to_lora.lora import LoraSpec, LoraWeights
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.sampling import TaskSampler
-from text_to_lora.training.config import ObjectiveSection
-from text_to_lora.training.data import Batch, Part, RowEncoder
+from text_to_lora.training.batches import Batch, Part
+from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.losses import answer_losses
 from text_to_lora.training.module import SftModule
+from text_to_lora.training.objectives import Lesson
+from text_to_lora.training.step_adapters import TextAdapters
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ROWS_PER_ADAPTER = 2
@@ -165,39 +164,6 @@ def whole_step(module: SftModule, batch: Batch) -> Step:
     return step
 
 
-def step_before(
-    base: PreTrainedModel, hypernet: Hypernetwork, batch: Batch, adapters: list[int]
-) -> Step:
-    """The step of commit f28a688, rebuilt: SftModule.forward, its part and Aligned in one."""
-    (part,) = batch.parts
-    rows = part.student
-    inputs, places = padded(rows)
-    columns = max(rows.answer_lengths)
-    seq = inputs["input_ids"].shape[1]
-    kept = torch.zeros(len(rows), seq, dtype=torch.bool)
-    kept.view(-1)[places] = True
-    kept = kept[:, -columns - 1 : -1]
-
-    def step() -> float:
-        weights = hypernet(batch.embeddings)
-        made = [*weights.a.values(), *weights.b.values()]
-        used = list(dict.fromkeys(adapters))
-        own = weights.detach().select(used)
-        leaves = [factor.requires_grad_() for factor in (*own.a.values(), *own.b.values())]
-        with adapted(base, own, [used.index(adapter) for adapter in adapters]):
-            logits = base(**inputs, use_cache=False, logits_to_keep=columns + 1).logits
-            loss = answer_losses(logits[:, -columns - 1 : -1][kept], rows).mean()
-            torch.autograd.backward(loss)
-        gradients = [torch.zeros_like(factor) for factor in made]
-        for gradient, leaf in zip(gradients, leaves, strict=True):
-            gradient.index_add_(0, torch.tensor(used), leaf.grad)
-        torch.autograd.backward(made, [gradient * loss.new_ones(()) for gradient in gradients])
-        hypernet.zero_grad()
-        return float(loss.detach())
-
-    return step
-
-
 def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
     """Every variant over the same rows."""
     rows = draw_rows(options.data, options.base, options.rows, options.seed)
@@ -212,23 +178,18 @@ def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
         dropout=0.0,
     )
 
-    def make_hypernet() -> Hypernetwork:
-        return Hypernetwork.from_config(config, spec, torch.Generator().manual_seed(1))
-
     embeddings = torch.randn(
         max(adapters) + 1, EMBEDDING_DIM, generator=torch.Generator().manual_seed(2)
     )
     names = tuple(map(str, adapters))
-    part = Part(rows, None, (), (False,) * len(rows), tuple(adapters), names, ())
-    batch = Batch((part,), embeddings, len(rows), seed=0)
-    objective = ObjectiveSection(label_smoothing=0.0, neftune_alpha=0.0, weight_penalty=0.0)
-    hypernet = make_hypernet()
+    part = Part(rows, tuple(adapters), names, lessons=(Lesson(tuple(range(len(rows)))),))
+    batch = Batch((part,), embeddings, texts=(), total_rows=len(rows))
+    hypernet = Hypernetwork.from_config(config, spec, torch.Generator().manual_seed(1))
     steps = {
         "floor": floor_step(base, rows),
         "static_peft": static_step(load_frozen(options.base), spec, rows),
         "adapted": adapted_step(base, hypernet(embeddings), adapters, rows),
-        "whole": whole_step(SftModule(hypernet, base, objective), batch),
-        "before": step_before(load_frozen(options.base), make_hypernet(), batch, adapters),
+        "whole": whole_step(SftModule(TextAdapters(hypernet), base), batch),
     }
     return steps, rows
 
@@ -253,10 +214,9 @@ def measure(
 
 def main() -> None:
     """Run the comparison, print it and write it down."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = parse(__doc__, "sft_step", threads=1)
     parser.add_argument("--base", required=True, help="folder of a Llama-type base")
     parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
     parser.add_argument("--rows", type=int, default=32, help="rows, two for each adapter")
     parser.add_argument("--rank", type=int, default=8, help="rank of the adapters")
@@ -267,18 +227,11 @@ def main() -> None:
         action="store_true",
         help="count CPU seconds of the process instead of wall seconds, for a shared machine",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=RESULTS / "sft_step.json",
-        help="where the result goes",
-    )
     options = parser.parse_args()
     if options.cpu_time and options.threads > 1:
         parser.error("--cpu-time adds up threads; give --threads 1")
     torch.set_num_threads(options.threads)
-    before = machine() | {"threads": options.threads}
-    started = time.perf_counter()
+    recorder = Recorder(threads=options.threads)
     steps, rows = make_steps(options)
     times = measure(
         steps, options.rounds, time.process_time if options.cpu_time else time.perf_counter
@@ -286,9 +239,6 @@ def main() -> None:
     tokens = len(rows.tokens)
     pace = {name: tokens / statistics.median(values) for name, values in times.items()}
     result = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
         "peft": peft.__version__,
         "clock": "CPU seconds of the process" if options.cpu_time else "wall seconds",
         "rows": {
@@ -298,7 +248,6 @@ def main() -> None:
             "longest": max(rows.lengths),
             "tokens_padded": len(rows) * max(rows.lengths),
         },
-        "seconds": round(time.perf_counter() - started, 1),
         "seconds_of_rounds": {
             name: [round(v, 3) for v in values] for name, values in times.items()
         },
@@ -307,18 +256,15 @@ def main() -> None:
             "adapted_to_floor": round(pace["adapted"] / pace["floor"], 3),
             "adapted_to_static_peft": round(pace["adapted"] / pace["static_peft"], 3),
             "whole_to_floor": round(pace["whole"] / pace["floor"], 3),
-            "whole_to_before": round(pace["whole"] / pace["before"], 3),
         },
         "to_reach": {
             "adapted_to_floor": 0.7,
             "adapted_to_static_peft": 1.0,
             "whole_to_floor": 0.55,
-            "whole_to_before": 2.5,
         },
     }
     print(json.dumps(result["tokens_per_second"]), json.dumps(result["ratios"]))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, recorder.complete(result))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ The base is frozen in bfloat16, the hypernetwork fp32 with AdamW, both as the re
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, PreTrainedConfig
 
+from text_to_lora.evaluation.tables import table
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.lora import LoraSpec
 from text_to_lora.training.config import load_recipe
@@ -86,30 +85,18 @@ def cost(name: str, tokens: int, rate: float) -> list[str]:
     ]
 
 
-def table(tokens: int = 512, rate: float = 400.0) -> str:
-    """The table as Markdown."""
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=512, help="tokens of a row (default 512)")
+    rate_help = f"sustained TFLOP/s (default 400, about 40%% of an H100's {PEAK})"
+    parser.add_argument("--rate", type=float, default=400.0, help=rate_help)
+    options = parser.parse_args()
     head = [
         "recipe", "base", "hypernetwork", "base, GB", "hypernetwork, GB", "activations, GB",
         "logits, GB", "all, GB", "all, checkpointed, GB", "s a step", "days for the recipe's steps",
     ]  # fmt: skip
-    lines: Sequence[Sequence[str]] = [
-        head, ["---"] * len(head), *(cost(name, tokens, rate) for name in BASES),
-    ]  # fmt: skip
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=512, help="tokens of a row (default 512)")
-    parser.add_argument(
-        "--rate",
-        type=float,
-        default=400.0,
-        help=f"sustained TFLOP/s (default 400, about 40%% of an H100's {PEAK})",
-    )
-    options = parser.parse_args()
-    sys.stdout.write(table(options.tokens, options.rate) + "\n")
+    print(table(head, (cost(name, options.tokens, options.rate) for name in BASES)))
 
 
 if __name__ == "__main__":

@@ -8,33 +8,29 @@ all, and the weights of the last step count. A cell's figures are answer NLLs of
 under matched, shuffled and junk descriptions, to be paired with those of `default-0`; the spread of
 the three seeds of the default is the noise floor. Two cells are made with a second seed.
 
---cells NAMES makes some of them; --processes runs as many at a time, each on --threads threads.
-What is finished is kept, and an interrupted training goes on from its checkpoint.
+--cells NAMES makes some of them. What is finished is kept, and an interrupted training goes on from
+its checkpoint.
 
 With a GPU, the same cells at the paper's settings:
 
     python -m benchmarks.studies.ablations --data DIR --recipe mistral-7b \\
         --base mistralai/Mistral-7B-Instruct-v0.2 --alias mistralai/Mistral-7B-Instruct-v0.2 \\
-        --device cuda --processes 1 --steps 20000 --out OUT
+        --device cuda --steps 20000 --out OUT
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib import RESULTS, ROOT, again, make_cell
+from benchmarks.lib import RESULTS, ROOT, make_cell
 from benchmarks.studies.judge import Judge, Means, parser
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions import group_of
-from text_to_lora.evaluation.paired import interval_dict
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
 from text_to_lora.files import read_json
 from text_to_lora.generate import TextToLora
@@ -126,7 +122,7 @@ class Cells:
         """The base without and with the description in its prompt."""
         return {
             "groups": {task.name: group_of(task) for task in self.judge.tasks},
-            "nll": {"base": self.judge.untold(), "in_prompt": self.judge.told()},
+            "nll": self.judge.nll(self.judge.plan(["base", "in_prompt"])),
         }
 
     def _trained(self, name: str) -> dict[str, Any]:
@@ -152,14 +148,14 @@ class Cells:
         def generate(texts: Any) -> Any:
             return t2l.generate(texts).weights
 
+        kinds = ["matched", "shuffled", "junk"]
         if name == HYPERDECODER:
-            read = [row.example.input for row in self.judge.rows]
-            nll = {"matched": self.judge.generated(generate, read)}
-        else:
-            nll = self.judge.controls(generate)
-        if name == IN_PROMPT:
-            told = self.judge.controls(generate, in_prompt=True)
-            nll |= {f"{kind}, in prompt": means for kind, means in told.items()}
+            kinds = ["hyperdecoder"]
+        elif name == IN_PROMPT:
+            kinds.append("matched_in_prompt")
+        nll = self.judge.nll(self.judge.plan(kinds, generate))
+        if name == HYPERDECODER:
+            nll = {"matched": nll["hyperdecoder"]}
         return {
             "parameters": load_hypernet(trained).hypernet.num_parameters,
             "rows_seen": options.steps
@@ -176,32 +172,6 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """Lines of a run's history."""
     lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-def run_all(options: argparse.Namespace, names: list[str]) -> None:
-    """Make cells, a process each, --processes at a time, in order.
-
-    Raises ConfigError naming those that failed.
-    """
-
-    def run(name: str) -> int:
-        log = options.work / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            call = again("studies.ablations", *sys.argv[1:], f"--cells={name}", "--inside")
-            code = subprocess.run(
-                call, stdout=file, stderr=subprocess.STDOUT, check=False, cwd=ROOT
-            )
-        print(
-            f"{name}: {'made' if code.returncode == 0 else f'failed, see {log.name}'}", flush=True
-        )
-        return code.returncode
-
-    with ThreadPoolExecutor(options.processes) as pool:
-        codes = dict(zip(names, pool.map(run, names), strict=True))
-    failed = [name for name, code in codes.items() if code]
-    if failed:
-        raise ConfigError(f"cells {', '.join(failed)} failed; their logs are in the work folder")
 
 
 # The page
@@ -253,11 +223,11 @@ def summarise(folder: Path) -> dict[str, Any] | None:
         others = {**references["nll"], **cell["nll"]}
         rows[name] = {
             "parameters": cell["parameters"],
-            "nll": interval_dict(bootstrap.mean(matched[name])),
-            "minus_default": interval_dict(change),
+            "nll": bootstrap.mean(matched[name]).to_dict(),
+            "minus_default": change.to_dict(),
             "verdict": "" if name.startswith("default-") else verdict_of(change, floor),
             **{
-                f"minus_{other}": interval_dict(difference(matched[name], others[other], bootstrap))
+                f"minus_{other}": difference(matched[name], others[other], bootstrap).to_dict()
                 for other in ("shuffled", "junk", "base")
                 if other in others
             },
@@ -274,17 +244,13 @@ def main() -> None:
     add("--recipe", default="embedded", help="whose settings hold where no cell says otherwise")
     add("--steps", type=int, default=600, help="optimiser steps of 32 rows (default 600)")
     add("--cells", help="names with commas; default: all")
-    add("--processes", type=int, default=2, help="cells at a time (default 2)")
     add("--work", type=Path, default=ROOT / "runs" / "cells", help="folder of the runs")
-    add("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments.set_defaults(out=RESULTS / "ablations")
     options = arguments.parse_args()
     names = options.cells.split(",") if options.cells else [REFERENCES, *variants("BASE")]
-    if options.inside:
-        for name in names:
-            Cells(options).make(name)
-    else:
-        run_all(options, names)
+    cells = Cells(options)
+    for name in names:
+        cells.make(name)
 
 
 if __name__ == "__main__":

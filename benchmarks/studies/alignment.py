@@ -16,12 +16,12 @@ from typing import Any
 
 from benchmarks.lib import make_cell
 from benchmarks.studies.forms import FORMS, takes
-from benchmarks.studies.judge import Judge, Means, parser
+from benchmarks.studies.judge import Judge, Texts, parser
 from text_to_lora.evaluation.conditions import JUNK, derangements
 from text_to_lora.generate import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
-from text_to_lora.training.data import split_by_group
+from text_to_lora.training.split import split_by_group
 
 TURNS = 3  # descriptions of a task that its rows take in turn, as in the paper's table
 OTHERS = 5  # random training descriptions of an unseen task
@@ -37,27 +37,29 @@ def sources(
     definitions = {task.name: task.definition for task in tasks}
     draw = Random(f"alignment/{seed}")
     (donors,) = derangements(tasks, seed=seed, count=1)
-    found: dict[str, Mapping[str, Sequence[str]]] = {
+    texts_by_source: dict[str, Mapping[str, Sequence[str]]] = {
         "definition": {name: [text] for name, text in definitions.items()},
         "other tasks' definitions": {name: [definitions[donors[name]]] for name in definitions},
         "junk": dict.fromkeys(definitions, JUNK),
     }
     if seen:
-        found["training descriptions"] = {t.name: t.descriptions[1 : 1 + TURNS] for t in tasks}
-        found["unseen paraphrases"] = {
+        texts_by_source["training descriptions"] = {
+            t.name: t.descriptions[1 : 1 + TURNS] for t in tasks
+        }
+        texts_by_source["unseen paraphrases"] = {
             t.name: t.descriptions[used : used + TURNS]
             for t in tasks
             if len(t.descriptions) >= used + TURNS
         }
     else:
-        found["unseen paraphrases"] = {
+        texts_by_source["unseen paraphrases"] = {
             t.name: t.descriptions[1 : 1 + TURNS] for t in tasks if len(t.descriptions) > TURNS
         }
-        found["descriptions of training tasks"] = {
+        texts_by_source["descriptions of training tasks"] = {
             t.name: [draw.choice(draw.choice(trained).descriptions[:used]) for _ in range(OTHERS)]
             for t in tasks
         }
-    return found
+    return texts_by_source
 
 
 def forms(tasks: Sequence[Task]) -> dict[str, Mapping[str, Sequence[str]]]:
@@ -74,16 +76,13 @@ def measure(
     texts: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> dict[str, Any]:
     """Mean NLL of each set of texts, its paired differences, and the number of words."""
-    nll: dict[str, Means] = {"base": judge.untold(), "in_prompt": judge.told()}
-    definition = texts["definition"]
-    for name, of in texts.items():
-        # A task without such a text is scored under its definition and then left out of the means.
-        means = judge.described(generate, {**definition, **of})
-        nll[name] = {task: value for task, value in means.items() if task in of}
+    conditions = [Texts(name, generate, of_tasks) for name, of_tasks in texts.items()]
+    nll = judge.nll([*judge.plan(["base", "in_prompt"]), *conditions])
+    definition = nll["definition"]
     return {
         name: {
             "nll": judge.mean(means),
-            "minus_definition": judge.difference(means, nll["definition"]),
+            "minus_definition": judge.difference(means, definition),
             "minus_base": judge.difference(means, nll["base"]),
             "words": words(texts[name]) if name in texts else None,
         }
@@ -93,7 +92,7 @@ def measure(
 
 def words(texts: Mapping[str, Sequence[str]]) -> float:
     """Mean number of words of the texts."""
-    counts = [len(text.split()) for several in texts.values() for text in several]
+    counts = [len(text.split()) for texts_of_task in texts.values() for text in texts_of_task]
     return round(sum(counts) / len(counts), 1)
 
 
@@ -108,22 +107,24 @@ def main() -> None:
     t2l = TextToLora.from_pretrained(options.model, device=options.device)
     data = t2l.training["data"]
     used = data["descriptions_per_task"]
-    kept, _ = split_by_group(load_data_dir(options.data, "train"), data["validation_one_in"])
-    rich = [t for t in kept if len(t.descriptions) >= used + TURNS and t.validation()]
+    training_tasks, _ = split_by_group(
+        load_data_dir(options.data, "train"), data["validation_one_in"]
+    )
+    rich = [t for t in training_tasks if len(t.descriptions) >= used + TURNS and t.validation()]
     seen = Random(f"seen/{options.row_seed}").sample(rich, min(options.seen, len(rich)))
 
     def generate(texts: Sequence[str]) -> Any:
         return t2l.generate(texts).weights
 
     def make() -> dict[str, Any]:
-        found = {}
+        figures = {}
         for title, chosen in (("unseen", ()), ("seen", tuple(seen))):
             judge = Judge(options, t2l.spec.base.name, chosen)
             texts = sources(
-                judge.tasks, kept, used=used, seen=bool(chosen), seed=options.row_seed
+                judge.tasks, training_tasks, used=used, seen=bool(chosen), seed=options.row_seed
             ) | forms(judge.tasks)
-            found[title] = measure(judge, generate, texts)
-        return {"tasks": found}
+            figures[title] = measure(judge, generate, texts)
+        return {"tasks": figures}
 
     make_cell(
         options.out / f"{options.name}.json",

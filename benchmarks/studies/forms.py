@@ -45,13 +45,13 @@ def keywords(task: Task) -> str:
     """
     words = (word.casefold() for word in _WORD.findall(task.definition))
     stop = frozenset(_STOP_WORDS.split())
-    kept = list(dict.fromkeys(word for word in words if word not in stop))[:KEYWORDS]
-    if not kept:
+    keywords_in_order = list(dict.fromkeys(word for word in words if word not in stop))[:KEYWORDS]
+    if not keywords_in_order:
         raise ConfigError(
             f"task {task.name!r} has no word for a list of keywords in its definition "
             f"{task.definition!r}; leave it out"
         )
-    return ", ".join(kept)
+    return ", ".join(keywords_in_order)
 
 
 def with_labels(task: Task) -> str:

@@ -8,7 +8,6 @@ hands it to the reader. Every fault is counted by its kind; the first of each ki
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
@@ -20,12 +19,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.lib import RESULTS, command, machine
+from benchmarks.lib import Recorder, parse
 from benchmarks.studies.hostile_damage import damage
 from benchmarks.studies.hostile_files import Format, make_formats
 from text_to_lora.errors import T2LError
@@ -127,13 +125,13 @@ def judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]
         )
     seconds = time.perf_counter() - started
     over = _peak() - memory - 2 * sum(size for size, _ in before.values())
-    made = [path for path in output.rglob("*") if path.suffix != ".lock"]
+    written = [path for path in output.rglob("*") if path.suffix != ".lock"]
     checks = {
         "message of several lines": outcome == "refused" and len(message.splitlines()) > 1,
         "message too long": outcome == "refused" and len(message) > LONGEST_MESSAGE,
-        "half-written output": bool(made)
+        "half-written output": bool(written)
         if outcome != "read"
-        else any(p.name[0] == "." for p in made),
+        else any(p.name[0] == "." for p in written),
         "input changed": _listing(source) != before,
         "code executed": (work / "executed").exists(),
         "too slow": seconds > MAX_SECONDS,
@@ -189,21 +187,14 @@ def _status(field: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parse(__doc__, "hostile", threads=None)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--result", type=Path, default=RESULTS / "hostile.json")
     arguments = parser.parse_args()
-    before, started = machine(), time.perf_counter()
+    recorder = Recorder()
     with tempfile.TemporaryDirectory() as work:
         result = run(arguments.files, arguments.seed, Path(work))
-    result |= {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    write_json(arguments.result, result)
+    write_json(arguments.out, recorder.complete(result))
     print(json.dumps(result["faults"], indent=2))
 
 

@@ -1,4 +1,4 @@
-"""What the studies share: rows of unseen tasks, and their likelihoods under adapters of texts."""
+"""What the studies share: unseen tasks, and their likelihoods under conditions of the suite."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from benchmarks.lib import RESULTS
-from text_to_lora.evaluation.conditions import JUNK, derangements, group_of
-from text_to_lora.evaluation.paired import interval_dict
-from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
+from text_to_lora.evaluation.conditions import (
+    Condition,
+    Setup,
+    Sources,
+    group_of,
+    plan_conditions,
+)
 from text_to_lora.evaluation.stats import GroupBootstrap
+from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.lora import LoraWeights
 from text_to_lora.models.base import load_base
 from text_to_lora.models.find import base_to_load
 from text_to_lora.tasks.folder import load_data_dir
-from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.task import Row, Task
 
 Generate = Callable[[Sequence[str]], LoraWeights]
 Means = dict[str, float]
@@ -29,20 +35,50 @@ Means = dict[str, float]
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Arguments that every experiment has."""
-    made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
-    made.add_argument("--data", type=Path, required=True, help="folder of task collections")
-    made.add_argument("--split", default="dev_heldout", help="of unseen tasks that are scored")
-    made.add_argument("--rows", type=int, default=16, help="rows an unseen task (default 16)")
-    made.add_argument("--row-seed", type=int, default=0, help="of rows and derangements")
-    made.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    made.add_argument("--device", default="cpu", help="of the base (default cpu)")
-    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the cells")
-    return made
+    arguments = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    add = arguments.add_argument
+    add("--data", type=Path, required=True, help="folder of task collections")
+    add("--split", default="dev_heldout", help="of unseen tasks that are scored")
+    add("--rows", type=int, default=16, help="rows an unseen task (default 16)")
+    add("--row-seed", type=int, default=0, help="of rows and derangements")
+    add("--threads", type=int, default=1, help="CPU threads (default 1)")
+    add("--device", default="cpu", help="of the base (default cpu)")
+    add("--out", type=Path, default=RESULTS, help="folder of the cells")
+    return arguments
+
+
+class Texts(Condition):
+    """The adapters of given texts, which the rows of a task take in turn; others are left out.
+
+    texts: of each task by name
+    """
+
+    def __init__(self, name: str, generate: Generate, texts: Mapping[str, Sequence[str]]) -> None:
+        self._name, self._generate, self._texts = name, generate, texts
+
+    @property
+    def name(self) -> str:
+        """See Condition.name."""
+        return self._name
+
+    def plan(self, rows: Sequence[Row]) -> list[Setup | None]:
+        """See Condition.plan."""
+        turns: dict[str, int] = {}
+        setups: list[Setup | None] = []
+        for row in rows:
+            texts, turn = self._texts.get(row.task.name, ()), turns.get(row.task.name, 0)
+            setups.append(Setup(adapter=texts[turn % len(texts)]) if texts else None)
+            turns[row.task.name] = turn + 1
+        return setups
+
+    def adapters(self, keys: Sequence[str]) -> LoraWeights:
+        """Generate from the texts."""
+        return self._generate(keys)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Unseen tasks, their rows and one base model; each read when first needed.
+    """Unseen tasks and one base model, each read when first needed.
 
     base_name: as `load_base` takes it
     seen: tasks of training in place of the unseen ones, on rows that are not trained on
@@ -63,118 +99,63 @@ class Judge:
         return load_data_dir(self.options.data, self.options.split)
 
     @cached_property
-    def rows(self) -> list[Row]:
-        """Rows that are scored, the same for every cell (idx % 10 >= 5; of seen tasks 9)."""
-        return choose_rows(
-            self.tasks,
-            rows_per_task=self.options.rows,
-            seed=self.options.row_seed,
-            examples=Task.validation if self.seen else Task.scored,
-        )
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """Likelihoods alone."""
-        name = base_to_load(self.base_name)
-        base, tokenizer = load_base(name, device=self.options.device)
-        return Scorer(base, tokenizer, max_new_tokens=0)
+    def base(self) -> tuple[Any, Any]:
+        """The base model and its tokenizer."""
+        return load_base(base_to_load(self.base_name), device=self.options.device)
 
     @cached_property
     def bootstrap(self) -> GroupBootstrap:
         """Over the source groups of the tasks."""
         return GroupBootstrap({task.name: group_of(task) for task in self.tasks})
 
-    def told(self) -> Means:
-        """Likelihoods of the base with each task's definition in the prompt."""
-        answers = self.scorer.score(self.rows, prompt_texts=[r.task.definition for r in self.rows])
-        return self._means([answer.nll for answer in answers])
+    def plan(self, kinds: Sequence[str], generate: Generate | None = None) -> list[Condition]:
+        """Conditions of these kinds, with the adapters of one hypernetwork."""
+        seed = self.options.row_seed
+        sources = Sources(self.tasks, seed, generate, hyperdecoder=generate)
+        return plan_conditions(kinds, sources)
 
-    def untold(self, weights: LoraWeights | None = None) -> Means:
-        """Likelihoods of the base without a description, alone or under one adapter."""
-        return self._means([answer.nll for answer in self.scorer.score(self.rows, weights=weights)])
+    def nll(self, conditions: Sequence[Condition]) -> dict[str, Means]:
+        """Likelihoods under conditions, by their names; derangements are one condition.
 
-    def described(
-        self,
-        generate: Generate,
-        texts: Mapping[str, Sequence[str]],
-        *,
-        in_prompt: bool = False,
-    ) -> Means:
-        """Likelihoods under the adapters of texts, which the rows of a task take in turn.
-
-        in_prompt: the task's own definition stands in the prompt as well
+        Of unseen tasks rows with idx % 10 >= 5 are scored, of seen ones those with 9; every call
+        scores the same rows.
         """
-        turns: dict[str, int] = {}
-        read = []
-        for row in self.rows:
-            own, turn = texts[row.task.name], turns.get(row.task.name, 0)
-            read.append(own[turn % len(own)])
-            turns[row.task.name] = turn + 1
-        return self.generated(generate, read, in_prompt=in_prompt)
-
-    def generated(
-        self, generate: Generate, read: Sequence[str], *, in_prompt: bool = False
-    ) -> Means:
-        """Likelihoods under the adapters of one text a row."""
-        distinct = list(dict.fromkeys(read))
-        values: list[float] = [0.0] * len(read)
-        for start in range(0, len(distinct), 128):  # of one adapter a row, not all fit in memory
-            part = {text: place for place, text in enumerate(distinct[start : start + 128])}
-            chosen = [place for place, text in enumerate(read) if text in part]
-            with torch.no_grad():
-                weights = generate(list(part)).detach()
-            answers = self.scorer.score(
-                [self.rows[place] for place in chosen],
-                weights=weights,
-                adapters=[part[read[place]] for place in chosen],
-                prompt_texts=(
-                    [self.rows[place].task.definition for place in chosen] if in_prompt else None
-                ),
+        base, tokenizer = self.base
+        with TemporaryDirectory() as folder:
+            report = evaluate_suite(
+                base=base,
+                tokenizer=tokenizer,
+                tasks=self.tasks,
+                conditions=conditions,
+                output_dir=folder,
+                rows_per_task=self.options.rows,
+                seed=self.options.row_seed,
+                examples=Task.validation if self.seen else Task.scored,
+                max_new_tokens=0,
+                label_likelihood=False,
             )
-            for place, answer in zip(chosen, answers, strict=True):
-                values[place] = answer.nll
-        return self._means(values)
-
-    def controls(self, generate: Generate, *, in_prompt: bool = False) -> dict[str, Means]:
-        """Matched, shuffled (mean of three derangements) and junk."""
-        definitions = {task.name: task.definition for task in self.tasks}
-        own = {name: [text] for name, text in definitions.items()}
-        shuffled = [
-            self.described(
-                generate,
-                {name: [definitions[d]] for name, d in donors.items()},
-                in_prompt=in_prompt,
-            )
-            for donors in derangements(self.tasks, seed=self.options.row_seed)
-        ]
         return {
-            "matched": self.described(generate, own, in_prompt=in_prompt),
-            "shuffled": {
-                name: sum(means[name] for means in shuffled) / len(shuffled) for name in own
-            },
-            "junk": self.described(generate, dict.fromkeys(own, JUNK), in_prompt=in_prompt),
+            name: {
+                task: nll
+                for task, facts in report["tasks"].items()
+                if (nll := facts["conditions"][name]["nll"]) is not None
+            }
+            for name in report["conditions"]
         }
-
-    def _means(self, values: Sequence[float]) -> Means:
-        rows: dict[str, list[float]] = {}
-        for row, value in zip(self.rows, values, strict=True):
-            rows.setdefault(row.task.name, []).append(value)
-        return {name: sum(found) / len(found) for name, found in rows.items()}
 
     def difference(self, first: Means, second: Means) -> dict[str, Any]:
         """Paired difference first - second, with its interval."""
-        tasks = [name for name in first if name in second]
-        values = {name: first[name] - second[name] for name in tasks}
+        values = {name: first[name] - second[name] for name in first if name in second}
         interval = self.bootstrap.mean(values)
-        return interval_dict(interval) | {
+        return interval.to_dict() | {
             "clear_of_zero": interval.clear_of_zero,
-            "tasks": len(tasks),
+            "tasks": len(values),
             "tasks_lower": sum(value < 0 for value in values.values()),
         }
 
     def mean(self, means: Means) -> dict[str, Any]:
         """Mean over source groups, with its interval."""
-        return interval_dict(self.bootstrap.mean(means))
+        return self.bootstrap.mean(means).to_dict()
 
     def identity(self) -> dict[str, Any]:
         """What decides the rows."""

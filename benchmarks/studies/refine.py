@@ -41,13 +41,13 @@ from text_to_lora.lora import LoraWeights
 from text_to_lora.models.find import find_hypernet
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Example, Task
-from text_to_lora.training.config import ObjectiveSection
-from text_to_lora.training.data import RowEncoder, split_by_group
-from text_to_lora.training.joint import StackedAdapters, TaskAdapters
-from text_to_lora.training.joint_trainer import Job, JointTrainer
+from text_to_lora.training.encoding import RowEncoder
+from text_to_lora.training.joint import Job, JointTrainer
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.refine_folds import is_due, make_folds, make_job
 from text_to_lora.training.refine_settings import RefineSettings, RefineTask
+from text_to_lora.training.split import split_by_group
+from text_to_lora.training.step_adapters import StackedAdapters, StepAdapters
 
 RATES = {
     "factors": (2e-4, 5e-4, 1e-3),
@@ -62,7 +62,7 @@ PROMPT_TOKENS, ANSWER_TOKENS = 256, 64
 Pair = tuple[str, str]
 
 
-class CodeAdapters(TaskAdapters):
+class CodeAdapters(StepAdapters):
     """Adapters that a frozen hypernetwork decodes from latent codes, each with a trained offset.
 
     latent: codes of the descriptions, [adapters, slots, latent]; states: of the same descriptions
@@ -76,8 +76,8 @@ class CodeAdapters(TaskAdapters):
         self._hypernet = (hypernet.requires_grad_(False).eval(),)  # no submodule, so not trained
         self._latent, self._states = latent, states
 
-    def forward(self, embeddings: Tensor) -> LoraWeights:
-        """See TaskAdapters.forward."""
+    def forward(self, embeddings: Tensor, texts: Sequence[str]) -> LoraWeights:
+        """See StepAdapters.forward."""
         (hypernet,) = self._hypernet
         factors = hypernet.decode(self._latent + self.offset[:, None], self._states)
         return LoraWeights(self.spec, *hypernet.output(*factors))
@@ -121,7 +121,6 @@ class Study:
         self.encoder = RowEncoder(
             tokenizer,
             max_prompt_tokens=PROMPT_TOKENS,
-            max_description_tokens=0,
             max_answer_tokens=ANSWER_TOKENS,
         )
         self.base = base
@@ -152,7 +151,7 @@ class Study:
         offset, middle = 0, self.options.steps // 2
         for step in range(self.options.steps + 1):
             if step and cell.arm == "both" and step == middle + 1:
-                factors = StackedAdapters.from_weights(trainer.adapters.weights())
+                factors = StackedAdapters.from_weights(trainer.weights())
                 later = settings.model_copy(update={"lr": FACTOR_RATE})
                 trainer = self._trainer(factors, [_after(job, middle) for job in jobs], later)
                 offset = middle
@@ -175,16 +174,16 @@ class Study:
         folds: list[list[int]] = []
         for place, task in enumerate(tasks):
             rows = _draw(task.support(), cell.k, f"{cell.draw}/{task.name}")
-            own = make_folds(RefineTask(task.name, task.definition, rows), settings, 10**4)
-            own = [_with_steps(job, self.options.steps) for job in own]
-            if len(own) > 1:
-                own.append(make_job(task.name, rows, settings, self.options.steps))
-            folds.append(list(range(len(jobs), len(jobs) + len(own))))
-            owners += [place] * len(own)
-            jobs += own
+            of_task = make_folds(RefineTask(task.name, task.definition, rows), settings, 10**4)
+            of_task = [_with_steps(job, self.options.steps) for job in of_task]
+            if len(of_task) > 1:
+                of_task.append(make_job(task.name, rows, settings, self.options.steps))
+            folds.append(list(range(len(jobs), len(jobs) + len(of_task))))
+            owners += [place] * len(of_task)
+            jobs += of_task
         return jobs, owners, folds
 
-    def _adapters(self, arm: str, tasks: Sequence[Task], owners: Sequence[int]) -> TaskAdapters:
+    def _adapters(self, arm: str, tasks: Sequence[Task], owners: Sequence[int]) -> StepAdapters:
         texts = [task.definition for task in tasks]
         if arm == "usual":
             return StackedAdapters(self.t2l.spec, len(owners), torch.Generator().manual_seed(0))
@@ -199,11 +198,10 @@ class Study:
         return CodeAdapters(hypernet, latent[torch.tensor(owners)], chosen)
 
     def _trainer(
-        self, adapters: TaskAdapters, jobs: Sequence[Job], settings: RefineSettings
+        self, adapters: StepAdapters, jobs: Sequence[Job], settings: RefineSettings
     ) -> JointTrainer:
-        objective = ObjectiveSection(label_smoothing=0.0, neftune_alpha=0.0, weight_penalty=0.0)
         return JointTrainer(
-            SftModule(adapters, self.base, objective),
+            SftModule(adapters, self.base),
             jobs,
             self.encoder,
             settings.optimizer(),
@@ -221,10 +219,10 @@ class Study:
         step: int,
     ) -> None:
         everywhere = range(len(jobs))
-        kept_out = torch.stack(trainer.measure(everywhere, [job.selection for job in jobs]))
+        held_out = torch.stack(trainer.measure(everywhere, [job.selection for job in jobs]))
         tested = torch.stack(trainer.measure([places[-1] for places in folds], tests))
         for place, places in enumerate(folds):
-            figures = [*kept_out[:, places].nanmean(1).tolist(), *tested[:, place].tolist()]
+            figures = [*held_out[:, places].nanmean(1).tolist(), *tested[:, place].tolist()]
             curves[place].append([step, *(round(figure, 4) for figure in figures)])
 
 

@@ -22,13 +22,13 @@ import torch
 from benchmarks.lib import RESULTS, command, machine
 from text_to_lora import TextToLora
 from text_to_lora.evaluation.conditions import Sources, plan_conditions
-from text_to_lora.evaluation.scoring import Row, Scorer
+from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.files import read_json, write_json
 from text_to_lora.tasks.families.probe import Probe, word_probe
 from text_to_lora.tasks.folder import load_data_dir
-from text_to_lora.tasks.task import Example, Metric, Task
-from text_to_lora.training.data import split_by_group
+from text_to_lora.tasks.task import Example, Metric, Row, Task
+from text_to_lora.training.split import split_by_group
 
 CONDITIONS = ("base", "in_prompt", "matched", "shuffled", "junk")
 PROBE_SEED = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -29,7 +28,7 @@ def check_fields(record: Any, place: str, error: type[T2LError]) -> None:
 
     Raises `error` naming the field, its value and what is allowed.
     """
-    for name, hint in _hints(type(record)).items():
+    for name, hint in get_type_hints(type(record)).items():
         value = getattr(record, name)
         if not _fits(value, hint):
             raise error(f"{place}: {name} is {shorten(value)}; {_describe(hint)} is needed")
@@ -59,7 +58,7 @@ def from_json(
     """
     if not isinstance(payload, Mapping):
         raise error(f"{place} is {shorten(payload)}; an object is needed")
-    hints = _hints(cls)
+    hints = get_type_hints(cls)
     missing = sorted(hints.keys() - set(optional) - payload.keys())
     unknown = sorted(payload.keys() - hints.keys())
     if missing or unknown:
@@ -80,11 +79,6 @@ def _from_json(value: Any, hint: Any, place: str, error: type[T2LError]) -> Any:
     if is_dataclass(hint) and value is not None:
         return from_json(hint, value, place, error)  # type: ignore[arg-type]
     return value
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -65,10 +65,10 @@ class Adapters:
 
     def scale(self, strength: float) -> Adapters:
         """The same adapters with ΔW times `strength`."""
-        noted = tuple(
+        provenance = tuple(
             {**entry, "strength": entry["strength"] * strength} for entry in self.provenance
         )
-        return Adapters(self.weights.scale(strength), self.descriptions, noted, self.nearest)
+        return replace(self, weights=self.weights.scale(strength), provenance=provenance)
 
     def blend(self, coefficients: Sequence[float] | None = None) -> Adapters:
         """One adapter whose ΔW is the weighted sum of these; None for their mean.
@@ -77,10 +77,9 @@ class Adapters:
 
         Raises ConfigError when there is not one coefficient an adapter.
         """
-        number = len(self)
-        shares = list(coefficients) if coefficients is not None else [1 / number] * number
-        if len(shares) != number:
-            raise ConfigError(f"{len(shares)} coefficients for {number} adapters; give one each")
+        shares = [1 / len(self)] * len(self) if coefficients is None else list(coefficients)
+        if len(shares) != len(self):
+            raise ConfigError(f"{len(shares)} coefficients for {len(self)} adapters; give one each")
         of_one = ("nearest_description", "tokens", "tokens_read", "tokens_unknown")
         first = {k: value for k, value in self.provenance[0].items() if k not in of_one}
         entry = {
@@ -264,24 +263,25 @@ class TextToLora:
         weights.check_finite()
         texts = tuple(text.strip() for text in descriptions)
         nearest = self._nearest(embeddings)
-        provenance = tuple(
-            {
-                "description": text,
-                "hypernet": self.name,
-                "hypernet_fingerprint": self._loaded.fingerprint,
-                "encoder": self._loaded.encoder.name,
-                "encoder_fingerprint": self._loaded.encoder.fingerprint,
-                **reading.to_dict(),
-                "base": self.spec.base.name,
-                "strength": 1.0,
-                "version": text_to_lora.__version__,
-                **_recorded(neighbour),
-            }
-            for text, neighbour, reading in zip(
-                texts, nearest, read_tokens(self.encoder, descriptions), strict=True
-            )
-        )
-        adapters = Adapters(weights, texts, provenance, nearest)
+        shared = {
+            "hypernet": self.name,
+            "hypernet_fingerprint": self._loaded.fingerprint,
+            "encoder": self._loaded.encoder.name,
+            "encoder_fingerprint": self._loaded.encoder.fingerprint,
+            "base": self.spec.base.name,
+            "strength": 1.0,
+            "version": text_to_lora.__version__,
+        }
+        readings = read_tokens(self.encoder, descriptions)
+        provenance = [
+            {"description": text, **shared, **reading.to_dict()}
+            for text, reading in zip(texts, readings, strict=True)
+        ]
+        for entry, neighbour in zip(provenance, nearest, strict=True):
+            if neighbour is not None:
+                cosine = round(neighbour.cosine, 4)
+                entry["nearest_description"] = {"text": neighbour.text, "cosine": cosine}
+        adapters = Adapters(weights, texts, tuple(provenance), nearest)
         return adapters if strength == 1.0 else adapters.scale(strength)
 
     def refine(
@@ -294,7 +294,7 @@ class TextToLora:
 
         examples: the rows (input, answer) of each description, two or more; rows that are kept out
             of training choose after how many steps an adapter is best, which may be none
-        options: seconds=60.0, steps=None and more, as for `serving.refinement.refine_with`
+        options: seconds=60.0, steps=None and more, as for `refinement.refine_with`
 
         What was measured stands in `provenance` under "refinement". The base is loaded, if it is not
         yet, and frozen.
@@ -325,7 +325,7 @@ class TextToLora:
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write the hypernetwork's folder, whole or not at all."""
         loaded = self._loaded
-        save_hypernet(
+        return save_hypernet(
             path,
             loaded.hypernet,
             loaded.encoder,
@@ -333,7 +333,6 @@ class TextToLora:
             descriptions=loaded.descriptions,
             overwrite=overwrite,
         )
-        return Path(path)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the hypernetwork to the hub; gives the address of the commit.
@@ -343,13 +342,6 @@ class TextToLora:
         Raises ConfigError when the hub refuses.
         """
         return upload_folder(self.save, repo_id, "hypernetwork", private=private, token=token)
-
-
-def _recorded(neighbour: NearestDescription | None) -> dict[str, Any]:
-    """The nearest training description as provenance holds it; the cosine has four decimals."""
-    if neighbour is None:
-        return {}
-    return {"nearest_description": {"text": neighbour.text, "cosine": round(neighbour.cosine, 4)}}
 
 
 def _slug(text: str) -> str:

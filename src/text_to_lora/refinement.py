@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from text_to_lora.files import lock
 from text_to_lora.generate import Adapters, TextToLora
 from text_to_lora.tasks.user_rows import check_rows
 from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.refine import refine_adapters
+from text_to_lora.training.refine import Refined, refine_adapters
 from text_to_lora.training.refine_settings import Limits, RefineSettings, RefineTask
 
 Examples = Sequence[Sequence[tuple[str, str]]]
@@ -73,40 +74,31 @@ def refine_with(
         )
     labels = list(names) or _default_names(len(descriptions))
     rows = [
-        check_rows(own, description, task=label)
-        for own, description, label in zip(examples, descriptions, labels, strict=True)
+        check_rows(task_rows, description, task=label)
+        for task_rows, description, label in zip(examples, descriptions, labels, strict=True)
     ]
     start = t2l.generate(descriptions)
     tasks = [
-        RefineTask(label, description, own, origin=t2l.fingerprint)
-        for label, description, own in zip(labels, start.descriptions, rows, strict=True)
+        RefineTask(label, description, task_rows, origin=t2l.fingerprint)
+        for label, description, task_rows in zip(labels, start.descriptions, rows, strict=True)
     ]
-    base, tokenizer = t2l.base
 
-    def train(state: RunFolder | None) -> Adapters:
-        refined = refine_adapters(
-            start.weights,
-            tasks,
-            base,
-            tokenizer,
-            chosen,
-            limits,
-            state=state,
-            resume=resume,
-            report=report,
-        )
-        provenance = tuple(
-            {**entry, "refinement": record}
-            for entry, record in zip(start.provenance, refined.records, strict=True)
-        )
-        return Adapters(refined.weights, start.descriptions, provenance, start.nearest)
+    def train(state: RunFolder | None) -> Refined:
+        job = partial(refine_adapters, state=state, resume=resume, report=report)
+        return job(start.weights, tasks, *t2l.base, chosen, limits)
 
     if state_dir is None:
-        return train(None)
-    folder = Path(state_dir)
-    refusal = f"another job refines with the state in {str(folder)!r}"
-    with lock(folder / ".lock", wait_seconds=0, refusal=refusal):
-        return train(RunFolder(folder))
+        refined = train(None)
+    else:
+        folder = Path(state_dir)
+        refusal = f"another job refines with the state in {str(folder)!r}"
+        with lock(folder / ".lock", wait_seconds=0, refusal=refusal):
+            refined = train(RunFolder(folder))
+    provenance = tuple(
+        {**entry, "refinement": record}
+        for entry, record in zip(start.provenance, refined.records, strict=True)
+    )
+    return Adapters(refined.weights, start.descriptions, provenance, start.nearest)
 
 
 def _default_names(count: int) -> list[str]:

@@ -21,11 +21,11 @@ from transformers import (
 from text_to_lora.analysis.cost import (
     BaseCost,
     Cost,
-    EncoderCost,
     Question,
     Way,
     cheaper,
     crossing,
+    encoder_cost,
     hypernet_flops,
 )
 from text_to_lora.encoders import load_encoder
@@ -129,10 +129,10 @@ def test_operations_of_the_hypernetwork_are_those_with_numbers(
 def test_an_encoder_costs_what_its_matrices_say(
     kind: str, layers: int, hidden: int, inner: int, matrices: int, parameters: int
 ) -> None:
-    cost = EncoderCost.of(kind, 36)
+    numbers, flops = encoder_cost(kind, 36)
     per_token = 4 * hidden**2 + matrices * hidden * inner
-    assert cost.flops == 2 * layers * (36 * per_token + 2 * hidden * 36**2)
-    assert cost.parameters == parameters
+    assert flops == 2 * layers * (36 * per_token + 2 * hidden * 36**2)
+    assert numbers == parameters
 
 
 def test_ways_add_up() -> None:
@@ -144,11 +144,11 @@ def test_ways_add_up() -> None:
     cached = ways["2-shot, prefix cached"]
     assert cached.once == base.pass_flops(26)
     assert cached.each == base.answer_flops(10, 3, past=26)
-    assert cached.kept == 26 * 2 * 2 * 2 * 8 * 2  # layers, K and V, heads of them, width, bytes
+    assert cached.held == 26 * 2 * 2 * 2 * 8 * 2  # layers, K and V, heads of them, width, bytes
     ours = ways["T2L"]
     assert ours.each - ways["zero-shot"].each == 2 * costs.spec.num_parameters * 12
-    encoder = EncoderCost.of("minilm", 5)
-    assert ours.once == encoder.flops + hypernet_flops(costs.hypernet, costs.spec)
+    _, encoding = encoder_cost("minilm", 5)
+    assert ours.once == encoding + hypernet_flops(costs.hypernet, costs.spec)
 
 
 @pytest.mark.parametrize("other", [(0, 10), (7, 3), (20, 1), (3, 4), (0, 4), (5, 4), (6, 4)])
@@ -157,12 +157,12 @@ def test_break_even_is_found_by_counting_up(ours: tuple[int, int], other: tuple[
     first, second = Way("ours", *ours, 0), Way("other", *other, 0)
     enough = range(1, 200)
     good = [q for q in enough if first.flops(q) <= second.flops(q)]
-    found = cheaper(first, second)
-    if found is None:
+    interval = cheaper(first, second)
+    if interval is None:
         assert not good
     else:
-        last = enough[-1] if found[1] is None else found[1]
-        assert good == list(range(found[0], last + 1))
+        last = enough[-1] if interval[1] is None else interval[1]
+        assert good == list(range(interval[0], last + 1))
 
 
 def test_crossing_is_the_first_library_that_is_larger() -> None:

@@ -49,8 +49,8 @@ def test_tsne_keeps_clusters_and_is_the_same_again(clusters: tuple[Tensor, list[
     laid = project(points, "tsne", perplexity=4)
     again = project(points, "tsne", perplexity=4)
     numpy.testing.assert_array_equal(laid, again)
-    found = agreement(torch.tensor(laid), labels, permutations=20)
-    assert found["neighbour"]["mean"] == 1.0
+    result = agreement(torch.tensor(laid), labels, permutations=20)
+    assert result["neighbour"]["mean"] == 1.0
 
 
 def test_silhouette_and_neighbours_are_those_of_sklearn_and_a_loop(
@@ -58,10 +58,10 @@ def test_silhouette_and_neighbours_are_those_of_sklearn_and_a_loop(
 ) -> None:
     points, labels = clusters
     points = points + 3 * torch.randn(points.shape, generator=generator)  # clusters that overlap
-    found = agreement(points, labels, permutations=50)
+    result = agreement(points, labels, permutations=50)
     centred = (points - points.mean(0)).double().numpy()
     expected = silhouette_samples(centred, labels, metric="cosine").mean()
-    assert found["silhouette"]["mean"] == pytest.approx(expected)
+    assert result["silhouette"]["mean"] == pytest.approx(expected)
     hits = 0
     for place, point in enumerate(centred):
         cosines = [
@@ -74,7 +74,7 @@ def test_silhouette_and_neighbours_are_those_of_sklearn_and_a_loop(
             for other in range(24)
         ]
         hits += labels[int(numpy.argmax(cosines))] == labels[place]
-    assert found["neighbour"]["mean"] == pytest.approx(hits / 24)
+    assert result["neighbour"]["mean"] == pytest.approx(hits / 24)
     assert 0 < hits < 24
 
 
@@ -82,10 +82,10 @@ def test_shuffled_labels_are_at_chance_and_clusters_are_not(
     clusters: tuple[Tensor, list[str]],
 ) -> None:
     points, labels = clusters
-    found = agreement(points, labels, permutations=200)
-    assert found["neighbour"]["mean"] == 1.0
-    assert found["neighbour"]["p"] == pytest.approx(1 / 201)
-    assert found["neighbour"]["shuffled"]["mean"] == pytest.approx(5 / 23, abs=0.05)
+    result = agreement(points, labels, permutations=200)
+    assert result["neighbour"]["mean"] == 1.0
+    assert result["neighbour"]["p"] == pytest.approx(1 / 201)
+    assert result["neighbour"]["shuffled"]["mean"] == pytest.approx(5 / 23, abs=0.05)
     mixed = [labels[place % 4 * 6] for place in range(24)]  # each label once in every cluster
     other = agreement(points, mixed, permutations=200)
     assert other["neighbour"]["p"] > 0.05
@@ -102,9 +102,9 @@ def test_points_of_one_group_are_no_neighbours(clusters: tuple[Tensor, list[str]
 def test_standardised_numbers_have_deviation_one_or_are_zero(generator: torch.Generator) -> None:
     vectors = 3 + 2 * torch.randn(9, 4, generator=generator)
     vectors[:, 2] = 7.0
-    made = standardise(vectors)
-    torch.testing.assert_close(made[:, [0, 1, 3]].std(0, correction=0), torch.ones(3))
-    assert torch.equal(made[:, 2], torch.zeros(9))
+    standardised = standardise(vectors)
+    torch.testing.assert_close(standardised[:, [0, 1, 3]].std(0, correction=0), torch.ones(3))
+    assert torch.equal(standardised[:, 2], torch.zeros(9))
 
 
 def _tasks() -> list[Task]:
@@ -175,9 +175,9 @@ def test_neighbours_of_a_description_are_of_the_task_with_its_words(
     spaces: tuple[Callable, Callable],  # type: ignore[type-arg]
 ) -> None:
     points = points_of(_tasks(), descriptions=2)
-    (found,) = nearest_tasks(["Give 4."], points, *spaces, count=3)
+    (result,) = nearest_tasks(["Give 4."], points, *spaces, count=3)
     for space in ("descriptions", "adapters"):
-        near = found[space]
+        near = result[space]
         assert near[0][0].task == "task4"
         assert len({point.task for point, _ in near}) == 3  # each task once
         assert [cosine for _, cosine in near] == sorted((c for _, c in near), reverse=True)

@@ -57,9 +57,9 @@ def test_harm_is_the_difference_of_told_likelihoods_on_other_groups(
     assert sorted(result["adapters"]["two"]["by_task"]) == ["blue", "green", "red"]
     scorer = Scorer(parts["base"], parts["tokenizer"], max_new_tokens=0, max_length=128)
     rows = [row for row in parts["rows"] if row.task.name == "blue"]
-    told = ["Say blue."] * len(rows)
-    after = scorer.score(rows, weights=parts["weights"][1], prompt_texts=told)
-    before = scorer.score(rows, prompt_texts=told)
+    definitions = ["Say blue."] * len(rows)
+    after = scorer.score(rows, weights=parts["weights"][1], prompt_texts=definitions)
+    before = scorer.score(rows, prompt_texts=definitions)
     expected = sum(a.nll - b.nll for a, b in zip(after, before, strict=True)) / len(rows)
     assert result["adapters"]["two"]["by_task"]["blue"] == pytest.approx(expected, abs=1e-4)
     for entry in result["adapters"].values():
@@ -101,7 +101,9 @@ def test_finished_adapters_are_not_measured_again(parts: dict[str, Any], tmp_pat
     again = run_harm(**parts, output_dir=tmp_path, progress=lines.append)
     assert again == first
     assert lines == ["1/2 one: finished before", "2/2 two"]
-    with pytest.raises(ConfigError, match="is of another adapter or of other rows"):
+    with pytest.raises(
+        ConfigError, match=r"001\.json' has identity .*; delete it or choose another"
+    ):
         run_harm(**parts | {"texts": [PLAIN]}, output_dir=tmp_path)
 
 

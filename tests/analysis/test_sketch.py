@@ -20,9 +20,9 @@ def test_products_of_sketches_are_those_of_factors(
 ) -> None:
     weights = random_adapters(spec, 4, generator)
     flat = torch.cat([t.flatten(1) for t in (*weights.a.values(), *weights.b.values())], dim=1)
-    made = sketch(weights, 4096)
+    sketches = sketch(weights, 4096)
     lengths = flat.norm(dim=1)
-    errors = (made @ made.mT - flat @ flat.mT) / torch.outer(lengths, lengths)
+    errors = (sketches @ sketches.mT - flat @ flat.mT) / torch.outer(lengths, lengths)
     assert errors.abs().max() < 4 / 4096**0.5  # four standard deviations of a count sketch
 
 
@@ -30,10 +30,10 @@ def test_a_sketch_does_not_depend_on_the_other_adapters(
     spec: LoraSpec, generator: torch.Generator
 ) -> None:
     weights = random_adapters(spec, 3, generator)
-    made = sketch(weights, 256)
-    assert made.shape == (3, 256)
+    sketches = sketch(weights, 256)
+    assert sketches.shape == (3, 256)
     for place, one in enumerate(weights.unbind()):
-        torch.testing.assert_close(sketch(one, 256)[0], made[place])
+        torch.testing.assert_close(sketch(one, 256)[0], sketches[place])
 
 
 def test_a_sketch_is_linear_in_the_factors(spec: LoraSpec, generator: torch.Generator) -> None:

@@ -6,9 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,272 +17,161 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from text_to_lora.generate import TextToLora
 from tiny_models import save_base
 
-Arguments = list[object]
+GENERATE = 'generate "Say yes" -o out -m net'
+RUN = 'run "Say yes" -i a -m net --max-new-tokens 1'
+MERGE = "merge adapter -o out --base base"
+NET, ADAPTER, BASE = (
+    "net/model.safetensors",
+    "adapter/adapter_model.safetensors",
+    "base/model.safetensors",
+)
 
-
-@dataclass(frozen=True)
-class Place:
-    """A folder to spoil: copies of a base, a hypernetwork and an adapter, and free space."""
-
-    root: Path
-
-    @property
-    def base(self) -> Path:
-        return self.root / "base"
-
-    @property
-    def net(self) -> Path:
-        return self.root / "net"
-
-    @property
-    def adapter(self) -> Path:
-        return self.root / "adapter"
-
-    @property
-    def out(self) -> Path:
-        return self.root / "out"
-
-    def generate(self, *texts: str) -> Arguments:
-        return ["generate", *(texts or ("Say yes",)), "-o", self.out, "-m", self.net]
-
-    def run(self, *more: object) -> Arguments:
-        return ["run", "Say yes", "-i", "a", "-m", self.net, "--max-new-tokens", 1, *more]
-
-    def merge(self, *more: object) -> Arguments:
-        return ["merge", self.adapter, "-o", self.out, "--base", self.base, *more]
+Damage = Callable[[], object]
 
 
 @pytest.fixture(scope="module")
-def adapter_folder(hypernet_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from text_to_lora.generate import TextToLora
-
-    folder = tmp_path_factory.mktemp("adapter") / "adapter"
-    TextToLora.from_pretrained(hypernet_folder).generate(["Say yes"]).save(folder)
-    return folder
+def folders(
+    base_folder: Path, hypernet_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    root = tmp_path_factory.mktemp("folders")
+    shutil.copytree(base_folder, root / "base")
+    shutil.copytree(hypernet_folder, root / "net")
+    TextToLora.from_pretrained(hypernet_folder).generate(["Say yes"]).save(root / "adapter")
+    save_base(root / "wide", hidden_size=64)
+    return root
 
 
 @pytest.fixture
-def place(base_folder: Path, hypernet_folder: Path, adapter_folder: Path, tmp_path: Path) -> Place:
-    found = Place(tmp_path / "place")
-    shutil.copytree(base_folder, found.base)
-    shutil.copytree(hypernet_folder, found.net)
-    shutil.copytree(adapter_folder, found.adapter)
-    return found
+def place(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to spoil, which is the current one: two bases, a hypernetwork and an adapter."""
+    root = Path(shutil.copytree(folders, tmp_path / "place"))
+    monkeypatch.chdir(root)
+    return root
 
 
-def _truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-16])
+def write(name: str, content: bytes) -> Damage:
+    return lambda: Path(name).write_bytes(content)
 
 
-def _scramble(file: Path) -> None:
-    file.write_bytes(b"\xff" * 64)
+def make(name: str) -> Damage:
+    return lambda: Path(name).mkdir()
 
 
-def _pickle(file: Path) -> None:
-    torch.save({"weight": torch.zeros(2)}, file)
+def truncate(name: str) -> Damage:
+    return lambda: Path(name).write_bytes(Path(name).read_bytes()[:-16])
 
 
-def _nan(file: Path) -> None:
-    tensors = load_file(file)
-    tensors[min(tensors)].view(-1)[0] = torch.nan
-    save_file(tensors, file, metadata={"format": "pt"})
+def pickle(name: str) -> Damage:
+    return lambda: torch.save({"weight": torch.zeros(2)}, name)
 
 
-def _rename(file: Path, name: str) -> None:
-    file.rename(file.with_name(name))
+def rename(name: str, to: str) -> Damage:
+    return lambda: Path(name).rename(Path(name).with_name(to))
 
 
-# Spoilers take the place and give the arguments of a command that must be refused.
-Spoiler = Callable[[Place], Arguments]
+def edit(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    def damage() -> None:
+        tensors = load_file(name)
+        change(tensors)
+        save_file(tensors, name, metadata={"format": "pt"})
+
+    return damage
 
 
-def _spoil_weights(part: str, spoil: Callable[[Path], None], command: str) -> Spoiler:
-    def prepare(place: Place) -> Arguments:
-        name = "adapter_model.safetensors" if part == "adapter" else "model.safetensors"
-        spoil(place.root / part / name)
-        if command == "inspect":
-            return ["inspect", place.root / part]
-        arguments: Arguments = getattr(place, command)()
-        return arguments
-
-    return prepare
+def nan(name: str) -> Damage:
+    return edit(name, lambda tensors: tensors[min(tensors)].view(-1)[0].fill_(torch.nan))
 
 
-def _not_utf8(place: Place) -> Arguments:
-    (place.root / "tasks.txt").write_bytes("décide\n".encode("latin-1"))
-    return ["generate", "--from-file", place.root / "tasks.txt", "-o", place.out, "-m", place.net]
+INCOMPLETE = edit(BASE, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+LINES = "generate --from-file tasks.txt -o out -m net"
+NO_UTF8 = "décide\n".encode("latin-1")
 
-
-def _inputs_not_utf8(place: Place) -> Arguments:
-    (place.root / "inputs.txt").write_bytes(b"a\xff\n")
-    return ["run", "Say yes", "--input-file", place.root / "inputs.txt", "-m", place.net]
-
-
-def _config_not_utf8(place: Place) -> Arguments:
-    (place.net / "config.json").write_bytes(b'{"format": "\xe9"}')
-    return place.generate()
-
-
-def _empty_file(place: Place) -> Arguments:
-    (place.root / "tasks.txt").write_text("\n  \n")
-    return ["generate", "--from-file", place.root / "tasks.txt", "-o", place.out, "-m", place.net]
-
-
-def _existing(place: Place) -> Arguments:
-    place.out.mkdir()
-    (place.out / "precious").write_text("mine")
-    return place.generate()
-
-
-def _existing_file(place: Place) -> Arguments:
-    place.out.write_text("mine")
-    return [*place.generate(), "--overwrite"]
-
-
-def _existing_merge(place: Place) -> Arguments:
-    place.out.mkdir()
-    return place.merge()
-
-
-def _another_base(place: Place) -> Arguments:
-    save_base(place.root / "wide", hidden_size=64)
-    return place.run("--base", place.root / "wide")
-
-
-def _another_base_merge(place: Place) -> Arguments:
-    save_base(place.root / "wide", hidden_size=64)
-    return ["merge", place.adapter, "-o", place.out, "--base", place.root / "wide"]
-
-
-def _no_weights(place: Place) -> Arguments:
-    (place.net / "model.safetensors").unlink()
-    return place.generate()
-
-
-def _incomplete_base(place: Place) -> Arguments:
-    file = place.base / "model.safetensors"
-    tensors = load_file(file)
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, file, metadata={"format": "pt"})
-    return place.run("--base", place.base)
-
-
-def _renamed_pickle(part: str) -> Spoiler:
-    def prepare(place: Place) -> Arguments:
-        if part == "net":
-            _rename(place.net / "model.safetensors", "model.bin")
-            return place.generate()
-        if part == "adapter":
-            _rename(place.adapter / "adapter_model.safetensors", "adapter_model.bin")
-            return place.merge()
-        _rename(place.base / "model.safetensors", "pytorch_model.bin")
-        return place.run("--base", place.base)
-
-    return prepare
-
-
-CASES: dict[str, tuple[Spoiler, str]] = {
-    # descriptions and texts
-    "empty description": (lambda p: p.generate(""), "description 1 of 1 is empty"),
-    "white space": (lambda p: p.generate("fine", " \n\t"), "description 2 of 2 is empty"),
+# What is done before, the command, and what is said.
+CASES: dict[str, tuple[Damage | None, str, str]] = {
+    # texts
+    "empty description": (None, 'generate "" -o out -m net', "description 1 of 1 is empty"),
+    "white space": (None, f"{GENERATE} ' \n\t'", "description 2 of 2 is empty"),
     "no description": (
-        lambda p: ["generate", "-o", p.out, "-m", p.net],
+        None,
+        "generate -o out -m net",
         "no description; write one, or give a file with --from-file",
     ),
-    "empty description of run": (
-        lambda p: ["run", " ", "-i", "a", "-m", p.net],
-        "description 1 of 1 is empty",
-    ),
-    "no input": (lambda p: ["run", "Say yes", "-m", p.net], "no input; write one, or give a file"),
-    "empty input": (lambda p: ["run", "x", "-i", "", "-m", p.net], "input 1 of 1 is empty"),
-    "file of blank lines": (_empty_file, "holds no text; write one entry a line"),
-    "missing file": (
-        lambda p: ["generate", "--from-file", p.root / "no.txt", "-o", p.out, "-m", p.net],
-        "no.txt': No such file",
-    ),
-    # not UTF-8
-    "descriptions not UTF-8": (_not_utf8, "tasks.txt' is not UTF-8 (byte 1); save it as UTF-8"),
-    "inputs not UTF-8": (_inputs_not_utf8, "inputs.txt' is not UTF-8 (byte 1)"),
-    "config not UTF-8": (_config_not_utf8, "config.json' is not UTF-8"),
+    "blank description of run": (None, "run ' ' -i a -m net", "description 1 of 1 is empty"),
+    "no input": (None, "run x -m net", "no input; write one, or give a file"),
+    "empty input": (None, "run x -i '' -m net", "input 1 of 1 is empty"),
+    "blank lines": (write("tasks.txt", b"\n  \n"), LINES, "holds no text; write one entry a line"),
+    "missing file": (None, LINES, "tasks.txt': No such file"),
+    "lines": (write("tasks.txt", NO_UTF8), LINES, "tasks.txt' is not UTF-8 (byte 1); save it"),
+    "inputs": (write("in.txt", NO_UTF8), "run x --input-file in.txt -m net", "is not UTF-8 (byte"),
+    "config": (write("net/config.json", b'{"format": "\xe9"}'), GENERATE, "json' is not UTF-8"),
     # names
-    "unknown hypernetwork": (
-        lambda p: ["generate", "x", "-o", p.out, "-m", "nothing"],
+    "hypernetwork": (
+        None,
+        "generate x -o out -m nothing",
         "unknown hypernetwork 'nothing'; give 'embedded', a folder that exists",
     ),
-    "unknown base": (lambda p: p.run("--base", "gpt9"), "unknown base model 'gpt9'"),
-    "unknown base of merge": (
-        lambda p: ["merge", p.adapter, "-o", p.out, "--base", "gpt9"],
-        "unknown base model 'gpt9'",
-    ),
-    "unknown adapter": (lambda p: ["merge", "nope", "-o", p.out], "unknown adapter 'nope'"),
-    "unknown folder": (lambda p: ["inspect", p.root / "no"], "no' is not a folder"),
-    "folder of neither kind": (lambda p: ["inspect", p.root], "holds neither adapter_config.json"),
-    "models of no folder": (lambda p: ["models", p.root / "no"], "no' is not a folder"),
-    # another base
-    "hypernetwork of another base": (_another_base, "adapter is for base"),
-    "adapter of another base": (_another_base_merge, "does not fit"),
+    "base": (None, f"{RUN} --base gpt9", "unknown base model 'gpt9'"),
+    "base of merge": (None, "merge adapter -o out --base gpt9", "unknown base model 'gpt9'"),
+    "adapter": (None, "merge nope -o out", "unknown adapter 'nope'"),
+    "folder": (None, "inspect nowhere", "'nowhere' is not a folder"),
+    "neither kind": (None, "inspect .", "holds neither adapter_config.json"),
+    "models": (None, "models nowhere", "'nowhere' is not a folder"),
+    "other base": (None, f"{RUN} --base wide", "adapter is for base"),
+    "other base of merge": (None, "merge adapter -o out --base wide", "does not fit"),
     # broken weights
-    "truncated hypernetwork": (
-        _spoil_weights("net", _truncate, "generate"),
-        "model.safetensors' is truncated or corrupt",
+    "truncated net": (truncate(NET), GENERATE, "model.safetensors' is truncated or corrupt"),
+    "corrupt net": (write(NET, b"\xff" * 64), "inspect net", "is truncated or corrupt"),
+    "truncated adapter": (truncate(ADAPTER), MERGE, "safetensors' is truncated or corrupt"),
+    "corrupt adapter": (write(ADAPTER, b"\xff" * 64), "inspect adapter", "is truncated or corrupt"),
+    "truncated base": (truncate(BASE), MERGE, "cannot load base model"),
+    "no weights": (rename(NET, "x"), GENERATE, "holds no model.safetensors; copy it again"),
+    "incomplete base": (
+        INCOMPLETE,
+        f"{RUN} --base base",
+        "lacks model.layers.1.mlp.up_proj.weight",
     ),
-    "corrupt hypernetwork": (
-        _spoil_weights("net", _scramble, "inspect"),
-        "model.safetensors' is truncated or corrupt",
+    "pickle as net": (pickle(NET), GENERATE, "is a pickle named safetensors, which can run code"),
+    "pickle as adapter": (pickle(ADAPTER), MERGE, "is a pickle named safetensors, which can run"),
+    "pickle as base": (pickle(BASE), MERGE, "cannot load base model"),
+    "pickle beside net": (rename(NET, "model.bin"), GENERATE, "holds model.bin, a pickle"),
+    "pickle beside adapter": (
+        rename(ADAPTER, "adapter_model.bin"),
+        MERGE,
+        "holds adapter_model.bin, a pickle",
     ),
-    "truncated adapter": (
-        _spoil_weights("adapter", _truncate, "merge"),
-        "adapter_model.safetensors' is truncated or corrupt",
+    "pickle beside base": (
+        rename(BASE, "pytorch_model.bin"),
+        f"{RUN} --base base",
+        "cannot load base model",
     ),
-    "corrupt adapter": (
-        _spoil_weights("adapter", _scramble, "inspect"),
-        "adapter_model.safetensors' is truncated or corrupt",
-    ),
-    "truncated base": (_spoil_weights("base", _truncate, "merge"), "cannot load base model"),
-    "missing weights": (_no_weights, "holds no model.safetensors; copy it again"),
-    "incomplete base": (_incomplete_base, "lacks model.layers.1.mlp.up_proj.weight"),
-    # pickles
-    "pickle as hypernetwork": (
-        _spoil_weights("net", _pickle, "generate"),
-        "is a pickle named safetensors, which can run code",
-    ),
-    "pickle as adapter": (
-        _spoil_weights("adapter", _pickle, "merge"),
-        "is a pickle named safetensors, which can run code",
-    ),
-    "pickle as base": (_spoil_weights("base", _pickle, "merge"), "cannot load base model"),
-    "pickle beside hypernetwork": (_renamed_pickle("net"), "holds model.bin, a pickle"),
-    "pickle beside adapter": (_renamed_pickle("adapter"), "holds adapter_model.bin, a pickle"),
-    "pickle beside base": (_renamed_pickle("base"), "cannot load base model"),
-    # NaN
-    "NaN in hypernetwork": (_spoil_weights("net", _nan, "generate"), "NaN or infinity in "),
-    "NaN in adapter": (_spoil_weights("adapter", _nan, "merge"), "NaN or infinity in "),
-    "NaN in inspected adapter": (_spoil_weights("adapter", _nan, "inspect"), "NaN or infinity in "),
-    "NaN in base": (_spoil_weights("base", _nan, "merge"), "has NaN or infinity in "),
+    "NaN in net": (nan(NET), GENERATE, "NaN or infinity in "),
+    "NaN in adapter": (nan(ADAPTER), MERGE, "NaN or infinity in "),
+    "NaN in inspected adapter": (nan(ADAPTER), "inspect adapter", "NaN or infinity in "),
+    "NaN in base": (nan(BASE), MERGE, "has NaN or infinity in "),
     # output
-    "existing folder": (_existing, "exists already; pass --overwrite"),
-    "existing file": (_existing_file, "exists already; choose another path"),
-    "existing folder of merge": (_existing_merge, "exists already; pass --overwrite"),
+    "existing folder": (make("out"), GENERATE, "exists already; pass --overwrite"),
+    "existing file": (write("out", b"x"), f"{GENERATE} --overwrite", "already; choose another"),
     # values of options
-    "strength 0": (lambda p: [*p.generate(), "--strength", 0], "strength is 0.0; a number other"),
-    "strength NaN": (lambda p: [*p.generate(), "--strength", "nan"], "strength is nan"),
-    "strength of run": (lambda p: p.run("--strength", "inf"), "strength is inf"),
+    "strength 0": (None, f"{GENERATE} --strength 0", "strength is 0.0; a number other"),
+    "strength NaN": (None, f"{GENERATE} --strength nan", "strength is nan"),
+    "strength of run": (None, f"{RUN} --strength inf", "strength is inf"),
     "blend of words": (
-        lambda p: [*p.generate("x", "y"), "--blend", "some,more"],
+        None,
+        f"{GENERATE} --blend some,more",
         "blend is 'some,more'; 'mean' or numbers with commas",
     ),
-    "blend of NaN": (lambda p: [*p.generate("x", "y"), "--blend", "nan,1"], "finite shares"),
-    "blend of too few": (
-        lambda p: [*p.generate("x", "y"), "--blend", "1"],
-        "blend has 1 shares for 2 descriptions",
+    "blend of NaN": (None, f"{GENERATE} --blend nan", "finite shares"),
+    "blend of too few": (None, f"{GENERATE} y --blend 1", "blend has 1 shares for 2 descriptions"),
+    "similarity": (
+        None,
+        f"{GENERATE} --min-similarity 1.5",
+        "min-similarity is 1.5; a cosine from -1 to 1 is needed",
     ),
-    "device": (lambda p: [*p.generate(), "--device", "teapot"], "device 'teapot' is not there"),
-    "answer longer than the context": (
-        lambda p: [*p.run(), "--max-new-tokens", 9999],
-        "reads 256 tokens",
-    ),
+    "device": (None, f"{GENERATE} --device teapot", "device 'teapot' is not there"),
+    "answer beyond the context": (None, f"{RUN} --max-new-tokens 9999", "reads 256 tokens"),
 }
 
 
@@ -296,17 +185,34 @@ def _snapshot(root: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_one_line_and_changes_nothing(case: str, place: Place, t2l: Any) -> None:
-    prepare, said = CASES[case]
-    arguments = prepare(place)
-    before = _snapshot(place.root)
-    done = t2l(*arguments)
-    assert done.code == 2
-    assert done.out == ""
+def test_bad_input_is_one_line_and_changes_nothing(case: str, place: Path, t2l: Any) -> None:
+    damage, command, said = CASES[case]
+    if damage is not None:
+        damage()
+    before = _snapshot(place)
+    done = t2l(*shlex.split(command))
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
     assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1, done.err
     assert said in done.err
-    assert _snapshot(place.root) == before
+    assert _snapshot(place) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "compress library",
+        "convert reference",
+        "export adapter --to mlx",
+        "merge adapter",
+        "refine x --rows none.csv",
+    ],
+)
+def test_an_output_that_exists_is_refused_before_anything_is_read(
+    command: str, tmp_path: Path, t2l: Any
+) -> None:
+    done = t2l(*command.split(), "-o", tmp_path)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "exists already; pass --overwrite" in done.err
 
 
 FULL = "Error while serializing: I/O error: No space left on device (os error 28)"  # safetensors
@@ -315,9 +221,9 @@ FULL = "Error while serializing: I/O error: No space left on device (os error 28
 @pytest.mark.parametrize(
     "failure", [SafetensorError(FULL), OSError(errno.ENOSPC, "No space left on device")]
 )
-@pytest.mark.parametrize("command", ["generate", "merge"])
+@pytest.mark.parametrize("command", [GENERATE, MERGE])
 def test_a_full_disk_is_one_line_and_changes_nothing(
-    command: str, failure: Exception, place: Place, t2l: Any, monkeypatch: pytest.MonkeyPatch
+    command: str, failure: Exception, place: Path, t2l: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(tensors: Any, path: Path, **_: Any) -> None:
         Path(path).write_bytes(b"half")
@@ -325,28 +231,24 @@ def test_a_full_disk_is_one_line_and_changes_nothing(
 
     monkeypatch.setattr("text_to_lora.lora.peft_format.save_file", fail)
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file", fail)
-    before = _snapshot(place.root)
-    done = t2l(*getattr(place, command)())
+    before = _snapshot(place)
+    done = t2l(*shlex.split(command))
     assert done.code == 2
-    assert done.err == (
-        f"error: no space left on the disk of '{place.out}'; free some, then repeat\n"
-    )
-    assert _snapshot(place.root) == before
+    assert done.err == "error: no space left on the disk of 'out'; free some, then repeat\n"
+    assert _snapshot(place) == before
 
 
-def test_a_full_disk_while_overwriting_keeps_what_was_there(
-    place: Place, t2l: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_while_overwriting_leaves_the_earlier_folder(
+    place: Path, t2l: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert t2l(*place.generate()).code == 0
-    before = _snapshot(place.root)
+    assert t2l(*shlex.split(GENERATE)).code == 0
+    before = _snapshot(place)
 
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", fail)
-    done = t2l(*place.generate("Say no"), "--overwrite")
-    assert done.code == 2
-    assert "no space left" in done.err
-    assert _snapshot(place.root) == before
-    kept = json.loads((place.out / "provenance.json").read_text())
-    assert kept["description"] == "Say yes"
+    done = t2l("generate", "Say no", "-o", "out", "-m", "net", "--overwrite")
+    assert done.code == 2 and "no space left" in done.err
+    assert _snapshot(place) == before
+    assert json.loads(Path("out/provenance.json").read_text())["description"] == "Say yes"

@@ -66,10 +66,10 @@ def test_a_benchmark_is_scored_resumed_and_reported_anew(
 def test_what_cannot_be_scored_is_one_line(
     t2l: Any, hypernet_folder: Path, folder: Path, tmp_path: Path, options: Any, message: str
 ) -> None:
-    own = () if "--descriptions" in options else ("--descriptions", folder / "told.yml")
+    descriptions = () if "--descriptions" in options else ("--descriptions", folder / "told.yml")
     done = t2l(
         "eval", "benchmarks", "even", "--include-path", folder, "-o", tmp_path / "results",
-        "-m", hypernet_folder, *own, *options,
+        "-m", hypernet_folder, *descriptions, *options,
     )  # fmt: skip
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert message in done.err
@@ -84,4 +84,4 @@ def test_a_package_that_is_missing_is_one_line(
     monkeypatch.delitem(sys.modules, "text_to_lora.evaluation.lm_eval", raising=False)
     done = t2l("eval", "benchmarks", "piqa", "-m", hypernet_folder, "-o", tmp_path / "results")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "need the package 'lm_eval'; pip install 'text-to-lora[eval,benchmarks]'" in done.err
+    assert "needs the package 'lm_eval'; pip install 'text-to-lora[eval,benchmarks]'" in done.err

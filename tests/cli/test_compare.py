@@ -53,8 +53,8 @@ def test_compare_prints_what_changed_and_writes_it(
     assert (done.code, done.err) == (0, "")
     assert "| matched | " in done.out
     assert "**-0.250 [-0.250, -0.250]** | 6/6 |" in done.out
-    found = json.loads(out.read_text())
-    assert found["conditions"]["matched"]["nll"]["mean"] == pytest.approx(-0.25)
+    comparison = json.loads(out.read_text())
+    assert comparison["conditions"]["matched"]["nll"]["mean"] == pytest.approx(-0.25)
     again = t2l("eval", "compare", *runs, "-o", out)
     assert (again.code, again.out, again.err.count("\n")) == (2, "", 1)
     assert "changes.json' exists already" in again.err

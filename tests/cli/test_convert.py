@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,32 +13,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
-from torch import Tensor
 from transformers import LlamaConfig
 
 from naive_hypernet import reference_parameters
-from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet
 from text_to_lora.lora import LoraSpec
 
 OFFICIAL = Path(__file__).parents[1] / "hypernet" / "official"
 NAME = "sft_M_llama"
-
-
-class FixedEncoder:
-    """Gives the task embeddings that the fixture's adapters were made from."""
-
-    def __init__(self, config: EncoderConfig, embeddings: Tensor) -> None:
-        self.config = config
-        self._embeddings = embeddings
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        return self._embeddings[: len(texts)]
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [1] * len(texts)
 
 
 # The fixture's task embeddings are 24 wide, its base's hidden states 64.
@@ -52,7 +35,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def own_checkpoint(tmp_path: Path, base_folder: Path) -> tuple[Path, Hypernetwork]:
+def tiny_checkpoint(tmp_path: Path, base_folder: Path) -> tuple[Path, Hypernetwork]:
     """A checkpoint in the reference's form whose text encoder is the tiny base model itself."""
     config = LlamaConfig.from_pretrained(base_folder)
     spec = LoraSpec.from_config(config, targets=["q_proj", "v_proj"], rank=8, rslora=True)
@@ -70,7 +53,7 @@ def own_checkpoint(tmp_path: Path, base_folder: Path) -> tuple[Path, Hypernetwor
         for kind in ("AB_offset", "mean_recon_target", "std_recon_target"):
             state[f"{kind}.A.{leaf}"] = torch.zeros(layers, 8, group.in_features)
             state[f"{kind}.B.{leaf}"] = torch.zeros(layers, group.out_features, 8)
-    folder = tmp_path / "own"
+    folder = tmp_path / "tiny"
     folder.mkdir()
     torch.save(state, folder / "hypermod.pt")
     args = yaml.safe_load((OFFICIAL / NAME / "args.yaml").read_text())
@@ -80,30 +63,13 @@ def own_checkpoint(tmp_path: Path, base_folder: Path) -> tuple[Path, Hypernetwor
     return folder, hypernet
 
 
-def test_the_converted_folder_generates_the_references_adapters(
-    checkpoint: Path, tmp_path: Path, t2l: Callable[..., Any]
-) -> None:
-    out = tmp_path / "ours"
-    done = t2l("convert", checkpoint, "-o", out)
-    assert done.code == 0
-    assert done.out == f"{out}  converted from {checkpoint}\n"
-    expected = load_file(OFFICIAL / NAME / "expected.safetensors")
-    embeddings = expected.pop("task_embedding")
-    encoder = FixedEncoder(load_hypernet(out).encoder, embeddings)
-    adapters = TextToLora.from_pretrained(out, encoder=encoder).generate(["a", "b", "c"])
-    for row, folder in enumerate(adapters.save(tmp_path / "adapters", scale_safe=False)):
-        for name, tensor in load_file(folder / "adapter_model.safetensors").items():
-            torch.testing.assert_close(tensor, expected.pop(f"{row}.{name}"), rtol=0, atol=1e-5)
-    assert not expected
-
-
 def test_a_converted_folder_works_from_description_to_adapter(
-    own_checkpoint: tuple[Path, Hypernetwork],
+    tiny_checkpoint: tuple[Path, Hypernetwork],
     base_folder: Path,
     tmp_path: Path,
     t2l: Callable[..., Any],
 ) -> None:
-    folder, hypernet = own_checkpoint
+    folder, hypernet = tiny_checkpoint
     out = tmp_path / "ours"
     assert t2l("convert", folder, "-o", out, "--base", base_folder).code == 0
     facade = TextToLora.from_pretrained(out)
@@ -146,25 +112,21 @@ def test_an_encoder_that_cannot_fit_is_warned_of(
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         done = t2l("convert", checkpoint, "-o", tmp_path / "ours")
-    assert done.code == 0
+    assert (done.code, done.out) == (0, f"{tmp_path / 'ours'}  converted from {checkpoint}\n")
     assert done.err.startswith("warning: args.yaml takes task embeddings from the base model")
     assert "hidden states are 64 wide; the weights read 24" in done.err
 
 
 @pytest.mark.parametrize(
-    ("damage", "options", "message"),
+    ("options", "message"),
     [
-        ("hypermod.pt", [], "holds no hypermod.pt"),
-        ("args.yaml", [], "holds no args.yaml"),
-        ("base", [], "no such folder beside the checkpoint"),
-        ("base", ["--base", "a/b/c"], "cannot read the configuration of base model 'a/b/c'"),
-        ("", ["--module-order", "q_proj"], "module_order is ['q_proj']; each of q_proj, v_proj"),
-        ("pickle", [], "nothing of it was run"),
-        ("yaml", [], "is not plain YAML"),
+        ([], "no such folder beside the checkpoint"),
+        (["--base", "a/b/c"], "cannot read the configuration of base model 'a/b/c'"),
+        (["--module-order", "q_proj"], "module_order is ['q_proj']; each of q_proj, v_proj"),
+        (["pickle"], "nothing of it was run"),
     ],
 )
 def test_bad_input_gives_one_line_and_leaves_nothing(
-    damage: str,
     options: list[str],
     message: str,
     checkpoint: Path,
@@ -173,27 +135,14 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if damage == "pickle":
+    if options == ["pickle"]:
         (checkpoint / "hypermod.pt").write_bytes(b"cposix\nsystem\n(S'false'\ntR.")
-    elif damage == "yaml":
-        (checkpoint / "args.yaml").write_text("a: [1\nb: 2")
-    elif damage == "base":
-        shutil.rmtree(checkpoint / "base")
-    elif damage:
-        (checkpoint / damage).unlink()
-    if damage == "base" and not options:
+        options = []
+    elif not options:
         args = yaml.safe_load((checkpoint / "args.yaml").read_text())
         (checkpoint / "args.yaml").write_text(yaml.safe_dump(args | {"model_dir": "no/such/base"}))
+        shutil.rmtree(checkpoint / "base")
     done = t2l("convert", checkpoint, "-o", tmp_path / "ours", *options)
-    assert done.code == 2
-    assert done.err.startswith("error: ") and done.err.count("\n") == 1
-    assert message in done.err
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith("error: ") and message in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
-
-
-def test_an_existing_folder_is_kept(
-    checkpoint: Path, tmp_path: Path, t2l: Callable[..., Any]
-) -> None:
-    done = t2l("convert", checkpoint, "-o", tmp_path)
-    assert done.code == 2
-    assert "exists already; pass --overwrite" in done.err

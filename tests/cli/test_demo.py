@@ -12,29 +12,20 @@ QUICK = ("--refine-seconds", 0)
 def test_the_demo_shows_every_row_with_its_misses(t2l: Any, hypernet_folder: Path) -> None:
     done = t2l("demo", "-m", hypernet_folder, "--rows", 1, "--seed", 3, "--json", *QUICK)
     assert done.code == 0
-    found = json.loads(done.out)
-    assert found["seed"] == 3
-    assert [row["description"] for row in found["rows"]] == [
+    facts = json.loads(done.out)
+    assert facts["seed"] == 3
+    assert [row["description"] for row in facts["rows"]] == [
         task.description for task in demo_tasks()
     ]
     text = t2l("demo", "-m", hypernet_folder, "--rows", 1, "--seed", 3, *QUICK).out
     assert text.startswith("rows drawn with seed 3; the base sees the input alone\n")
-    for row in found["rows"]:
+    for row in facts["rows"]:
         assert row["input"] in text
         assert repr(row["expected"]) in text
         assert repr(row["adapted"]) in text
-    misses = sum(row["adapted"] != row["expected"] for row in found["rows"])
+    misses = sum(row["adapted"] != row["expected"] for row in facts["rows"])
     assert text.count("MISS ") == misses > 0  # a random network is right by chance alone
-    assert f"adapted {len(found['rows']) - misses} of {len(found['rows'])}" in text
-
-
-def test_the_seed_decides_the_rows(t2l: Any, hypernet_folder: Path) -> None:
-    def inputs(seed: int) -> list[str]:
-        done = t2l("demo", "-m", hypernet_folder, "--rows", 2, "--seed", seed, "--json", *QUICK)
-        return [row["input"] for row in json.loads(done.out)["rows"]]
-
-    assert inputs(1) == inputs(1)
-    assert inputs(1) != inputs(2)
+    assert f"adapted {len(facts['rows']) - misses} of {len(facts['rows'])}" in text
 
 
 def test_the_demo_ends_with_a_refinement_and_what_to_type(

@@ -62,15 +62,18 @@ def test_tasks_are_scored_and_reported_and_the_run_is_resumed(
 def test_every_condition_is_reached_by_its_flag(
     t2l: Any, data: Path, hypernet_folder: Path, tmp_path: Path
 ) -> None:
-    made = TextToLora.from_pretrained(str(hypernet_folder))
+    hypernet = TextToLora.from_pretrained(str(hypernet_folder))
     topics = ("red", "blue", "green")
     library = AdapterLibrary(
-        made.generate(topics).weights, [LibraryEntry(topic, (f"Say {topic}.",)) for topic in topics]
+        hypernet.generate(topics).weights,
+        [LibraryEntry(topic, (f"Say {topic}.",)) for topic in topics],
     )
     save_library(library, tmp_path / "library")
-    own = [LibraryEntry(name) for name in ("one", "three")]
-    save_library(AdapterLibrary(made.generate(["x", "y"]).weights, own), tmp_path / "oracle")
-    made.generate(["z"]).save(tmp_path / "multitask")
+    entries = [LibraryEntry(name) for name in ("one", "three")]
+    save_library(
+        AdapterLibrary(hypernet.generate(["x", "y"]).weights, entries), tmp_path / "oracle"
+    )
+    hypernet.generate(["z"]).save(tmp_path / "multitask")
     out = tmp_path / "results"
     done = t2l(
         *("eval", "suite", "--tasks", data, "-o", out, "-m", hypernet_folder, "--rows", 1),
@@ -106,30 +109,24 @@ def test_obedience_is_scored_and_written(
 ) -> None:
     from text_to_lora.evaluation import obedience
 
-    sets = {"rules": obedience.RULES[:2], "word_rules": obedience.WORD_RULES[:2]}
-    defaults = {**sets, "sentences": ("a b",), "max_new_tokens": 2}
-    monkeypatch.setattr(
-        obedience.run_obedience,
-        "__kwdefaults__",
-        obedience.run_obedience.__kwdefaults__ | defaults,
-    )
-    monkeypatch.setattr(obedience.build_obedience, "__kwdefaults__", sets)
-    done = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
+    few = {name: rules[:2] for name, rules in obedience.RULE_SETS.items()}
+    defaults = {"sets": few, "max_new_tokens": 2}
+    function = obedience.evaluate_obedience
+    monkeypatch.setattr(function, "__kwdefaults__", function.__kwdefaults__ | defaults)
+    monkeypatch.setattr(obedience, "SENTENCES", ("a b",))
+    command = ("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
+    done = t2l(*command)
     assert done.code == 0
     assert "| Answer in capitals. |" in done.out
-    result = json.loads((tmp_path / "results" / "obedience.json").read_text())
-    assert (
-        set(result["mean"]) == set(result["word_rules"]["mean"]) == {"base", "in_prompt", "adapter"}
-    )
-    again = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder)
+    for name in ("everyday", "new_words"):
+        report = json.loads((tmp_path / "results" / name / "report.json").read_text())
+        assert set(report["conditions"]) == {"base", "in_prompt", "matched"}
+    again = t2l(*command)
     assert again.out == done.out
-    assert again.err.count("finished before") == 3
-    (tmp_path / "results" / "obedience.md").unlink()
-    assert t2l("eval", "report", tmp_path / "results").out.strip() == done.out.strip()
-    half = ("--dtype", "bfloat16")
-    other = t2l("eval", "obedience", "-o", tmp_path / "results", "-m", hypernet_folder, *half)
+    assert again.err.count("finished before") == 6
+    other = t2l(*command, "--dtype", "bfloat16")
     assert (other.code, other.err.count("\n")) == (2, 1)
-    assert "has answers with another 'base'" in other.err
+    assert "holds an evaluation with another 'base'" in other.err
 
 
 @pytest.mark.parametrize(

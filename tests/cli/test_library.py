@@ -9,20 +9,14 @@ import torch
 
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights, save_adapter
-from tiny_models import make_config
+from tiny_models import make_config, random_adapters
 
 
 def make_weights(base: str, *, adapters: int = 1, rank: int = 4, alpha: float = 4.0) -> LoraWeights:
     spec = LoraSpec.from_config(
         make_config(), targets=["q_proj", "v_proj"], rank=rank, alpha=alpha, name=base
     )
-    generator = torch.Generator().manual_seed(rank)
-    a, b = {}, {}
-    for group in spec.groups:
-        size = (adapters, len(group.layers))
-        a[group.key] = torch.randn(*size, rank, group.in_features, generator=generator)
-        b[group.key] = torch.randn(*size, group.out_features, rank, generator=generator)
-    return LoraWeights(spec, a, b)
+    return random_adapters(spec, adapters, torch.Generator().manual_seed(rank))
 
 
 @pytest.fixture
@@ -106,27 +100,27 @@ def test_a_broken_adapter_is_left_out_on_request(t2l: Any, tree: Path, tmp_path:
     file = tree / "more/no/adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     done = t2l("library", "add", tree, "-o", tmp_path / "new")
-    assert done.code == 2
-    assert done.err.startswith("error: the adapter of 'more/no': ")
+    assert done.code == 2 and done.err.startswith("error: the adapter of 'more/no': ")
     assert not (tmp_path / "new").exists()
     done = t2l("library", "add", tree, "-o", tmp_path / "new", "--skip-bad")
-    assert done.code == 0
-    assert done.out == f"{tmp_path / 'new'}  1 added, 1 left out; 1 adapters\n"
+    assert (done.code, done.out) == (0, f"{tmp_path / 'new'}  1 added, 1 left out; 1 adapters\n")
     assert done.err.startswith("warning: the adapter of 'more/no' is left out: ")
 
 
-def test_another_base_is_refused(t2l: Any, tree: Path, base_folder: Path, tmp_path: Path) -> None:
+def test_another_base_and_an_unknown_source_are_one_line(
+    t2l: Any, tree: Path, base_folder: Path, tmp_path: Path
+) -> None:
     save_adapter(make_weights("owner/other"), tree / "other")
-    done = t2l("library", "add", tree, "-o", tmp_path / "new", "--base", base_folder)
-    assert done.code == 2
-    assert f"the base is {str(base_folder)!r}, but adapters name 'owner/other'" in done.err
-
-
-def test_an_unknown_source_is_one_line(t2l: Any, tmp_path: Path) -> None:
-    done = t2l("library", "add", tmp_path / "nothing", "-o", tmp_path / "new")
-    assert done.code == 2
-    assert done.err.startswith("error: unknown adapter ")
-    assert done.err.count("\n") == 1
+    output = ("-o", tmp_path / "new")
+    for done, message in (
+        (
+            t2l("library", "add", tree, *output, "--base", base_folder),
+            f"the base is {str(base_folder)!r}, but adapters name 'owner/other'",
+        ),
+        (t2l("library", "add", tmp_path / "nothing", *output), "error: unknown adapter "),
+    ):
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert message in done.err
 
 
 def test_a_repository_of_the_hub_stands_beside_folders(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from text_to_lora.training.joint_trainer import JointTrainer
+from text_to_lora.training.joint import JointTrainer
 
 TEXT = "Say red."
 FAST = ("--steps", 3, "--rate", 0.02)
@@ -142,8 +142,3 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
     assert message in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
-
-
-def test_an_output_that_exists_is_refused_before_anything_is_read(t2l: Any, tmp_path: Path) -> None:
-    done = t2l("refine", TEXT, "--rows", tmp_path / "none.csv", "-o", tmp_path)
-    assert done.code == 2 and "exists already" in done.err

@@ -20,21 +20,21 @@ def test_base_and_adapted_answers_stand_beside_each_other(
     limit = ("--max-new-tokens", 5)
     done = t2l("run", "Answer in capitals", *options, *limit, "--json")
     assert (done.code, done.err) == (0, "")
-    found = json.loads(done.out)
+    facts = json.loads(done.out)
     inputs = ["the sun", "good morning"]
     model = load_base(base_folder)
     weights = TextToLora.from_pretrained(hypernet_folder).generate(["Answer in capitals"]).weights
     plain = answer(*model, inputs, max_new_tokens=5)
     moved = answer(*model, inputs, weights=weights, max_new_tokens=5)
-    assert [row["input"] for row in found["answers"]] == inputs
-    assert [row["base"] for row in found["answers"]] == plain
-    assert [row["adapted"] for row in found["answers"]] == moved
+    assert [row["input"] for row in facts["answers"]] == inputs
+    assert [row["base"] for row in facts["answers"]] == plain
+    assert [row["adapted"] for row in facts["answers"]] == moved
     assert plain != moved
-    assert found["effect_nats"] > SMALL_EFFECT
+    assert facts["effect_nats"] > SMALL_EFFECT
 
     text = t2l("run", "Answer in capitals", *options, *limit).out
     assert f"input    the sun\nbase     {plain[0]}\nadapted  {moved[0]}\n" in text
-    assert f"effect   {found['effect_nats']:.3f} nats per answer token" in text
+    assert f"effect   {facts['effect_nats']:.3f} nats per answer token" in text
 
 
 @pytest.mark.filterwarnings("default")  # the command shows its warnings itself

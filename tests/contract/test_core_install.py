@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # What the extras bring, hidden from the process below.
 HIDDEN = (
     "accelerate",
@@ -54,53 +56,33 @@ print(json.dumps(results))
 """
 
 
-def test_the_core_alone_generates_and_names_the_extra_that_is_missing(
-    hypernet_folder: Path, tmp_path: Path
+def test_the_core_alone_generates_refines_and_names_the_extra_that_is_missing(
+    hypernet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "splits.json").write_text('{"train": []}')
-    commands = [
-        ["generate", "Say yes", "-o", str(tmp_path / "yes"), "-m", str(hypernet_folder)],
-        ["run", "Say yes", "-i", "a", "-m", str(hypernet_folder), "--max-new-tokens", "2"],
-        ["export", str(tmp_path / "yes"), "--to", "mlx", "-o", str(tmp_path / "mlx")],
-        ["export", str(tmp_path / "yes"), "--to", "gguf", "-o", str(tmp_path / "no.gguf")],
-        ["generate", "Say yes", "-o", str(tmp_path / "no")],
-        ["train", "sft", "embedded", "-o", str(tmp_path / "run")],
-        ["eval", "obedience", "-o", str(tmp_path / "result"), "-m", str(hypernet_folder)],
-        ["models", "fetch"],
-    ]
-    command = [sys.executable, "-c", CODE, json.dumps(commands)]
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("input,output\n" + "".join(f"input {i},yes\n" for i in range(9)))
+    model = f"-m {hypernet_folder}"
+    commands = {
+        f"generate yes -o yes {model}": "",
+        f"run yes -i a {model} --max-new-tokens 2": "",
+        f"refine yes --rows rows.csv -o refined {model} --steps 1": "",
+        "export yes --to mlx -o mlx": "",
+        "export yes --to gguf -o no.gguf": "export",
+        "generate yes -o no": "embedded",
+        "train sft embedded -o run": "train",
+        f"eval obedience -o result {model}": "eval",
+        "models fetch": "embedded",
+    }
+    command = [sys.executable, "-c", CODE, json.dumps([line.split() for line in commands])]
     environment = os.environ | {"T2L_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    generated, ran, exported, gguf, embedded, trained, judged, fetched = json.loads(done.stdout)
-    assert generated[0] == 0, generated
-    assert (tmp_path / "yes" / "adapter_model.safetensors").is_file()
-    assert ran[0] == 0, ran
-    assert exported[0] == 0, exported
-    missing = [
-        ("export", gguf),
-        ("embedded", embedded),
-        ("train", trained),
-        ("eval", judged),
-        ("embedded", fetched),
-    ]
-    for extra, result in missing:
-        code, _, error = result
-        assert code == 2, result
-        assert error.splitlines()[-1].startswith("error: ")
-        assert f"pip install 'text-to-lora[{extra}" in error.replace('"', "'")
-
-
-def test_the_core_alone_refines(hypernet_folder: Path, tmp_path: Path) -> None:
-    rows = tmp_path / "rows.csv"
-    rows.write_text("input,output\n" + "".join(f"input {i},yes\n" for i in range(9)))
-    arguments = ["refine", "Say yes", "--rows", str(rows), "-o", str(tmp_path / "yes")]
-    commands = [[*arguments, "-m", str(hypernet_folder), "--steps", "1"]]
-    command = [sys.executable, "-c", CODE, json.dumps(commands)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    ((code, out, error),) = json.loads(done.stdout)
-    assert code == 0, error
-    assert "judged on 2 of 9 rows" in out
-    assert (tmp_path / "yes" / "adapter_model.safetensors").is_file()
+    results = json.loads(done.stdout)
+    for (line, extra), (code, _, error) in zip(commands.items(), results, strict=True):
+        assert code == (2 if extra else 0), f"{line}: {error}"
+        if extra:
+            assert error.splitlines()[-1].startswith("error: ")
+            assert f"pip install 'text-to-lora[{extra}" in error.replace('"', "'")
+    assert "judged on 2 of 9 rows" in results[2][1]
+    for folder in ("yes", "refined"):
+        assert Path(folder, "adapter_model.safetensors").is_file()

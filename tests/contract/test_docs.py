@@ -18,8 +18,8 @@ import text_to_lora
 from docs.hooks import render_page, verbs
 from text_to_lora.cli.app import app
 from text_to_lora.evaluation.conditions import KINDS
-from text_to_lora.training.adapters import LibraryConfig
 from text_to_lora.training.config import Recipe, RunConfig, load_recipe, recipes
+from text_to_lora.training.library_config import LibraryConfig
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +43,8 @@ def _commands(page: Path, program: str) -> list[str]:
     lines: list[str] = []
     for block in _blocks(page, "sh", "bash", "console"):
         lines += block.replace("\\\n", " ").splitlines()
-    found = (line.strip().removeprefix("$ ") for line in lines)
-    return [line for line in found if line.split(" ")[0] == program]
+    commands = (line.strip().removeprefix("$ ") for line in lines)
+    return [line for line in commands if line.split(" ")[0] == program]
 
 
 def _mentions(page: Path, program: str) -> list[str]:
@@ -81,22 +81,6 @@ def _parse(line: str) -> None:
         load_recipe(values["recipe"], values["settings"] or [])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_t2l_command_on_a_page_parses(page: Path) -> None:
-    for line in _commands(page, "t2l"):
-        _parse(line)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_t2l_command_in_a_sentence_has_a_verb_and_options_that_exist(page: Path) -> None:
-    for line in _mentions(page, "t2l"):
-        words = shlex.split(line)[1:]
-        if words[0] == "VERB":  # stands for any
-            continue
-        known = {option for parameter in _find(words).params for option in parameter.opts}
-        assert {word for word in words if word.startswith("-")} <= known | {"--help"}, line
-
-
 def test_every_example_in_the_help_parses() -> None:
     examples = _examples()
     assert len(examples) >= 15
@@ -111,53 +95,41 @@ def test_a_wrong_command_would_be_found() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_make_target_on_a_page_exists(page: Path) -> None:
+def test_every_command_link_and_python_name_on_a_page_exists(page: Path) -> None:
+    for line in _commands(page, "t2l"):
+        _parse(line)
+    for line in _mentions(page, "t2l"):
+        words = shlex.split(line)[1:]
+        if words[0] != "VERB":  # stands for any
+            known = {option for parameter in _find(words).params for option in parameter.opts}
+            assert {word for word in words if word.startswith("-")} <= known | {"--help"}, line
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in _commands(page, "make") + _mentions(page, "make"):
         words = shlex.split(line, comments=True)
         goals = {word for word in words[1:] if "=" not in word}
         assert goals and goals <= targets, line
-
-
-@pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
-def test_every_script_on_a_page_exists(page: Path) -> None:
-    for line in _commands(page, "python") + _mentions(page, "python"):
-        words = shlex.split(line)
-        if words[1].endswith(".py"):
-            assert (ROOT / words[1]).is_file(), line
-        if words[1] == "-m" and words[2].startswith("benchmarks.") and "NAME" not in words[2]:
-            assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), line
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
-def test_every_file_named_in_a_table_or_sentence_exists(page: Path) -> None:
-    pattern = r"`((?:src|tests|docs|benchmarks|packages|examples)/[\w./-]+\.\w+)(?:::\w+)?`"
-    for name in re.findall(pattern, page.read_text(encoding="utf-8")):
-        assert (ROOT / name).is_file(), name
-
-
-@pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
-def test_every_test_named_on_a_page_exists(page: Path) -> None:
-    for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-        assert test in names, f"{file}::{test}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_python_block_compiles_and_imports_public_names(page: Path) -> None:
+        assert "://" in target or (page.parent / target).exists(), target
     for block in _blocks(page, "python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module == "text_to_lora":
-                names = {alias.name for alias in node.names}
-                assert names <= set(text_to_lora.__all__), block
+                assert {alias.name for alias in node.names} <= set(text_to_lora.__all__), block
+
+
+@pytest.mark.parametrize("page", PRESENT_PAGES, ids=lambda page: page.name)
+def test_every_script_file_and_test_named_on_a_page_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    files = r"`((?:src|tests|docs|benchmarks|packages|examples)/[\w./-]+\.\w+)(?:::\w+)?`"
+    names = set(re.findall(files, text))
+    for line in _commands(page, "python") + _mentions(page, "python"):
+        words = shlex.split(line)
+        names |= {words[1]} if words[1].endswith(".py") else set()
+        if words[1] == "-m" and words[2].startswith("benchmarks.") and "NAME" not in words[2]:
+            names.add(f"{words[2].replace('.', '/')}.py")
+    assert not {name for name in names if not (ROOT / name).is_file()}
+    for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        assert test in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}, test
 
 
 def test_every_recipe_builds_and_is_documented() -> None:

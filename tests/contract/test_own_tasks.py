@@ -14,8 +14,8 @@ GUIDE = (ROOT / "docs" / "own-tasks.md").read_text(encoding="utf-8")
 
 
 def _block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
-    return str(found)
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+    return str(block)
 
 
 def test_the_example_folder_loads(tmp_path: Path) -> None:

@@ -165,8 +165,8 @@ def test_a_row_that_is_cut_keeps_its_length_its_answer_and_the_end_of_its_input(
     assert len(row.prompt_ids) + len(row.answer_ids) <= max_length
     assert row.cut == (len(whole.prompt_ids) + len(whole.answer_ids) > max_length)
     written = tokenizer().decode(row.prompt_ids)
-    kept = written.removeprefix("Input: ").removesuffix("\nAnswer:")
-    assert text.endswith(kept)
+    rest = written.removeprefix("Input: ").removesuffix("\nAnswer:")
+    assert text.endswith(rest)
 
 
 @functools.cache

@@ -104,15 +104,15 @@ def cells(
         *("--base", base_folder, "--alias", base_folder, "--recipe", root / "tiny.yaml"),
         *("--steps", STEPS, "--work", root / "work", "--out", root / "results" / "ablations"),
     ]
-    run_study("ablations", *arguments, "--cells", ",".join(NAMES), "--inside")
+    run_study("ablations", *arguments, "--cells", ",".join(NAMES))
     return root, arguments
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
+    cell: dict[str, Any] = json.loads(
         (folder / "results" / "ablations" / f"{name}.json").read_text()
     )
-    return found
+    return cell
 
 
 def test_a_cell_holds_the_likelihoods_of_its_own_hypernetwork(
@@ -135,12 +135,11 @@ def test_a_cell_holds_the_likelihoods_of_its_own_hypernetwork(
 
 def test_cells_differ_as_their_names_say(cells: tuple[Path, list[Any]]) -> None:
     folder, _ = cells
-    found = {name: read(folder, name)["nll"] for name in NAMES}
-    assert found["default-0"]["matched"] != found["default-1"]["matched"]
-    assert "matched, in prompt" in found["in-prompt"]
-    assert found["in-prompt"]["matched, in prompt"] != found["in-prompt"]["matched"]
-    assert set(found["hyperdecoder"]) == {"matched"}  # inputs cannot be shuffled or junk
-    assert set(found["references"]) == {"base", "in_prompt"}
+    nll = {name: read(folder, name)["nll"] for name in NAMES}
+    assert nll["default-0"]["matched"] != nll["default-1"]["matched"]
+    assert nll["in-prompt"]["matched_in_prompt"] != nll["in-prompt"]["matched"]
+    assert set(nll["hyperdecoder"]) == {"matched"}  # inputs cannot be shuffled or junk
+    assert set(nll["references"]) == {"base", "in_prompt"}
 
 
 def test_a_finished_cell_is_kept_and_refuses_other_settings(
@@ -148,13 +147,13 @@ def test_a_finished_cell_is_kept_and_refuses_other_settings(
 ) -> None:
     folder, arguments = cells
     before = (folder / "results" / "ablations" / "default-0.json").read_bytes()
-    run_study("ablations", *arguments, "--cells", "default-0", "--inside")
+    run_study("ablations", *arguments, "--cells", "default-0")
     assert "default-0: finished before" in capsys.readouterr().out
     assert (folder / "results" / "ablations" / "default-0.json").read_bytes() == before
     with pytest.raises(ConfigError, match=r"has training .*'steps': 50.*this run .*'steps': 51"):
-        run_study("ablations", *arguments, "--cells", "default-0", "--inside", "--steps", 51)
+        run_study("ablations", *arguments, "--cells", "default-0", "--steps", 51)
     with pytest.raises(ConfigError, match="no cell 'size-XL'; there are references, default-0"):
-        run_study("ablations", *arguments, "--cells", "size-XL", "--inside")
+        run_study("ablations", *arguments, "--cells", "size-XL")
 
 
 def test_alignment_compares_every_source_and_form(
@@ -198,7 +197,10 @@ def test_the_page_shows_suite_obedience_and_alignment(cells: tuple[Path, list[An
             "conditions": {"matched": {"tasks": 2, "nll": interval, "score": None}},
             "differences": {"matched - base": {"nll": interval | paired}},
         },
-        "obedience": {"mean": {"base": 0.05, "adapter": 0.4}},
+        "obedience": {
+            "tasks": {"Shout.": {}},
+            "conditions": {"base": {"score": {"mean": 0.05}}, "matched": {"score": {"mean": 0.4}}},
+        },
         "alignment": {
             "tasks": {
                 "unseen": {
@@ -215,7 +217,7 @@ def test_the_page_shows_suite_obedience_and_alignment(cells: tuple[Path, list[An
     text = render(results)["results.md"]
     assert "| matched | 2 | -0.500 [-0.750, -0.250] |  |" in text
     assert "| matched - base | **-0.500 [-0.750, -0.250]** | 7/9 |  |  |" in text
-    assert "by rule: base 5.0%, adapter 40.0%" in text
+    assert "obey 1 everyday instructions" in text and "base 5.0%, matched 40.0%." in text
     assert "| junk |  | -0.500 [-0.750, -0.250] |" in text
 
 

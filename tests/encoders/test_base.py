@@ -29,18 +29,6 @@ def test_a_full_stop_follows_a_letter_only(text: str, prepared: str) -> None:
     assert prepare(text, add_full_stop=False) == text.strip()
 
 
-def test_an_empty_description_is_refused_with_its_position() -> None:
-    with pytest.raises(ConfigError, match="the description is empty"):
-        prepare(" \n")
-    with pytest.raises(ConfigError, match=r"description 2 of 3 is empty \(' \\t'\)"):
-        HashEncoder().encode(["a", " \t", "b"])
-
-
-def test_one_string_is_not_a_list_of_descriptions() -> None:
-    with pytest.raises(ConfigError, match="not the one string 'Sort the words'"):
-        HashEncoder().encode("Sort the words")
-
-
 def test_every_embedding_has_the_norm_of_the_config(texts: list[str]) -> None:
     for settings, norm in ((TextSettings(), 8.0), (TextSettings(norm=3.0), 3.0)):
         embeddings = HashEncoder(64, settings).encode(texts)
@@ -55,10 +43,6 @@ def test_rows_keep_their_order_in_batches_by_length(
     alone = torch.cat([encoder.encode([text]) for text in texts])
     monkeypatch.setattr(HashEncoder, "batch_size", 2)
     assert torch.equal(encoder.encode(texts), alone)
-
-
-def test_no_texts_give_no_rows() -> None:
-    assert HashEncoder().encode([]).shape == (0, 32)
 
 
 def test_a_cut_description_is_warned_of_with_both_counts() -> None:
@@ -81,11 +65,6 @@ def test_a_prefix_is_read_and_counted() -> None:
     assert plain.config.fingerprint != prefixed.config.fingerprint
 
 
-def test_more_tokens_than_the_model_reads_are_refused() -> None:
-    with pytest.raises(ConfigError, match="max_tokens is 513; 'hash' reads at most 512"):
-        HashEncoder(settings=TextSettings(max_tokens=513))
-
-
 def test_pooling_reads_no_padding(generator: torch.Generator) -> None:
     ids = [[5, 6, 7], [8], [9, 10]]
     tokens, mask = pad_right(ids, "cpu")
@@ -97,14 +76,31 @@ def test_pooling_reads_no_padding(generator: torch.Generator) -> None:
         torch.testing.assert_close(pool(hidden, mask, name), expected)
 
 
-def test_a_cut_keeps_the_last_special_token(bert_tokenizer_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a", " \t", "b"], r"description 2 of 3 is empty \(' \\t'\)"),
+        ("Sort the words", "not the one string 'Sort the words'"),
+        (["a", "\ud83c"], "description 2 of 2 has half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_description_is_refused_with_its_position(texts: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        HashEncoder().encode(texts)
+    with pytest.raises(ConfigError, match="the description is empty"):
+        prepare(" \n")
+    with pytest.raises(ConfigError, match="max_tokens is 513; 'hash' reads at most 512"):
+        HashEncoder(settings=TextSettings(max_tokens=513))
+    assert HashEncoder().encode([]).shape == (0, 32)
+
+
+def test_a_tokenizer_file_keeps_the_last_special_token_in_a_cut(
+    bert_tokenizer_file: Path, tmp_path: Path
+) -> None:
     tokenizer = FileTokenizer(bert_tokenizer_file)
     (whole,), (cut,) = tokenizer.ids(["sort the words"]), tokenizer.ids(["sort the words"], 4)
     assert cut == [*whole[:3], whole[-1]]
-
-
-def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text("{")
-    for name in ("tokenizer.json", "none.json"):
+    (tmp_path / "broken.json").write_text("{")
+    for name in ("broken.json", "none.json"):
         with pytest.raises(ConfigError, match=f"{name}' is no tokenizer"):
             FileTokenizer(tmp_path / name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from text_to_lora.encoders import (
@@ -16,9 +17,8 @@ from text_to_lora.encoders import (
     EncoderConfig,
     HashEncoder,
     TextSettings,
-    load_encoder,
 )
-from text_to_lora.encoders.base import Reading, read_tokens, warn_unknown
+from text_to_lora.encoders.base import Reading, read_tokens, warn_unread
 from text_to_lora.errors import ConfigError, T2LWarning
 
 
@@ -51,41 +51,8 @@ def test_only_new_content_is_embedded(tmp_path: Path) -> None:
     assert torch.equal(found, HashEncoder().encode(["b", "c", "a", "c"]))
     assert cached.encode([]).shape == (0, 32)
     assert cached.count_tokens(["a b"]) == [3] and cached.config == second.config
-
-
-def test_encoders_do_not_mix(tmp_path: Path) -> None:
-    CachedEncoder(HashEncoder(), tmp_path).encode(["a"])
-    other = HashEncoder(settings=TextSettings(norm=1.0))
+    other = HashEncoder(settings=TextSettings(norm=1.0))  # of another configuration
     assert CachedEncoder(other, tmp_path).encode(["a"]).norm() == pytest.approx(1.0)
-
-
-def test_what_another_process_wrote_is_found_without_reopening(tmp_path: Path) -> None:
-    encoder = CountingEncoder()
-    reader = CachedEncoder(encoder, tmp_path)
-    CachedEncoder(HashEncoder(), tmp_path).encode(["a"])
-    reader.encode(["a"])
-    assert encoder.asked == []
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "not finite", "other names"])
-def test_a_broken_file_is_computed_anew_with_a_warning(tmp_path: Path, damage: str) -> None:
-    from safetensors.torch import load_file, save_file
-
-    good = CachedEncoder(HashEncoder(), tmp_path).encode(["a"])
-    (file,) = tmp_path.rglob("*.safetensors")
-    if damage == "not finite":
-        tensors = load_file(file)
-        save_file(tensors | {"embeddings": tensors["embeddings"] * torch.nan}, file)
-    elif damage == "other names":
-        save_file({"x": torch.ones(1)}, file)
-    else:
-        file.write_bytes(file.read_bytes()[:-7] if damage == "truncated" else b"")
-    encoder = CountingEncoder()
-    with pytest.warns(T2LWarning, match=r"cannot be read .* and are computed anew"):
-        found = CachedEncoder(encoder, tmp_path).encode(["a"])
-    assert torch.equal(found, good) and encoder.asked == ["a"]
-    CachedEncoder(encoder, tmp_path).encode(["a"])  # the file is whole again: no warning
-    assert encoder.asked == ["a"]
 
 
 def test_writers_in_other_processes_do_not_lose_rows(tmp_path: Path) -> None:
@@ -102,39 +69,50 @@ def test_writers_in_other_processes_do_not_lose_rows(tmp_path: Path) -> None:
     assert encoder.asked == []
 
 
-def test_a_cut_description_is_warned_of_when_cached_too(tmp_path: Path) -> None:
-    cached = CachedEncoder(HashEncoder(settings=TextSettings(max_tokens=2)), tmp_path)
-    for _ in range(2):
-        with pytest.warns(T2LWarning, match="read 2 of 4 tokens") as seen:
-            cached.encode(["sort the words"])
-        assert len(seen) == 1
-
-
-def test_an_empty_description_keeps_its_position(tmp_path: Path) -> None:
-    cached = load_encoder("hash", cache_dir=tmp_path)
-    cached.encode(["a"])
-    with pytest.raises(ConfigError, match="description 2 of 2 is empty"):
-        cached.encode(["a", " "])
-
-
 class NarrowEncoder(CountingEncoder):
     """Knows no digits."""
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        warn_unknown(texts, self.count_known(texts))
+        warn_unread(self, texts)
         return super().encode(texts)
 
     def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
         return [(sum(not c.isdigit() for c in text), len(text)) for text in texts]
 
 
-def test_what_the_encoder_does_not_know_is_told_each_time(tmp_path: Path) -> None:
-    cached = CachedEncoder(NarrowEncoder(), tmp_path)
+def test_what_is_cut_unknown_or_empty_is_told_of_cached_descriptions_too(tmp_path: Path) -> None:
+    cached = CachedEncoder(NarrowEncoder(TextSettings(max_tokens=2)), tmp_path)
     for _ in range(2):
-        with pytest.warns(
-            T2LWarning, match="knows 1 of 2 tokens of the description 'a1'"
-        ) as caught:
-            cached.encode(["a1"])
-        assert len(caught) == 1
+        with pytest.warns(T2LWarning) as caught:
+            cached.encode(["a1", "sort the words"])
+        messages = list(dict.fromkeys(str(warning.message) for warning in caught))
+        assert len(messages) == 2
+        assert messages[0].startswith("the encoder read 2 of 4 tokens of the description 'sort")
+        assert "knows 1 of 2 tokens of the description 'a1'" in messages[1]
     assert read_tokens(cached, ["ab", "a1"])[1].tokens_unknown == 1
     assert read_tokens(CachedEncoder(CountingEncoder(), tmp_path), ["a1"]) == [Reading(1, 1, 0)]
+    with pytest.raises(ConfigError, match="description 2 of 2 is empty"):
+        cached.encode(["a", " "])
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-7]),
+    "empty": lambda file: file.write_bytes(b""),
+    "not finite": lambda file: save_file(
+        {name: tensor * torch.nan for name, tensor in load_file(file).items()}, file
+    ),
+    "other names": lambda file: save_file({"x": torch.ones(1)}, file),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_file_is_computed_anew_with_a_warning(tmp_path: Path, damage: str) -> None:
+    expected = CachedEncoder(HashEncoder(), tmp_path).encode(["a"])
+    (file,) = tmp_path.rglob("*.safetensors")
+    DAMAGES[damage](file)
+    encoder = CountingEncoder()
+    with pytest.warns(T2LWarning, match=r"cannot be read .* and are computed anew"):
+        embeddings = CachedEncoder(encoder, tmp_path).encode(["a"])
+    assert torch.equal(embeddings, expected) and encoder.asked == ["a"]
+    CachedEncoder(encoder, tmp_path).encode(["a"])  # the file is whole again: no warning
+    assert encoder.asked == ["a"]

@@ -13,9 +13,16 @@ import torch
 from safetensors.torch import save_file
 
 import text_to_lora
-from text_to_lora.encoders import CachedEncoder, HashEncoder, TextSettings, load_encoder
+from text_to_lora.encoders import (
+    CachedEncoder,
+    EncoderConfig,
+    HashEncoder,
+    TextSettings,
+    load_encoder,
+)
 from text_to_lora.errors import ConfigError
 
+CONFIG = HashEncoder().config
 SOURCES = Path(text_to_lora.__path__[0])
 
 
@@ -31,37 +38,6 @@ def test_a_name_takes_settings_and_a_cache(tmp_path: Path) -> None:
     encoder = load_encoder("hash", settings=TextSettings(norm=1.0), cache_dir=tmp_path)
     assert isinstance(encoder, CachedEncoder) and encoder.config.norm == 1.0
     assert encoder.config.embedding_dim == 32
-
-
-def test_another_fingerprint_is_refused_with_both() -> None:
-    config = HashEncoder().config
-    with pytest.raises(
-        ConfigError, match=f"'hash' has fingerprint {config.fingerprint}.*trained with abc; load"
-    ):
-        load_encoder(replace(config, fingerprint="abc"))
-
-
-def test_an_unknown_fingerprint_is_not_checked() -> None:
-    config = replace(HashEncoder().config, fingerprint="")
-    assert load_encoder(config).config.embedding_dim == 32
-
-
-@pytest.mark.parametrize(
-    ("which", "said"),
-    [
-        ("", "name is ''; 'minilm' or a model is expected"),
-        ("language-model", "'language-model' needs a name; write language-model:NAME"),
-        ("sentence-transformers", "needs a name; write sentence-transformers:NAME"),
-    ],
-)
-def test_a_name_that_names_nothing_is_refused(which: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        load_encoder(which)
-
-
-def test_settings_do_not_override_a_stored_config() -> None:
-    with pytest.raises(ConfigError, match="belong to the stored config"):
-        load_encoder(HashEncoder().config, settings=TextSettings())
 
 
 def test_importing_the_package_imports_no_model_library(assert_light: Callable[..., None]) -> None:
@@ -94,3 +70,26 @@ def test_code_in_a_models_folder_does_not_run_even_when_the_user_would_say_yes(
         load_encoder(f"{kind}:{folder}")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        ("", "name is ''; 'minilm' or a model is expected"),
+        ("language-model", "'language-model' needs a name; write language-model:NAME"),
+        ("sentence-transformers", "needs a name; write sentence-transformers:NAME"),
+        ("one-hot", "comes with a hypernetwork"),
+        ("one-hot:mine", "comes with a hypernetwork"),
+        (replace(CONFIG, kind="bert"), "kind is 'bert'; one of sentence-transformers, minilm"),
+        (
+            replace(CONFIG, fingerprint="abc"),
+            f"'hash' has fingerprint {CONFIG.fingerprint}.*trained with abc; load",
+        ),
+    ],
+)
+def test_an_encoder_that_cannot_be_is_refused(which: str | EncoderConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_encoder(which)
+    with pytest.raises(ConfigError, match="belong to the stored config"):
+        load_encoder(CONFIG, settings=TextSettings())
+    assert load_encoder(replace(CONFIG, fingerprint="")).config == CONFIG  # unknown: not checked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import sha256
+from functools import partial
 from string import ascii_lowercase
 from typing import Any
 
@@ -19,11 +19,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from made_up_samples import make_sample
-from text_to_lora.evaluation.samples import Sample
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Metric, Task
+from tiny_models import adapters_of_texts, random_adapters
 
 SPECIAL = ["[PAD]", "[UNK]", "[TASK]", "[INPUT]", "[ANSWER]", "[END]"]
 TEMPLATE = (
@@ -76,42 +75,27 @@ def sliding_base() -> PreTrainedModel:
     return MistralForCausalLM(config).eval()
 
 
+def spec_of(base: PreTrainedModel) -> LoraSpec:
+    bert = base.config.model_type == "bert"
+    targets = ["attention.self.query"] if bert else ["q_proj", "v_proj"]
+    return LoraSpec.from_config(base.config, targets=targets, rank=2)
+
+
 @pytest.fixture
 def adapters() -> Callable[..., LoraWeights]:
     """Give `count` random adapters of a base that differ strongly."""
 
-    def make(base: PreTrainedModel, count: int, seed: int = 0, size: float = 0.4) -> LoraWeights:
-        bert = base.config.model_type == "bert"
-        targets = ["attention.self.query"] if bert else ["q_proj", "v_proj"]
-        spec = LoraSpec.from_config(base.config, targets=targets, rank=2)
+    def make(base: PreTrainedModel, count: int, seed: int = 0) -> LoraWeights:
         generator = torch.Generator().manual_seed(seed)
-
-        def draw(*shape: int) -> torch.Tensor:
-            return size * torch.randn(shape, generator=generator)
-
-        return LoraWeights(
-            spec,
-            {g.key: draw(count, len(g.layers), spec.rank, g.in_features) for g in spec.groups},
-            {g.key: draw(count, len(g.layers), g.out_features, spec.rank) for g in spec.groups},
-        )
+        return random_adapters(spec_of(base), count, generator).scale(2.0)
 
     return make
 
 
 @pytest.fixture
-def generate(
-    adapters: Callable[..., LoraWeights],
-) -> Callable[[PreTrainedModel], Callable[[Sequence[str]], LoraWeights]]:
+def generate() -> Callable[[PreTrainedModel], Callable[[Sequence[str]], LoraWeights]]:
     """Give a function from descriptions to adapters; equal texts give equal adapters."""
-
-    def bind(base: PreTrainedModel) -> Callable[[Sequence[str]], LoraWeights]:
-        def from_texts(texts: Sequence[str]) -> LoraWeights:
-            seeds = [int(sha256(text.encode()).hexdigest()[:8], 16) for text in texts]
-            return LoraWeights.stack([adapters(base, 1, seed) for seed in seeds])
-
-        return from_texts
-
-    return bind
+    return lambda base: partial(adapters_of_texts, spec_of(base))
 
 
 @pytest.fixture
@@ -151,9 +135,3 @@ def make_task(place: int, metric: Metric) -> Task:
         group=f"g{place // 2 * place}",
         split="dev_heldout",
     )
-
-
-@pytest.fixture
-def sample() -> Callable[..., Sample]:
-    """Make a sample of which a test sets what it is about."""
-    return make_sample

@@ -69,22 +69,22 @@ def b(conditions: Conditions, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_known_shift_is_found_with_its_sign_in_what_it_concerns_alone(a: Path, b: Path) -> None:
-    found = compare(a, b)
-    assert (found["paired_by"], found["tasks"], found["groups"]) == ("row", 6, 5)
+    comparison = compare(a, b)
+    assert (comparison["paired_by"], comparison["tasks"], comparison["groups"]) == ("row", 6, 5)
     shift = 0.3 + 2 / 5  # t4 is one of five groups
     for name, columns in (("matched", "conditions"), ("matched - shuffled", "differences")):
-        moved = found[columns][name]["nll"]
+        moved = comparison[columns][name]["nll"]
         assert moved["mean"] == pytest.approx(shift)
         assert moved["b"] - moved["a"] == pytest.approx(shift)
         assert moved["clear_of_zero"]
         assert (moved["tasks"], moved["tasks_better"]) == (6, 0)
-    assert found["differences"]["paraphrase.2 - matched"]["nll"]["mean"] < 0
+    assert comparison["differences"]["paraphrase.2 - matched"]["nll"]["mean"] < 0
     for same in ("base", "shuffled", "oracle"):
         assert (
-            found["conditions"][same]["nll"]["tasks_equal"]
-            == found["conditions"][same]["nll"]["tasks"]
+            comparison["conditions"][same]["nll"]["tasks_equal"]
+            == comparison["conditions"][same]["nll"]["tasks"]
         )
-    assert found["conditions"]["matched"]["score"]["mean"] == 0
+    assert comparison["conditions"]["matched"]["score"]["mean"] == 0
     back = compare(b, a)["conditions"]["matched"]["nll"]
     assert back["mean"] == pytest.approx(-shift)
     assert back["tasks_better"] == 6
@@ -103,10 +103,10 @@ def test_intervals_are_of_paired_rows(a: Path, tmp_path: Path, conditions: Condi
     points = [fmean(map(fmean, rows[group].values())) for group in sorted(rows)]
     picks = numpy.random.default_rng(0).integers(0, 5, size=(RESAMPLES, 5)).tolist()
     means = [fmean(points[i] for i in pick) for pick in picks]
-    found = compare(a, b)["conditions"]["matched"]["nll"]
-    assert found["mean"] == pytest.approx(fmean(points))
+    comparison = compare(a, b)["conditions"]["matched"]["nll"]
+    assert comparison["mean"] == pytest.approx(fmean(points))
     low, high = numpy.percentile(means, [2.5, 97.5])
-    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    assert (comparison["low"], comparison["high"]) == pytest.approx((low, high))
 
 
 def test_reports_alone_are_paired_by_task_to_the_same_means(
@@ -130,16 +130,16 @@ def test_reports_alone_are_paired_by_task_to_the_same_means(
 
 
 def test_the_task_that_changed_most_comes_first(a: Path, b: Path) -> None:
-    found = compare(a, b)
+    comparison = compare(a, b)
     for name in ("matched", "matched - shuffled"):
-        first, *others = found["largest"]["nll"][name]
+        first, *others = comparison["largest"]["nll"][name]
         assert (first["task"], first["mean"]) == ("t4", pytest.approx(2.3))
         assert [other["mean"] for other in others] == pytest.approx([0.3] * 5)
         assert (first["low"], first["high"]) == pytest.approx((2.3, 2.3))
-        assert found["per_task"]["t4"][name]["nll"]["change"] == pytest.approx(2.3)
-    assert found["largest"]["score"] == {}
-    json.dumps(found, allow_nan=False)
-    text = render_comparison(found)
+        assert comparison["per_task"]["t4"][name]["nll"]["change"] == pytest.approx(2.3)
+    assert comparison["largest"]["score"] == {}
+    json.dumps(comparison, allow_nan=False)
+    text = render_comparison(comparison)
     (line,) = (line for line in text.splitlines() if line.startswith("| t4 | ") and "+2.3" in line
                and line in text.split("NLL, matched:")[1].split("NLL, matched - ")[0])  # fmt: skip
     assert line.endswith("| +2.300 [+2.300, +2.300] |")
@@ -153,8 +153,8 @@ def test_largest_changes_are_of_another_condition_where_matched_is_the_same(
     def better_oracle(s: Sample) -> Sample:
         return replace(s, nll=s.nll - 1) if s.condition == "oracle" and s.task == "t3" else s
 
-    found = compare(a, write(tmp_path / "b", change(conditions, better_oracle)))
-    (change_of_t3,) = found["largest"]["nll"]["oracle"]
+    comparison = compare(a, write(tmp_path / "b", change(conditions, better_oracle)))
+    (change_of_t3,) = comparison["largest"]["nll"]["oracle"]
     assert (change_of_t3["task"], change_of_t3["mean"]) == ("t3", pytest.approx(-1))
 
 
@@ -171,13 +171,13 @@ def test_rows_of_other_content_are_left_out_and_said(
         return replace(s, task="t7") if s.task == "t6" else s
 
     b = write(tmp_path / "b", change(conditions, other))
-    found = compare(a, b)
-    assert (found["only_in_a"], found["only_in_b"]) == (["t2", "t6"], ["t7"])
-    assert found["other_rows"] == ["t1"]
-    assert found["tasks"] == 3
-    matched = found["conditions"]["matched"]["nll"]
+    comparison = compare(a, b)
+    assert (comparison["only_in_a"], comparison["only_in_b"]) == (["t2", "t6"], ["t7"])
+    assert comparison["other_rows"] == ["t1"]
+    assert comparison["tasks"] == 3
+    matched = comparison["conditions"]["matched"]["nll"]
     assert (matched["mean"], matched["rows"]) == (0.0, 8)
-    assert found["notes"] == [
+    assert comparison["notes"] == [
         "2 tasks in A only: t2, t6",
         "1 tasks in B only: t7",
         "1 tasks have other rows and are left out: t1",
@@ -196,14 +196,14 @@ def test_other_settings_conditions_and_descriptions_are_said(
     tmp_path: Path, conditions: Conditions
 ) -> None:
     fewer = {name: samples for name, samples in conditions.items() if name != "oracle"}
-    told = change(
+    changed = change(
         fewer,
         lambda s: replace(s, adapter_text="x") if s.condition == "matched" and s.idx == 5 else s,
     )
     a = write(tmp_path / "a", conditions, about={"oracle": {}, "base": {"top_k": 3}})
     other = {"base": {"config": "y"}, "seed": 1, "rows_per_task": 3,
              "provenance": {"hypernet": "k"}}  # fmt: skip
-    b = write(tmp_path / "b", told, settings=other, about={"base": {"top_k": 4}})
+    b = write(tmp_path / "b", changed, settings=other, about={"base": {"top_k": 4}})
     assert compare(a, b)["notes"] == [
         "conditions in A only: oracle",
         "another base model",
@@ -221,11 +221,11 @@ def test_likelihoods_in_another_unit_are_not_compared(
     b = write(tmp_path / "b", longer, settings={**SETTINGS, "base": {"config": "y"}})
     for name, folder in (("a.json", a), ("b.json", b)):
         shutil.copy(folder / "report.json", tmp_path / name)
-    for found in (compare(a, b), compare(tmp_path / "a.json", tmp_path / "b.json")):
-        assert "nll" not in found["conditions"]["matched"]
-        assert found["conditions"]["matched"]["score"]["mean"] == 0
-        assert found["notes"][0] == "another base model"
-        assert "another tokenizer" in found["notes"][1]
+    for comparison in (compare(a, b), compare(tmp_path / "a.json", tmp_path / "b.json")):
+        assert "nll" not in comparison["conditions"]["matched"]
+        assert comparison["conditions"]["matched"]["score"]["mean"] == 0
+        assert comparison["notes"][0] == "another base model"
+        assert "another tokenizer" in comparison["notes"][1]
     silent = change(longer, lambda s: replace(s, score=None, in_labels=None))
     with pytest.raises(ConfigError, match="no measure can be compared"):
         compare(a, write(tmp_path / "c", silent))

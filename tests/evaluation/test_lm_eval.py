@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import PromptFormat
 from text_to_lora.tasks.task import Row
-from tiny_models import make_config, make_tokenizer
+from tiny_models import adapters_of_texts, make_config, make_tokenizer
 
 COLOURS = ("red", "green", "blue", "grey")
 DESCRIPTIONS = {"pick": ("Pick the colour.", "Choose a colour."), "write": ("Write the colour.",)}
@@ -92,24 +91,8 @@ def tasks(include_path: Path) -> LmEvalTasks:
 
 
 def adapters_of(base: PreTrainedModel, texts: Sequence[str]) -> LoraWeights:
-    """One strong adapter a text; equal texts give equal adapters."""
     spec = LoraSpec.from_config(base.config, targets=["q_proj", "v_proj"], rank=2)
-    adapters = []
-    for text in texts:
-        seed = int(sha256(text.encode()).hexdigest()[:8], 16)
-        generator = torch.Generator().manual_seed(seed)
-        a, b = (
-            {
-                g.key: torch.randn(1, len(g.layers), *shape(g), generator=generator)
-                for g in spec.groups
-            }
-            for shape in (
-                lambda g: (spec.rank, g.in_features),
-                lambda g: (g.out_features, spec.rank),
-            )
-        )
-        adapters.append(LoraWeights(spec, a, b))
-    return LoraWeights.stack(adapters)
+    return adapters_of_texts(spec, texts)
 
 
 @pytest.fixture
@@ -196,8 +179,10 @@ def test_a_description_stands_in_the_prompt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = rows_of(tasks, "pick", 0, 1)
-    told, untold = (scorer.score(rows, prompt_texts=[text, None]) for text in ("Name it.", None))
-    assert told[0] != untold[0] and told[1] == untold[1]
+    described, untold = (
+        scorer.score(rows, prompt_texts=[text, None]) for text in ("Name it.", None)
+    )
+    assert described[0] != untold[0] and described[1] == untold[1]
     logged: list[Any] = []
 
     def spy(**options: Any) -> Any:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from made_up_samples import write_run
+from made_up_samples import make_sample, write_run
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.samples import (
-    Sample,
     read_evaluation,
     read_run,
     read_samples,
@@ -22,10 +20,10 @@ from text_to_lora.evaluation.samples import (
 from text_to_lora.files import read_json, write_json
 
 
-def test_samples_and_metadata_round_trip(tmp_path: Path, sample: Callable[..., Sample]) -> None:
+def test_samples_and_metadata_round_trip(tmp_path: Path) -> None:
     samples = [
-        sample("t", 5, 0.1 + 0.2, in_labels=True, answer="é\n", outputs=("y", "ü"), cut=True),
-        sample("t", 6, float("inf"), score=None, label_score=1.0),
+        make_sample("t", 5, 0.1 + 0.2, in_labels=True, answer="é\n", outputs=("y", "ü"), cut=True),
+        make_sample("t", 6, float("inf"), score=None, label_score=1.0),
     ]
     path = sample_path(tmp_path, "matched")
     write_samples(path, samples, {"seconds": 1.5})
@@ -46,19 +44,18 @@ def test_foreign_table_is_named(tmp_path: Path) -> None:
         read_samples(path)
 
 
-def test_derangements_are_one_condition(tmp_path: Path, sample: Callable[..., Sample]) -> None:
-    rows = {f"shuffled.{place}": [sample("t", 5, float(place))] for place in (1, 2)}
-    evaluation = read_evaluation(write_run(tmp_path, {**rows, "base": [sample("t", 5, 0.0)]}))
+def test_derangements_are_one_condition(tmp_path: Path) -> None:
+    rows = {f"shuffled.{place}": [make_sample("t", 5, float(place))] for place in (1, 2)}
+    evaluation = read_evaluation(write_run(tmp_path, {**rows, "base": [make_sample("t", 5, 0.0)]}))
     assert list(evaluation.samples) == ["base", "shuffled"]
     assert [s.nll for s in evaluation.samples["shuffled"]] == [1.0, 2.0]
-    assert evaluation.seconds == {"base": 1.5, "shuffled": 3.0}
+    seconds = {name: facts["seconds"] for name, facts in evaluation.facts.items()}
+    assert seconds == {"base": 1.5, "shuffled": 3.0}
     assert "tasks" not in evaluation.settings
 
 
-def test_an_evaluation_of_version_1_is_told_apart(
-    tmp_path: Path, sample: Callable[..., Sample]
-) -> None:
-    folder = write_run(tmp_path, {"base": [sample("t", 5, 0.0)]})
+def test_an_evaluation_of_version_1_is_told_apart(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, {"base": [make_sample("t", 5, 0.0)]})
     write_json(folder / "run.json", {**read_json(folder / "run.json"), "version": 1})
     with pytest.raises(
         ConfigError, match=r"version 1.*reads 2; evaluate again into another folder"

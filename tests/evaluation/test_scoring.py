@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,17 +13,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from text_to_lora.errors import ConfigError, TaskDataError
 from text_to_lora.evaluation import scoring
-from text_to_lora.evaluation.scoring import Answer, Row, Scorer, choose_rows, held_out
+from text_to_lora.evaluation.scoring import Answer, Scorer, choose_rows, held_out
+from text_to_lora.inference.generate import pad_left
 from text_to_lora.lora.apply import merge
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.task import Example, Metric, Task
+from text_to_lora.tasks.task import Example, Metric, Row, Task
 
 END = 5
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerFast, row: Row, description: str | None) -> list[int]:
-    told = f"[TASK] {description} " if description else ""
-    text = f"{told}[INPUT] {row.example.input} [ANSWER]"
+    described = f"[TASK] {description} " if description else ""
+    text = f"{described}[INPUT] {row.example.input} [ANSWER]"
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
@@ -49,20 +51,20 @@ def any_base(request: pytest.FixtureRequest) -> PreTrainedModel:
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("described", [False, True])
 def test_scores_equal_one_row_at_a_time_on_merged_weights(
     any_base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     tasks: list[Task],
     adapters: Callable[..., LoraWeights],
-    told: bool,
+    described: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", 120)
     rows = choose_rows(tasks, rows_per_task=3, seed=0)
     weights = adapters(any_base, 3)
     chosen = [place % 3 for place in range(len(rows))]
-    texts = [row.task.definition if told else None for row in rows]
+    texts = [row.task.definition if described else None for row in rows]
     merged = [deepcopy(any_base) for _ in range(3)]
     for model, adapter in zip(merged, weights.unbind(), strict=True):
         merge(model, adapter)
@@ -145,7 +147,7 @@ def test_the_room_that_a_prompt_needs_is_the_least_that_fits(
         )
         try:
             if check == "before":
-                scorer.check_room(rows, [description])
+                scorer.check_room([(rows[0], description)])
             else:
                 scorer.score(rows, prompt_texts=[description] if description else None)
         except ConfigError:
@@ -174,7 +176,7 @@ def test_shots_stand_before_the_input_and_the_longest_go_first(
     first = "[INPUT] a b [ANSWER] c [END]"
     last, question = "[INPUT] f [ANSWER] g [END]", "[INPUT] h [ANSWER]"
     middle = f"[INPUT] {'d ' * 12} [ANSWER] e [END]"
-    for text, max_length, cut, kept in (
+    for text, max_length, cut, num_shots in (
         (f"{first} {middle} {last} {question}", 60, False, 3),
         (f"{first} {last} {question}", 20, True, 2),
         (f"{last} {question}", 13, True, 1),
@@ -182,7 +184,7 @@ def test_shots_stand_before_the_input_and_the_longest_go_first(
     ):
         expected, answer = score(text, max_length)
         assert answer.nll * answer.tokens == pytest.approx(expected, rel=1e-4)
-        assert (answer.cut, answer.shots) == (cut, kept)
+        assert (answer.cut, answer.shots) == (cut, num_shots)
 
 
 def test_a_cut_prompt_is_marked(base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -191,6 +193,52 @@ def test_a_cut_prompt_is_marked(base: PreTrainedModel, tokenizer: PreTrainedToke
     rows = [Row(task, example) for example in examples]
     answers = Scorer(base, tokenizer, max_new_tokens=4).score(rows)
     assert [answer.cut for answer in answers] == [True, False]
+
+
+def test_a_description_without_room_keeps_its_left_and_the_input_its_right(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task("t", "d", (), (Example("i j k l", ("b",), 5),), Metric("rougeL"))
+    rows, texts = [Row(task, task.examples[0])] * 2, ["a b c d e f g h " * 4, "a b"]
+    prompts: list[list[int]] = []
+
+    def keep(of_batch: list[list[int]], device: torch.device) -> Any:
+        prompts.extend(of_batch)
+        return pad_left(of_batch, device)
+
+    monkeypatch.setattr(scoring, "pad_left", keep)
+    options: dict[str, Any] = {"max_new_tokens": 4, "max_length": 24}
+    scorer = Scorer(base, tokenizer, **options, cut_descriptions=True)
+    answers = scorer.score(rows, prompt_texts=texts)
+    assert [answer.cut for answer in answers] == [True, False]
+    cut, whole = sorted(prompts, key=len, reverse=True)
+    assert tokenizer.decode(whole) == "[TASK] a b [INPUT] i j k l [ANSWER]"
+    assert tokenizer.decode(cut) == "[TASK] a b c d e f g [INPUT] i j k l [ANSWER]"
+    with pytest.raises(ConfigError, match="raise max_length or shorten the description"):
+        Scorer(base, tokenizer, **options).score(rows, prompt_texts=texts)
+
+
+def test_equal_rows_run_once(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    adapters: Callable[..., LoraWeights],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [
+        Row(
+            Task(name, "d", (), (Example("a b", ("c",), 5),), Metric("rougeL")),
+            Example("a b", ("c",), 5),
+        )
+        for name in ("t", "u", "v")
+    ]
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        scoring, "pad_left", lambda ids, device: sizes.append(len(ids)) or pad_left(ids, device)
+    )
+    scorer = Scorer(base, tokenizer, max_new_tokens=4)
+    assert len(set(scorer.score(rows))) == 1 and sizes == [1]
+    one, other, again = scorer.score(rows, weights=adapters(base, 2), adapters=[0, 1, 0])
+    assert sizes[1:] == [2] and one == again != other
 
 
 def test_programs_are_scored_by_likelihood_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +15,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError, SpecError, T2LWarning
-from text_to_lora.evaluation import suite
-from text_to_lora.evaluation.conditions import (
-    JUNK,
-    Arrow,
-    Base,
-    Condition,
-    InContext,
-    Multitask,
-    Setup,
-    Sources,
-    derangements,
-    plan_conditions,
-)
+from text_to_lora.evaluation import plots, suite
+from text_to_lora.evaluation.conditions import Condition, Setup, Sources, plan_conditions
+from text_to_lora.evaluation.conditions.given import Multitask
+from text_to_lora.evaluation.conditions.prompting import Base, InContext
+from text_to_lora.evaluation.conditions.routing import Arrow
+from text_to_lora.evaluation.report import build_report
 from text_to_lora.evaluation.samples import Sample, read_samples, sample_path
-from text_to_lora.evaluation.scoring import Row
 from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.task import Metric, Task
-
-ALL = {
-    "base",
-    "in_prompt",
-    "icl",
-    "mean",
-    "retrieval",
-    "arrow",
-    "multitask",
-    "hyperdecoder",
-    "oracle",
-    "matched",
-    "matched_in_prompt",
-    *(f"paraphrase.{number}" for number in (1, 2, 3)),
-    *(f"shuffled.{number}" for number in (1, 2, 3)),
-    "junk",
-}
+from text_to_lora.tasks.task import Metric, Row, Task
 
 Generate = Callable[[Sequence[str]], LoraWeights]
+Evaluate = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -63,28 +40,43 @@ def library(base: PreTrainedModel, adapters: Callable[..., LoraWeights]) -> Adap
 
 
 @pytest.fixture
+def conditions_of(
+    base: PreTrainedModel,
+    generate: Callable[[PreTrainedModel], Generate],
+    adapters: Callable[..., LoraWeights],
+    library: AdapterLibrary,
+) -> Callable[..., list[Condition]]:
+    """Conditions of these kinds, of everything that they may need."""
+
+    def make(kinds: Sequence[str] | None, tasks: list[Task], **changes: Any) -> list[Condition]:
+        sources = Sources(
+            tasks=tasks,
+            generate=generate(base),
+            encode=load_encoder("hash").encode,
+            multitask=adapters(base, 1, seed=99),
+            library=library,
+            hyperdecoder=changes.get("generate", generate(base)),
+            oracle=library,
+        )
+        return plan_conditions(kinds, replace(sources, **changes))
+
+    return make
+
+
+@pytest.fixture
 def evaluate(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     tasks: list[Task],
-    generate: Callable[[PreTrainedModel], Generate],
-    adapters: Callable[..., LoraWeights],
-    library: AdapterLibrary,
+    conditions_of: Callable[..., list[Condition]],
     tmp_path: Path,
-) -> Callable[..., dict[str, Any]]:
-    """Evaluate the six tasks on the tiny base, into tmp_path / "out"."""
+    monkeypatch: pytest.MonkeyPatch,
+) -> Evaluate:
+    """Evaluate the six tasks on the tiny base, into tmp_path / "out", with reports that take no time."""
+    monkeypatch.setattr(suite, "build_report", partial(build_report, resamples=20))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: path.write_bytes(bytes(200)))
 
     def run(kinds: Sequence[str] | None = None, **changes: Any) -> dict[str, Any]:
-        own = changes.pop("generate", generate(base))
-        sources = Sources(
-            generate=own,
-            encode=load_encoder("hash").encode,
-            multitask=adapters(base, 1, seed=99),
-            library=library,
-            hyperdecoder=own,
-            oracle=library,
-        )
-        scored = changes.get("tasks", tasks)
         options: dict[str, Any] = {
             "base": base,
             "tokenizer": tokenizer,
@@ -94,12 +86,13 @@ def evaluate(
             "max_new_tokens": 4,
             "max_length": 48,
         }
-        if "conditions" not in changes:
-            seed = changes.get("seed", 0)
-            options["conditions"] = plan_conditions(
-                kinds, replace(sources, tasks=scored, seed=seed)
+        sources = {name: changes.pop(name) for name in ("generate",) if name in changes}
+        options |= changes
+        if "conditions" not in options:
+            options["conditions"] = conditions_of(
+                kinds, options["tasks"], seed=options.get("seed", 0), **sources
             )
-        return evaluate_suite(**(options | changes))
+        return evaluate_suite(**options)
 
     return run
 
@@ -108,57 +101,40 @@ def samples_of(folder: Path, condition: str) -> list[Sample]:
     return read_samples(sample_path(folder, condition))[0]
 
 
-def test_every_condition_is_scored_on_the_same_rows_with_its_own_texts(
-    evaluate: Callable[..., dict[str, Any]],
+def test_every_condition_is_scored_as_it_plans_the_same_rows(
+    evaluate: Evaluate,
+    conditions_of: Callable[..., list[Condition]],
     tasks: list[Task],
-    library: AdapterLibrary,
     tmp_path: Path,
 ) -> None:
     lines: list[str] = []
     report = evaluate(progress=lines.append)
     out = tmp_path / "out"
-    assert {path.stem for path in (out / "samples").iterdir()} == ALL
-    assert len(lines) == 1 + len(ALL)
-    definitions = {task.name: task.definition for task in tasks}
-    rows = {name: [(s.task, s.idx) for s in samples_of(out, name)] for name in ALL}
-    assert len(rows["base"]) == 12
-    assert all(idx % 10 >= 5 for _, idx in rows["base"])
-    for name in ALL - {"oracle", *(f"paraphrase.{number}" for number in (1, 2, 3))}:
-        assert rows[name] == rows["base"]
-    assert {task for task, _ in rows["oracle"]} == {"task0", "task3"}
-    # task number n has n descriptions beside its definition
-    assert {task for task, _ in rows["paraphrase.3"]} == {"task3", "task4", "task5"}
-    for sample in samples_of(out, "in_prompt"):
-        assert (sample.prompt_text, sample.adapter_text) == (definitions[sample.task], "")
-    for sample in samples_of(out, "matched"):
-        assert (sample.prompt_text, sample.adapter_text) == ("", definitions[sample.task])
-    for name in ("base", "multitask", "icl", "mean", "arrow"):
-        assert {(s.prompt_text, s.adapter_text) for s in samples_of(out, name)} == {("", "")}
-    for sample in samples_of(out, "hyperdecoder"):
-        assert (sample.prompt_text, sample.adapter_text) == ("", sample.input)
-    for sample in samples_of(out, "oracle"):
-        assert (sample.prompt_text, sample.adapter_text) == ("", sample.task)
-    assert {s.adapter_text for s in samples_of(out, "retrieval")} <= set(library.names)
-    for number, donors in enumerate(derangements(tasks, seed=0), start=1):
-        for sample in samples_of(out, f"shuffled.{number}"):
-            assert sample.adapter_text == definitions[donors[sample.task]]
-    for task in tasks:  # the rows of a task take the junk texts in turn
-        texts = [s.adapter_text for s in samples_of(out, "junk") if s.task == task.name]
-        assert texts == list(JUNK[:2])
-    values = {name: [s.nll for s in samples_of(out, name)] for name in ALL - {"paraphrase.3"}}
-    assert len({tuple(nlls[:4]) for nlls in values.values()}) == len(values)
-    assert set(report["conditions"]) == {name.split(".")[0] for name in ALL} - {"paraphrase"} | {
-        f"paraphrase.{number}" for number in (1, 2, 3)
-    }
+    plan = conditions_of(None, tasks)
+    names = {condition.name for condition in plan}
+    assert {path.stem for path in (out / "samples").iterdir()} == names
+    assert len(lines) == 1 + len(plan)
+    rows = [Row(task, e) for task in tasks for e in task.scored()]
+    scored = [(s.task, s.idx) for s in samples_of(out, "base")]
+    assert len(scored) == 12
+    rows = [row for row in rows if (row.task.name, row.example.idx) in scored]
+    values = set()
+    for condition in plan:
+        samples = samples_of(out, condition.name)
+        assert [(s.task, s.idx, s.prompt_text, s.adapter_text) for s in samples] == [
+            (row.task.name, row.example.idx, setup.description or "", setup.adapter or "")
+            for row, setup in zip(rows, condition.plan(rows), strict=True)
+            if setup is not None
+        ]
+        values.add(tuple(sample.nll for sample in samples))
+    assert len(values) == len(plan)
+    assert "shuffled" in report["conditions"] and "paraphrase.3" in report["conditions"]
     assert json.loads((out / "report.json").read_text()) == report
-    assert report["conditions"]["matched"]["groups"] == 5
     for name in ("report.md", "conditions.png", "slopes.png"):
         assert (out / name).stat().st_size > 100
 
 
-def test_finished_conditions_are_not_scored_again(
-    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_finished_conditions_are_not_scored_again(evaluate: Evaluate, tmp_path: Path) -> None:
     first = evaluate(kinds=["base", "matched", "shuffled"])
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "samples").iterdir()}
     lines: list[str] = []
@@ -172,7 +148,7 @@ def test_finished_conditions_are_not_scored_again(
 
 
 def test_an_interrupted_run_goes_on_to_the_same_report(
-    evaluate: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = ["base", "matched", "shuffled", "junk"]
     monkeypatch.setattr(suite, "ROWS_PER_PART", 5)
@@ -219,16 +195,14 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
     ],
 )
 def test_the_folder_of_another_evaluation_is_refused(
-    evaluate: Callable[..., dict[str, Any]], changes: dict[str, Any], field: str
+    evaluate: Evaluate, changes: dict[str, Any], field: str
 ) -> None:
     evaluate(kinds=["base"], provenance={"hypernet": "a"})
     with pytest.raises(ConfigError, match=f"holds an evaluation with another '{field}'"):
         evaluate(**({"kinds": ["base"], "provenance": {"hypernet": "a"}} | changes))
 
 
-def test_another_base_of_equal_shape_is_refused(
-    evaluate: Callable[..., dict[str, Any]], base: PreTrainedModel
-) -> None:
+def test_another_base_of_equal_shape_is_refused(evaluate: Evaluate, base: PreTrainedModel) -> None:
     evaluate(kinds=["base"])
     with torch.no_grad():
         base.bert.encoder.layer[0].output.LayerNorm.weight.mul_(1.01)
@@ -237,7 +211,7 @@ def test_another_base_of_equal_shape_is_refused(
 
 
 def test_samples_of_other_adapters_are_not_taken_over(
-    evaluate: Callable[..., dict[str, Any]],
+    evaluate: Evaluate,
     base: PreTrainedModel,
     generate: Callable[[PreTrainedModel], Generate],
 ) -> None:
@@ -247,7 +221,7 @@ def test_samples_of_other_adapters_are_not_taken_over(
 
 
 def test_equal_names_and_broken_adapters_are_refused(
-    evaluate: Callable[..., dict[str, Any]],
+    evaluate: Evaluate,
     tasks: list[Task],
     base: PreTrainedModel,
     generate: Callable[[PreTrainedModel], Generate],
@@ -265,17 +239,17 @@ def test_equal_names_and_broken_adapters_are_refused(
 
 
 def test_parts_of_other_adapters_are_not_taken_over(
-    evaluate: Callable[..., dict[str, Any]],
+    evaluate: Evaluate,
     base: PreTrainedModel,
     generate: Callable[[PreTrainedModel], Generate],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stop_before_joining(self: object) -> None:
+    def stop_before_joining(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(suite._ConditionRun, "join", stop_before_joining)
+        patch.setattr(suite._ConditionRun, "_join", stop_before_joining)
         evaluate(kinds=["matched"])
     assert (tmp_path / "out" / "parts" / "matched" / "00000.parquet").exists()
     with pytest.raises(ConfigError, match=r"00000\.parquet' was scored with other adapters"):
@@ -283,7 +257,7 @@ def test_parts_of_other_adapters_are_not_taken_over(
 
 
 def test_few_adapters_are_in_memory_at_once(
-    evaluate: Callable[..., dict[str, Any]],
+    evaluate: Evaluate,
     base: PreTrainedModel,
     generate: Callable[[PreTrainedModel], Generate],
     tmp_path: Path,
@@ -305,7 +279,7 @@ def test_few_adapters_are_in_memory_at_once(
 
 
 def test_what_conditions_are_made_of_is_noted_and_checked(
-    evaluate: Callable[..., dict[str, Any]], library: AdapterLibrary, tmp_path: Path
+    evaluate: Evaluate, library: AdapterLibrary, tmp_path: Path
 ) -> None:
     evaluate(conditions=[InContext(shots=2), Arrow(library, experts=4)])
     noted = json.loads((tmp_path / "out" / "run.json").read_text())["conditions"]
@@ -318,9 +292,7 @@ def test_what_conditions_are_made_of_is_noted_and_checked(
             evaluate(conditions=[changed])
 
 
-def test_rows_that_lost_shots_are_marked_and_counted(
-    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_rows_that_lost_shots_are_marked_and_counted(evaluate: Evaluate, tmp_path: Path) -> None:
     evaluate(conditions=[Base(), InContext(shots=2)], max_length=32)
     samples, metadata = read_samples(sample_path(tmp_path / "out", "icl"))
     assert 0 < sum(sample.cut for sample in samples) < len(samples)
@@ -328,7 +300,7 @@ def test_rows_that_lost_shots_are_marked_and_counted(
     assert not any(sample.cut for sample in samples_of(tmp_path / "out", "base"))
 
 
-class _Own(Condition):
+class _PlugIn(Condition):
     """A plug-in: tells the prompt something, and leaves one task out."""
 
     name = "mine"
@@ -337,18 +309,14 @@ class _Own(Condition):
         return [None if r.task.name == "task1" else Setup(description="b c") for r in rows]
 
 
-def test_a_condition_of_ones_own_is_scored(
-    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
-    report = evaluate(conditions=[Base(), _Own()])
+def test_a_condition_of_ones_own_is_scored(evaluate: Evaluate, tmp_path: Path) -> None:
+    report = evaluate(conditions=[Base(), _PlugIn()])
     samples = samples_of(tmp_path / "out", "mine")
     assert {sample.prompt_text for sample in samples} == {"b c"}
     assert report["conditions"]["mine"]["tasks"] == 5
 
 
-def test_a_report_of_somebody_else_is_kept(
-    evaluate: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_report_of_somebody_else_is_kept(evaluate: Evaluate, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.md").write_text("of the annual meeting")
     with pytest.raises(ConfigError, match=r"holds 'report\.md', but no 'run\.json' of an earlier"):
@@ -358,7 +326,7 @@ def test_a_report_of_somebody_else_is_kept(
 
 
 def test_prompts_without_room_are_named_before_anything_is_scored(
-    evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
+    evaluate: Evaluate, tasks: list[Task], tmp_path: Path
 ) -> None:
     long = [
         replace(task, definition="a " * length, descriptions=())
@@ -368,7 +336,7 @@ def test_prompts_without_room_are_named_before_anything_is_scored(
     with pytest.raises(
         ConfigError,
         match=r"max_length is 24; the prompts of 2 tasks need more, even without their inputs: "
-        r"'task1' \(\d+\), 'task3' \(\d+\); give --max-length (\d+), or leave the tasks out",
+        r"'task1' \(\d+\), 'task3' \(\d+\); give --max-length (\d+), pass --cut-descriptions, or",
     ) as caught:
         evaluate(names, tasks=long, max_length=24)
     assert not (tmp_path / "out").exists()
@@ -378,8 +346,22 @@ def test_prompts_without_room_are_named_before_anything_is_scored(
     evaluate(names, tasks=long, max_length=enough)
 
 
+def test_descriptions_without_room_are_cut_and_counted(
+    evaluate: Evaluate, tasks: list[Task], tmp_path: Path
+) -> None:
+    long = [replace(task, definition="a " * 30, descriptions=()) for task in tasks[:2]]
+    report = evaluate(
+        ("base", "in_prompt"), tasks=[*long, tasks[2]], max_length=24, cut_descriptions=True
+    )
+    assert report["conditions"]["in_prompt"]["prompts_cut"] == 4
+    assert report["conditions"]["base"]["prompts_cut"] == 0
+    cut = [sample.task for sample in samples_of(tmp_path / "out", "in_prompt") if sample.cut]
+    assert cut == ["task0", "task0", "task1", "task1"]
+    assert report["settings"]["cut_descriptions"]
+
+
 def test_prompts_longer_than_the_base_reads_have_another_remedy(
-    evaluate: Callable[..., dict[str, Any]], tasks: list[Task]
+    evaluate: Evaluate, tasks: list[Task]
 ) -> None:
     long = [replace(task, definition="a " * 70, descriptions=()) for task in tasks]
     with pytest.raises(ConfigError, match="the base has 64 positions, so shorten their definition"):
@@ -387,7 +369,7 @@ def test_prompts_longer_than_the_base_reads_have_another_remedy(
 
 
 def test_plans_that_do_not_fit_are_named(
-    evaluate: Callable[..., dict[str, Any]], base: PreTrainedModel, adapters: Callable[..., Any]
+    evaluate: Evaluate, base: PreTrainedModel, adapters: Callable[..., Any]
 ) -> None:
     class Short(Condition):
         name = "base.short"
@@ -407,18 +389,18 @@ def test_plans_that_do_not_fit_are_named(
         def plan(self, rows: Sequence[Row]) -> list[Setup]:
             return [Setup(adapter="a" if place else None) for place in range(len(rows))]
 
-    for own, message in (
+    for condition, message in (
         (Short(), "plans 1 of 12 rows"),
         (Nothing(), "takes none of the 12 rows"),
         (Mixed(), "gives some rows an adapter and others none"),
         (Multitask(adapters(base, 2)), "gave 2 adapters for 1 keys"),
     ):
         with pytest.raises(ConfigError, match=message):
-            evaluate(conditions=[own])
+            evaluate(conditions=[condition])
 
 
 def test_programs_are_not_run_and_named(
-    evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
+    evaluate: Evaluate, tasks: list[Task], tmp_path: Path
 ) -> None:
     code = replace(tasks[3], name="code", metric=Metric("code_execution"))
     with pytest.warns(T2LWarning, match="code ask for programs, which are not run here"):
@@ -429,7 +411,7 @@ def test_programs_are_not_run_and_named(
 
 
 def test_training_tasks_are_scored_on_their_validation_rows(
-    evaluate: Callable[..., dict[str, Any]], tasks: list[Task], tmp_path: Path
+    evaluate: Evaluate, tasks: list[Task], tmp_path: Path
 ) -> None:
     mixed = [replace(tasks[0], split="train"), *tasks[1:]]
     evaluate(tasks=mixed, kinds=["base"], rows_per_task=None)

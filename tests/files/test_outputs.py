@@ -96,13 +96,10 @@ def test_a_folder_with_anything_else_is_refused_and_the_file_is_named(
         check_output(out, overwrite=True)
 
 
-def test_an_empty_folder_below_is_named(tmp_path: Path) -> None:
-    (tmp_path / "out" / "data").mkdir(parents=True)
+def test_an_empty_and_a_linked_folder_below_are_foreign(tmp_path: Path) -> None:
+    (tmp_path / "new" / "data").mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds 'data', which"):
-        check_output(tmp_path / "out", overwrite=True)
-
-
-def test_a_linked_folder_below_is_foreign(tmp_path: Path) -> None:
+        check_output(tmp_path / "new", overwrite=True)
     fill(tmp_path / "elsewhere", *ADAPTER)
     out = fill(tmp_path / "out", *ADAPTER)
     (out / "second").symlink_to(tmp_path / "elsewhere")

@@ -67,6 +67,14 @@ def make_base(family: str) -> PreTrainedModel:
     return make_model((PACKED | PADDED)[family]())
 
 
+def draw_weights(base: PreTrainedModel) -> LoraWeights:
+    spec = LoraSpec.from_config(base.config, targets="all-linear", rank=2)
+    weights = make_weights(spec, adapters=3)
+    for factor in (*weights.a.values(), *weights.b.values()):
+        factor.requires_grad_()
+    return weights
+
+
 def run(base: PreTrainedModel, weights: LoraWeights) -> tuple[Tensor, list[Tensor]]:
     """Logits of the rows, and the gradient of a sum of them in every factor."""
     rows = Rows.join(PROMPTS, ANSWERS)
@@ -84,11 +92,7 @@ def test_packed_rows_give_the_logits_and_gradients_of_padded_ones(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = make_base(family)
-    weights = make_weights(
-        LoraSpec.from_config(base.config, targets="all-linear", rank=2), adapters=3
-    )
-    for factor in (*weights.a.values(), *weights.b.values()):
-        factor.requires_grad_()
+    weights = draw_weights(base)
     assert takes_packed_rows(base, 6)
     implementation = base.config._attn_implementation
     logits, gradients = run(base, weights)
@@ -108,7 +112,7 @@ OF_ADAPTER = [1, 1, 1, 0, 2, 2, 2]
 @pytest.mark.parametrize("family", PACKED)
 def test_rows_that_begin_alike_give_the_logits_and_gradients_of_rows_apart(family: str) -> None:
     base = make_base(family)
-    weights = make_weights(base)
+    weights = draw_weights(base)
     rows = Rows.join(SHARED, [[20, 21], [22], [23, 24], [25], [26], [27, 28], [29]])
     factors = [*weights.a.values(), *weights.b.values()]
     columns: list[int] = []

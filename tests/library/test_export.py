@@ -101,7 +101,7 @@ def test_chosen_tasks_alone_are_written_and_the_mapping_grows(
     assert list(first.folders) == ["größer"]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [first.folders["größer"]]
     second = export_library(library, tmp_path, tasks=["sums"])
-    assert second.kept == ()
+    assert second.unchanged == ()
     mapping = json.loads((tmp_path / "index.json").read_text())["folders"]
     assert mapping == first.folders | second.folders
     with pytest.raises(ConfigError, match="no task 'sum' "):
@@ -117,10 +117,10 @@ def test_finished_folders_are_kept_and_damaged_ones_written_again(
     file.write_bytes(content[:-9])
     before = other.stat().st_ino
     report = export_library(library, tmp_path)
-    assert report.kept == ("sort/words",)
+    assert report.unchanged == ("sort/words",)
     assert other.stat().st_ino == before
     assert file.read_bytes() == content
-    assert export_library(library, tmp_path).kept == tuple(TASKS)
+    assert export_library(library, tmp_path).unchanged == tuple(TASKS)
 
 
 def test_of_two_exports_at_once_both_stand_in_the_mapping(

@@ -100,8 +100,8 @@ def test_recipes_of_large_models_make_the_networks_of_the_released_scripts(name:
     config = load_recipe(name)
     spec = make_spec(config, REAL[name])
     assert spec.scaling == pytest.approx(16 / 8**0.5)
-    own = config.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
-    sizes = HypernetConfig(embedding_dim=1024, **own)
+    fields = config.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
+    sizes = HypernetConfig(embedding_dim=1024, **fields)
     network = Hypernetwork.empty(sizes, spec)
     millions = round(network.num_parameters / 1e6, 1)
     assert (spec.num_parameters, millions) == SIZES[name]

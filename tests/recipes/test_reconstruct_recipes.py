@@ -66,11 +66,11 @@ def test_recipes_differ_where_their_names_say_so() -> None:
     assert len(NAMES) == 4
     configs = {name: load_recipe(name, kind=ReconstructionConfig) for name in NAMES}
     embedded = load_recipe("embedded")
-    own = configs["reconstruct-embedded"]
+    described = configs["reconstruct-embedded"]
     # So that supervised training can go on from the reconstruction.
-    assert own.encoder.name == embedded.encoder.name
+    assert described.encoder.name == embedded.encoder.name
     sizes = embedded.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
-    assert own.hypernet.model_dump() == sizes
+    assert described.hypernet.model_dump() == sizes
     assert configs["reconstruct-onehot"].conditioning.kind == "one-hot"
     assert configs["reconstruct-delta"].objective.target == "delta"
-    assert configs["reconstruct-delta"].run == own.run
+    assert configs["reconstruct-delta"].run == described.run

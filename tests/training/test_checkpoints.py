@@ -13,9 +13,9 @@ Settings = Callable[..., RunConfig]
 
 @pytest.fixture
 def folder(tmp_path: Path, settings: Settings) -> RunFolder:
-    made = RunFolder(tmp_path / "run")
-    made.open(settings(), resume=True)
-    return made
+    run = RunFolder(tmp_path / "run")
+    run.open(settings(), resume=True)
+    return run
 
 
 def write(folder: RunFolder, step: int, keep: int = 2) -> None:
@@ -25,20 +25,16 @@ def write(folder: RunFolder, step: int, keep: int = 2) -> None:
 
 def test_the_newest_complete_checkpoint_counts(folder: RunFolder, settings: Settings) -> None:
     assert folder.newest_checkpoint() is None
-    for step in (8, 9, 10):
-        write(folder, step)
+    for step in (7, 8, 9, 10):
+        write(folder, step, keep=3)
+    names = sorted(path.name for path in folder.path.glob("checkpoint-*"))
+    assert names == ["checkpoint-10", "checkpoint-8", "checkpoint-9"]  # old ones go
     assert folder.newest_checkpoint() == folder.path / "checkpoint-10"  # by number, not by name
     (folder.path / "checkpoint-10" / MARK).unlink()
     assert folder.newest_checkpoint() == folder.path / "checkpoint-9"
     folder.open(settings(), resume=True)
-    assert [path.name for path in folder.path.glob("checkpoint-*")] == ["checkpoint-9"]
-
-
-def test_old_checkpoints_go(folder: RunFolder) -> None:
-    for step in (1, 2, 3, 4):
-        write(folder, step, keep=3)
     names = sorted(path.name for path in folder.path.glob("checkpoint-*"))
-    assert names == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+    assert names == ["checkpoint-8", "checkpoint-9"]
 
 
 def test_an_error_while_writing_leaves_the_older_checkpoint(folder: RunFolder) -> None:
@@ -70,13 +66,6 @@ def test_what_others_put_into_a_run_stays(folder: RunFolder, settings: Settings)
     assert sorted(path.name for path in folder.path.iterdir()) == sorted(names)
 
 
-def test_a_run_is_deleted_with_its_folder(folder: RunFolder) -> None:
-    write(folder, 1)
-    (folder.path / "embeddings").mkdir()
-    folder.delete()
-    assert not folder.path.exists()
-
-
 def test_other_settings_are_refused_by_name(folder: RunFolder, settings: Settings) -> None:
     other = settings(optimizer={"lr": 0.5}, run={"steps": 7})
     with pytest.raises(ConfigError, match=r"optimizer.lr: 0.01 -> 0.5; run.steps: 6 -> 7.*--fresh"):
@@ -87,6 +76,8 @@ def test_other_settings_are_refused_by_name(folder: RunFolder, settings: Setting
     folder.open(other, resume=False)
     assert sorted(p.name for p in folder.path.iterdir()) == ["config.json", "embeddings"]
     folder.open(other, resume=True)
+    folder.delete()
+    assert not folder.path.exists()
 
 
 def test_a_run_older_than_a_setting_goes_on_with_its_default(

@@ -11,7 +11,8 @@ from transformers import get_scheduler
 
 from text_to_lora.lora import LoraSpec
 from text_to_lora.training.config import AdamWSection
-from text_to_lora.training.joint import StackedAdapters, TaskwiseAdamW, schedule_factor
+from text_to_lora.training.optimizer import TaskwiseAdamW, learning_rate
+from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 from tiny_models import make_config
 
 NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -20,17 +21,13 @@ NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warm
 @pytest.mark.parametrize("schedule", NAMES)
 @pytest.mark.parametrize("total", [1, 7, 40])
 def test_schedule_is_that_of_transformers(schedule: Any, total: int) -> None:
-    settings = AdamWSection(schedule=schedule, warmup=0.15)
-    steps = torch.arange(total)
-    got = schedule_factor(settings, steps, torch.full((total,), total))
+    settings = AdamWSection(lr=1.0, schedule=schedule, warmup=0.15)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     reference = get_scheduler(NAMES[schedule], optimizer, round(0.15 * total), total)
-    expected = []
-    for _ in range(total):
-        expected.append(reference.get_last_lr()[0])
+    for step in range(total):
+        assert learning_rate(settings, step, total) == pytest.approx(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
-    torch.testing.assert_close(got, torch.tensor(expected))
 
 
 def gradients(task: int, step: int) -> tuple[Tensor, Tensor]:
@@ -52,7 +49,8 @@ def test_each_task_is_stepped_as_by_an_optimiser_of_its_own() -> None:
     parameters = [t.clone().requires_grad_() for t in stacked]
     joint = TaskwiseAdamW(parameters, settings, totals)
     optimizers = [
-        torch.optim.AdamW(own, lr=0.1, weight_decay=0.3, betas=settings.betas) for own in alone
+        torch.optim.AdamW(single, lr=0.1, weight_decay=0.3, betas=settings.betas)
+        for single in alone
     ]
     schedules = [
         get_scheduler("linear", optimizer, round(0.3 * total), total)
@@ -66,19 +64,19 @@ def test_each_task_is_stepped_as_by_an_optimiser_of_its_own() -> None:
             parameter.grad = torch.full(size, 7.0)  # of absent tasks: must not count
         for task in tasks:
             drawn = gradients(task, counts[task])
-            for parameter, own, gradient in zip(parameters, alone[task], drawn, strict=True):
+            for parameter, single, gradient in zip(parameters, alone[task], drawn, strict=True):
                 assert parameter.grad is not None
                 parameter.grad[task] = gradient
-                own.grad = gradient.clone()
+                single.grad = gradient.clone()
             torch.nn.utils.clip_grad_norm_(alone[task], 1.0)
             optimizers[task].step()
             schedules[task].step()
             counts[task] += 1
         joint.step(tasks)
         for task in range(3):
-            for parameter, own, old in zip(parameters, alone[task], before, strict=True):
+            for parameter, single, old in zip(parameters, alone[task], before, strict=True):
                 if task in tasks:
-                    torch.testing.assert_close(parameter[task], own)
+                    torch.testing.assert_close(parameter[task], single)
                 else:
                     assert torch.equal(parameter[task], old[task])
             if task not in tasks:
@@ -107,7 +105,7 @@ def test_state_of_the_optimiser_goes_on_as_it_was() -> None:
 
 def test_all_adapters_start_alike_and_change_nothing() -> None:
     spec = LoraSpec.from_config(make_config(), targets="all-linear", rank=2, alpha=4)
-    weights = StackedAdapters(spec, 3, torch.Generator().manual_seed(1)).weights()
+    weights = read_weights(StackedAdapters(spec, 3, torch.Generator().manual_seed(1)))
     assert weights.num_adapters == 3
     for key in weights.a:
         assert torch.equal(weights.a[key][0], weights.a[key][2])
@@ -128,10 +126,10 @@ def test_decay_pulls_each_task_towards_its_own_anchor() -> None:
 
 def test_adapters_start_from_given_ones() -> None:
     spec = LoraSpec.from_config(make_config(), targets="all-linear", rank=2, alpha=4)
-    given = StackedAdapters(spec, 2, torch.Generator().manual_seed(1)).weights()
+    given = read_weights(StackedAdapters(spec, 2, torch.Generator().manual_seed(1)))
     for place, factor in enumerate((*given.a.values(), *given.b.values())):
         factor += place
-    weights = StackedAdapters.from_weights(given).weights()
+    weights = read_weights(StackedAdapters.from_weights(given))
     for key in given.a:
         assert torch.equal(weights.a[key], given.a[key])
         assert torch.equal(weights.b[key], given.b[key])

@@ -41,8 +41,8 @@ def test_answer_losses_equal_a_loop_over_tokens(logits: Tensor, smoothing: float
                 target = [smoothing / 5 + (1 - smoothing) * (i == label) for i in range(5)]
                 tokens.append(-sum(t * p for t, p in zip(target, known, strict=True)))
         expected.append(sum(tokens) / len(tokens))
-    found = answer_losses(logits[TOKENS], ROWS, label_smoothing=smoothing)
-    torch.testing.assert_close(found, torch.tensor(expected))
+    losses = answer_losses(logits[TOKENS], ROWS, label_smoothing=smoothing)
+    torch.testing.assert_close(losses, torch.tensor(expected))
 
 
 def test_answer_losses_are_float32_for_bfloat16_logits(logits: Tensor) -> None:
@@ -60,9 +60,9 @@ def test_distillation_equals_a_loop_and_teaches_the_student_alone(logits: Tensor
                 q = log_probabilities(student[row, place].detach())
                 tokens.append(sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True)))
         expected.append(sum(tokens) / len(tokens))
-    found = distillation_kl(student[TOKENS], teacher[TOKENS], ROWS)
-    torch.testing.assert_close(found.detach(), torch.tensor(expected))
-    found.sum().backward()
+    losses = distillation_kl(student[TOKENS], teacher[TOKENS], ROWS)
+    torch.testing.assert_close(losses.detach(), torch.tensor(expected))
+    losses.sum().backward()
     assert student.grad is not None and student.grad[0, 0].abs().sum() > 0
     assert not student.grad[0, 2:].any()  # no loss after the end of an answer
     assert teacher.grad is None

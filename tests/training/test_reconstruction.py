@@ -11,26 +11,27 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, get_scheduler
 
-from text_to_lora import TextToLora, load_adapter
+from text_to_lora import TextToLora, load_adapter, load_base
 from text_to_lora.encoders import load_encoder
-from text_to_lora.errors import AdapterFormatError, ConfigError, T2LError, T2LWarning
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LError, T2LWarning
 from text_to_lora.hypernet import Hypernetwork, load_hypernet, save_hypernet
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights
-from text_to_lora.training import reconstruction
+from text_to_lora.training.library_batches import LibraryBatches, embed_tasks
 from text_to_lora.training.reconstruction import (
-    LibraryBatches,
     ReconstructionModule,
-    embed_tasks,
     make_hypernet,
     reconstruct,
     train_reconstruction,
 )
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
+from tiny_models import save_base
+from tiny_runs import TOKENS, merge, read_history, read_result, result_bytes
 
 Settings = Callable[..., ReconstructionConfig]
 CPU = torch.device("cpu")
@@ -92,40 +93,25 @@ def settings() -> Settings:
             "optimizer": {"lr": 0.01},
             "run": {"steps": 6, "log_every": 2, "eval_every": 3, "save_every": 2, "device": "cpu"},
         }
-        for name, fields in changes.items():
-            sections[name] = {**sections.get(name, {}), **fields}
-        return ReconstructionConfig.from_dict(sections)
+        return ReconstructionConfig.from_dict(merge(sections, changes))
 
     return make
 
 
-@pytest.fixture(autouse=True)
-def no_plot(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Leave out what takes most of the time of a tiny run; counts how often it is asked for."""
-    asked: list[int] = []
-    plot = lambda history, path: asked.append(len(history))  # noqa: E731
-    monkeypatch.setattr(reconstruction, "plot_reconstruction", plot)
-    return asked
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
-def relative_error(found: LoraWeights, wanted: LoraWeights) -> float:
+def relative_error(generated: LoraWeights, wanted: LoraWeights) -> float:
     """Mean over adapters of |ΔW - ΔW'| / |ΔW'|, from whole ΔW."""
     flat = [
         torch.cat([weights.delta(key).flatten(1) for key in weights.a], dim=1).double()
-        for weights in (found, wanted)
+        for weights in (generated, wanted)
     ]
     return ((flat[0] - flat[1]).norm(dim=1) / flat[1].norm(dim=1)).mean().item()
 
 
-def factor_error(found: LoraWeights, wanted: LoraWeights) -> float:
+def factor_error(generated: LoraWeights, wanted: LoraWeights) -> float:
     """Mean |error| of A and of B, halved, over groups."""
     errors = [
         ((f[key] - w[key]).abs().mean() / 2).item()
-        for f, w in ((found.a, wanted.a), (found.b, wanted.b))
+        for f, w in ((generated.a, wanted.a), (generated.b, wanted.b))
         for key in w
     ]
     return sum(errors) / len(wanted.a)
@@ -137,7 +123,7 @@ def learn(library: AdapterLibrary, config: ReconstructionConfig, folder: Path) -
     hypernet = make_hypernet(config, library, embeddings.encoder)
     module = ReconstructionModule(hypernet, config.objective)
     steps = config.run.steps
-    batches = LibraryBatches(library, embeddings, steps=steps, tasks_per_batch=4, seed=0)
+    batches = LibraryBatches(library, embeddings, tasks_per_batch=4, seed=0)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.0)
     schedule = get_scheduler("linear", optimizer, steps // 10, steps)
     for step in range(steps):
@@ -180,10 +166,10 @@ def test_raw_factors_and_products_are_learned_too(
         objective={"target": target, "delta_scaling": 100.0},
         run={"steps": 120},
     )
-    found = learn(library, config, tmp_path)(torch.eye(4)).detach()
-    assert relative_error(found, library.weights) < 0.05
+    generated = learn(library, config, tmp_path)(torch.eye(4)).detach()
+    assert relative_error(generated, library.weights) < 0.05
     # Many pairs of factors have one product, of which only the loss on factors asks for one.
-    assert (factor_error(found, library.weights) < 0.01) == (target == "factors")
+    assert (factor_error(generated, library.weights) < 0.01) == (target == "factors")
 
 
 @pytest.fixture(scope="module")
@@ -233,15 +219,17 @@ def test_the_errors_of_a_run_are_those_of_the_adapters_that_it_gives(
     trained: tuple[Path, list[str]], library: AdapterLibrary
 ) -> None:
     folder, lines = trained
-    result = json.loads((folder / "result.json").read_text())
+    result = read_result(folder)
     for part, name in (("hypernet", "best"), ("last", "last")):
         loaded = load_hypernet(folder / part)
-        found = loaded.hypernet(torch.eye(4)).detach()
+        generated = loaded.hypernet(torch.eye(4)).detach()
         errors = result[name]
         assert errors["delta_error"] == pytest.approx(
-            relative_error(found, library.weights), rel=1e-4
+            relative_error(generated, library.weights), rel=1e-4
         )
-        assert errors["factor_l1"] == pytest.approx(factor_error(found, library.weights), rel=1e-4)
+        assert errors["factor_l1"] == pytest.approx(
+            factor_error(generated, library.weights), rel=1e-4
+        )
         assert result["parameters"] == loaded.hypernet.num_parameters
     history = read_history(folder)
     checks = [line for line in history if "eval_delta_error" in line]
@@ -275,10 +263,7 @@ def test_a_finished_run_is_not_run_again(
 
 
 def test_a_run_goes_on_where_it_was_interrupted(
-    library: AdapterLibrary,
-    settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    library: AdapterLibrary, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout, drawn descriptions and a batch that does not divide the library."""
     config = settings(
@@ -302,9 +287,7 @@ def test_a_run_goes_on_where_it_was_interrupted(
     lines: list[str] = []
     reconstruct(library, config, output_dir=tmp_path / "cut", report=lines.append)
     assert "resuming after step 4" in lines and len(calls) == 8
-    for part in ("hypernet", "last"):
-        files = [tmp_path / run / part / "model.safetensors" for run in ("whole", "cut")]
-        assert files[0].read_bytes() == files[1].read_bytes()
+    assert result_bytes(tmp_path / "whole") == result_bytes(tmp_path / "cut")
     histories = [
         [{k: v for k, v in line.items() if k != "seconds"} for line in read_history(tmp_path / run)]
         for run in ("whole", "cut")
@@ -316,14 +299,12 @@ def test_a_run_goes_on_where_it_was_interrupted(
 
 
 def test_the_last_weights_count_where_nothing_selects(
-    library: AdapterLibrary, settings: Settings, tmp_path: Path, no_plot: list[int]
+    library: AdapterLibrary, settings: Settings, tmp_path: Path, plots: list[int]
 ) -> None:
-    folder = reconstruct(
-        library, settings(run={"select_by": "last"}), output_dir=tmp_path / "run"
-    ).parent
-    parts = [(folder / part / "model.safetensors").read_bytes() for part in ("hypernet", "last")]
-    assert parts[0] == parts[1]
-    assert len(no_plot) == 2  # steps 3 and 6, which is not measured twice
+    reconstruct(library, settings(run={"select_by": "last"}), output_dir=tmp_path / "run")
+    selected, last = result_bytes(tmp_path / "run")
+    assert selected == last
+    assert len(plots) == 2  # steps 3 and 6, which is not measured twice
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -338,7 +319,7 @@ def test_the_loss_is_what_the_paper_says_in_the_heads_unit(
     part = library.select(library.names[:3])
     embeddings = embed_tasks(part, config, tmp_path, CPU)
     hypernet = make_hypernet(config, part, embeddings.encoder)
-    batches = LibraryBatches(part, embeddings, steps=5, tasks_per_batch=2, seed=3)
+    batches = LibraryBatches(part, embeddings, tasks_per_batch=2, seed=3)
     loss = ReconstructionModule(hypernet, config.objective)(batches[4])
     tasks = batches.tasks(4).tolist()
     a, b = hypernet.predict(torch.eye(3)[tasks])
@@ -350,11 +331,11 @@ def test_the_loss_is_what_the_paper_says_in_the_heads_unit(
             mean = (b[key] @ a[key] - wanted).abs().mean().item()
             total += mean * (library.spec.scaling if scaled else 1.0)
             continue
-        for found, all_of_it in ((a[key], w.a[key]), (b[key], w.b[key])):
+        for generated, all_of_it in ((a[key], w.a[key]), (b[key], w.b[key])):
             wanted = all_of_it[tasks]
             if target == "zscore":
                 wanted = (wanted - all_of_it.mean(0)) / (all_of_it.std(0) + 1e-10)
-            total += (found - wanted).abs().mean().item() / 2
+            total += (generated - wanted).abs().mean().item() / 2
     assert loss.item() == pytest.approx(total / len(a), rel=1e-4)
 
 
@@ -365,7 +346,7 @@ def test_a_pass_sees_every_adapter_once_and_depends_on_seed_and_step_alone(
     embeddings = embed_tasks(library, settings(), tmp_path, CPU)
 
     def make(seed: int = 1, **share: int) -> LibraryBatches:
-        return LibraryBatches(library, embeddings, steps=12, tasks_per_batch=3, seed=seed, **share)
+        return LibraryBatches(library, embeddings, tasks_per_batch=3, seed=seed, **share)
 
     steps = [make().tasks(step).tolist() for step in range(12)]
     passes = [steps[i] + steps[i + 1] for i in range(0, 12, 2)]  # 8 adapters: 2 steps of 3
@@ -389,13 +370,13 @@ def test_descriptions_are_drawn_from_the_tasks_own(
     config = settings(conditioning={"kind": "text"})
     embeddings = embed_tasks(library, config, tmp_path, CPU)
     encode = load_encoder("hash").encode
-    own = [encode(entry.descriptions) for entry in library.entries]
-    assert torch.equal(embeddings.first(), torch.stack([rows[0] for rows in own]))
-    batches = LibraryBatches(library, embeddings, steps=40, tasks_per_batch=4, seed=0)
-    drawn: list[set[int]] = [set() for _ in own]
+    by_task = [encode(entry.descriptions) for entry in library.entries]
+    assert torch.equal(embeddings.first(), torch.stack([rows[0] for rows in by_task]))
+    batches = LibraryBatches(library, embeddings, tasks_per_batch=4, seed=0)
+    drawn: list[set[int]] = [set() for _ in by_task]
     for step in range(40):
         for task, row in zip(batches.tasks(step).tolist(), batches[step].embeddings, strict=True):
-            places = [i for i, one in enumerate(own[task]) if torch.equal(one, row)]
+            places = [i for i, one in enumerate(by_task[task]) if torch.equal(one, row)]
             assert places
             drawn[task] |= set(places)
     assert drawn == [{0, 1}] * 4
@@ -428,7 +409,7 @@ def test_a_step_does_no_work_of_python_for_each_task(
         module = ReconstructionModule(
             make_hypernet(config, library, embeddings.encoder), config.objective
         )
-        batches = LibraryBatches(library, embeddings, steps=9, tasks_per_batch=tasks, seed=0)
+        batches = LibraryBatches(library, embeddings, tasks_per_batch=tasks, seed=0)
         batches[0]
         calls = 0
 
@@ -465,33 +446,26 @@ def test_tasks_without_descriptions_are_named(
         reconstruct(mute, config, output_dir=tmp_path / "run")
 
 
-def test_one_adapter_has_no_deviation(
+def test_one_adapter_is_learned_without_z_scores(
     library: AdapterLibrary, settings: Settings, tmp_path: Path
 ) -> None:
-    one = settings(data={"adapters": 1})
-    with pytest.raises(ConfigError, match="one adapter, which has no standard deviation"):
-        reconstruct(library, one, output_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
     raw = settings(data={"adapters": 1}, objective={"target": "factors"})
     assert reconstruct(library, raw, output_dir=tmp_path / "run").is_dir()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("data", "message"),
     [
         ({"adapters": 9}, "data.adapters is 9; the library has 4"),
         ({"fingerprint": "a" * 64}, "not data.fingerprint aaaaaaaaaaaa; give the library"),
+        ({"adapters": 1}, "one adapter, which has no standard deviation"),
     ],
 )
 def test_a_library_that_does_not_fit_is_refused(
-    changes: dict[str, Any],
-    said: str,
-    library: AdapterLibrary,
-    settings: Settings,
-    tmp_path: Path,
+    data: dict[str, Any], message: str, library: AdapterLibrary, settings: Settings, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
-        reconstruct(library, settings(data=changes), output_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        reconstruct(library, settings(data=data), output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -521,8 +495,187 @@ def test_a_loss_that_is_not_finite_names_tasks_and_step(
         reconstruct(library, config, output_dir=tmp_path / "run")
 
 
-def test_unknown_keys_and_heads_are_refused_with_what_is_known() -> None:
-    with pytest.raises(ConfigError, match=r"nearest 'objective\.target'"):
-        ReconstructionConfig.from_dict({"objective": {"targets": "delta"}})
-    with pytest.raises(ConfigError, match=r"hypernet\.head is 'XL'.*'joint', 'shared' or 'rank'"):
-        ReconstructionConfig.from_dict({"hypernet": {"head": "XL"}})
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"objective": {"targets": "delta"}}, r"nearest 'objective\.target'"),
+        ({"hypernet": {"head": "XL"}}, r"hypernet\.head is 'XL'.*'joint', 'shared' or 'rank'"),
+        (
+            {"tokens": {"read": True}, "conditioning": {"kind": "one-hot"}},
+            r"^tokens\.read is true but conditioning\.kind is 'one-hot', which has no description",
+        ),
+        ({"data": {"base": "embedded"}}, r"^data\.base is 'embedded' but tokens\.read is false"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(
+    sections: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        ReconstructionConfig.from_dict(sections)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def reading_library(base_folder: Path) -> AdapterLibrary:
+    return make_reading_library(base_folder, str(base_folder))
+
+
+def make_reading_library(base: Path, name: str) -> AdapterLibrary:
+    """Three adapters for a base that can be loaded; name: what they call it."""
+    config = LlamaConfig.from_pretrained(base)
+    spec = LoraSpec.from_config(config, targets="all-linear", rank=2, name=name)
+    return make_library(spec, 3)
+
+
+@pytest.fixture
+def reading(settings: Settings) -> Settings:
+    """Settings of a run that reads token states; `changes` are sections over them."""
+
+    def make(**changes: dict[str, Any]) -> ReconstructionConfig:
+        sections: dict[str, dict[str, Any]] = {
+            "conditioning": {"kind": "text"},
+            "hypernet": {"latent_size": 8, "head_in_size": 16, "dropout": 0.2},
+            "tokens": TOKENS,
+            "data": {"tasks_per_batch": 2},
+        }
+        return settings(**merge(sections, changes))
+
+    return make
+
+
+def test_a_run_that_reads_tokens_trains_every_part_and_resumes_to_the_same_bytes(
+    reading_library: AdapterLibrary,
+    reading: Settings,
+    base_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches = LibraryBatches.__getitem__
+
+    def stop(self: LibraryBatches, step: int) -> Any:
+        if step == 3:
+            raise KeyboardInterrupt
+        return batches(self, step)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    reconstruct(reading_library, reading(), output_dir=whole)
+    with monkeypatch.context() as context:
+        context.setattr(LibraryBatches, "__getitem__", stop)
+        with pytest.raises(KeyboardInterrupt):
+            reconstruct(reading_library, reading(), output_dir=cut)
+    early = load_file(cut / "checkpoint-2" / "state.safetensors")
+    reconstruct(reading_library, reading(), output_dir=cut)
+    assert result_bytes(whole) == result_bytes(cut)
+    last = load_hypernet(whole / "last").hypernet.state_dict()
+    parts = [name for name in last if name.startswith(("attention.", "memory."))]
+    assert any(name.startswith("memory.") for name in parts)
+    assert not [name for name in parts if torch.equal(early[f"module.hypernet.{name}"], last[name])]
+    # Generated adapters have the error that the run measured.
+    t2l = TextToLora.from_pretrained(whole / "last", base=load_base(base_folder))
+    texts = [entry.descriptions[0] for entry in reading_library.entries]
+    error = factor_error(t2l.generate(texts).weights, reading_library.weights)
+    assert read_result(whole)["last"]["factor_l1"] == pytest.approx(error, rel=1e-4)
+
+
+def test_texts_go_with_their_embeddings(
+    reading_library: AdapterLibrary, reading: Settings, tmp_path: Path
+) -> None:
+    embeddings = embed_tasks(reading_library, reading(), tmp_path, CPU)
+    batches = LibraryBatches(reading_library, embeddings, tasks_per_batch=3, seed=0)
+    seen = set()
+    for step in range(20):
+        batch = batches[step]
+        texts = batch.texts()
+        seen |= set(texts)
+        for name, text, row in zip(batch.names(), texts, batch.embeddings, strict=True):
+            assert text in reading_library.entry(name).descriptions
+            assert torch.equal(row, embeddings.rows[embeddings.texts.index(text)])
+    assert len(seen) == 6
+
+
+def test_another_name_of_the_base_is_given_in_the_settings(
+    base_folder: Path, reading: Settings, tmp_path: Path
+) -> None:
+    folder = save_library(make_reading_library(base_folder, "nowhere"), tmp_path / "library")
+    data = {"library": str(folder)}
+    with pytest.raises(ConfigError, match="'nowhere'"):
+        train_reconstruction(reading(data=data), output_dir=tmp_path / "none")
+    config = reading(data=data | {"base": str(base_folder)})
+    result = train_reconstruction(config, output_dir=tmp_path / "run")
+    assert load_hypernet(result).training["data"]["base"] == base_folder.name  # no whole path
+    wide = save_base(tmp_path / "other", hidden_size=64)
+    with pytest.raises(SpecError):
+        config = reading(data=data | {"base": str(wide)})
+        train_reconstruction(config, output_dir=tmp_path / "wide")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ({"heads": 3}, "attention_size is 8; a multiple of heads=3"),
+        ({"direct": ["mlp.fc"]}, r"direct is \['mlp\.fc'\]; leave it empty, or choose among"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(
+    tokens: dict[str, Any],
+    message: str,
+    reading_library: AdapterLibrary,
+    reading: Settings,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reconstruct(reading_library, reading(tokens=tokens), output_dir=tmp_path / "run")
+
+
+Run = Callable[..., tuple[int, str, str]]
+QUICK = [
+    argument
+    for setting in ("run.steps=2", "run.device=cpu", "encoder.name=hash", "hypernet.latent_size=8")
+    for argument in ("--set", setting)
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two adapters, one of them without a description."""
+    spec = LoraSpec.from_config(BASE, targets=["q_proj"], rank=2)
+    weights = make_library(spec, 2).weights
+    entries = [LibraryEntry("yes", ("Say yes.",)), LibraryEntry("no")]
+    folder = tmp_path_factory.mktemp("library") / "library"
+    return save_library(AdapterLibrary(weights, entries), folder)
+
+
+def test_the_command_trains_prints_the_folder_and_leaves_a_plot(
+    t2l: Run, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the plot
+    command = ("train", "reconstruct", "reconstruct-onehot", "-o", tmp_path / "run")
+    command += ("--set", f"data.library={saved}", *QUICK)
+    code, out, err = t2l(*command)
+    assert code == 0, err
+    assert out.strip() == str(tmp_path / "run" / "hypernet")
+    assert "2 adapters of 128 numbers" in err and "delta_error" in err
+    assert (tmp_path / "run" / "history.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = t2l(*command, "--set", "optimizer.lr=0.5")
+    assert code == 2 and "optimizer.lr: 0.003 -> 0.5" in err and "--fresh" in err
+    code, _, err = t2l(*command, "--set", "optimizer.lr=0.5", "--fresh")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("reconstruct-embedded", [], "1 of 2 tasks have no description: no; add descriptions"),
+        ("reconstruct-onehot", ["hypernet.head=XL"], "hypernet.head is 'XL'"),
+        ("reconstruct-onehot", ["data.library=nowhere"], "'nowhere' is not a folder; give the lib"),
+        ("embedded", [], "recipe 'embedded' is for `t2l train sft`, not `t2l train reconstruct`"),
+    ],
+)
+def test_what_the_command_cannot_do_is_one_line(
+    recipe: str, changes: list[str], message: str, t2l: Run, saved: Path, tmp_path: Path
+) -> None:
+    settings = [item for change in changes for item in ("--set", change)]
+    command = ("train", "reconstruct", recipe, "-o", tmp_path / "run", *QUICK)
+    code, out, err = t2l(*command, "--set", f"data.library={saved}", *settings)
+    assert (code, out) == (2, "")
+    assert message in err and len(err.splitlines()) == 1

@@ -31,16 +31,16 @@ def draw(*, head: bool = False, dtype: torch.dtype = torch.float64) -> Pair:
     return a, b if head else {key: factor.contiguous() for key, factor in b.items()}
 
 
-def naive(found: Pair, wanted: Pair) -> Tensor:
+def naive(predicted: Pair, wanted: Pair) -> Tensor:
     means = [
-        ((found[1][key] @ found[0][key]) - (wanted[1][key] @ wanted[0][key])).abs().mean()
-        for key in found[0]
+        ((predicted[1][key] @ predicted[0][key]) - (wanted[1][key] @ wanted[0][key])).abs().mean()
+        for key in predicted[0]
     ]
     return sum(means, torch.zeros(())) / len(means)
 
 
-def with_gradients(loss: Any, found: Pair, wanted: Pair) -> tuple[Tensor, list[Tensor]]:
-    leaves = [factor.detach().requires_grad_() for side in found for factor in side.values()]
+def with_gradients(loss: Any, predicted: Pair, wanted: Pair) -> tuple[Tensor, list[Tensor]]:
+    leaves = [factor.detach().requires_grad_() for side in predicted for factor in side.values()]
     size = len(SHAPES)
     a = dict(zip(SHAPES, leaves[:size], strict=True))
     b = dict(zip(SHAPES, leaves[size:], strict=True))
@@ -49,13 +49,13 @@ def with_gradients(loss: Any, found: Pair, wanted: Pair) -> tuple[Tensor, list[T
 
 
 def test_factor_loss_halves_the_sides_and_averages_the_groups() -> None:
-    found, wanted = draw(), draw()
+    predicted, wanted = draw(), draw()
     expected = 0.0
     for key in SHAPES:
-        a = sum((found[0][key] - wanted[0][key]).abs().flatten().tolist())
-        b = sum((found[1][key] - wanted[1][key]).abs().flatten().tolist())
+        a = sum((predicted[0][key] - wanted[0][key]).abs().flatten().tolist())
+        b = sum((predicted[1][key] - wanted[1][key]).abs().flatten().tolist())
         expected += (a / wanted[0][key].numel() / 2 + b / wanted[1][key].numel() / 2) / len(SHAPES)
-    assert factor_loss(found, wanted).item() == pytest.approx(expected, rel=1e-12)
+    assert factor_loss(predicted, wanted).item() == pytest.approx(expected, rel=1e-12)
 
 
 # Bytes of a block in fp64: a row of one product; some rows; one product; several; all of them.
@@ -65,9 +65,9 @@ def test_delta_loss_and_gradient_equal_the_naive_ones(
     room: int, head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconstruction_losses, "_BLOCK_BYTES_CPU", room)
-    found, wanted = draw(head=head), draw()
-    expected, expected_gradients = with_gradients(naive, found, wanted)
-    value, gradients = with_gradients(delta_loss, found, wanted)
+    predicted, wanted = draw(head=head), draw()
+    expected, expected_gradients = with_gradients(naive, predicted, wanted)
+    value, gradients = with_gradients(delta_loss, predicted, wanted)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
     for gradient, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-12)
@@ -83,9 +83,9 @@ def test_delta_loss_of_equal_products_is_zero_and_so_is_its_gradient() -> None:
 
 
 def test_a_gradient_is_given_once() -> None:
-    found, wanted = draw(), draw()
-    found[0]["q"].requires_grad_()
-    loss = delta_loss(found, wanted)
+    predicted, wanted = draw(), draw()
+    predicted[0]["q"].requires_grad_()
+    loss = delta_loss(predicted, wanted)
     loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()  # type: ignore[no-untyped-call]
@@ -119,10 +119,10 @@ class Memory(TorchDispatchMode):
         self.now -= nbytes
 
 
-def peak_beyond_gradients(loss: Any, found: Pair, wanted: Pair) -> int:
-    leaves = [factor.requires_grad_() for side in found for factor in side.values()]
+def peak_beyond_gradients(loss: Any, predicted: Pair, wanted: Pair) -> int:
+    leaves = [factor.requires_grad_() for side in predicted for factor in side.values()]
     with Memory() as memory:
-        loss(found, wanted).backward()
+        loss(predicted, wanted).backward()
     assert all(leaf.grad is not None for leaf in leaves)
     return memory.peak - sum(leaf.nbytes for leaf in leaves)
 

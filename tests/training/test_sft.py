@@ -9,50 +9,41 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import yaml
+from accelerate import tracking
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from text_to_lora import TextToLora
+from text_to_lora import TextToLora, load_base
 from text_to_lora.encoders import load_encoder
-from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.errors import ConfigError, T2LError, T2LWarning
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
 from text_to_lora.hypernet.outputs import ZScore
-from text_to_lora.lora import LoraSpec, load_adapter
-from text_to_lora.training import trainer as trainer_module
-from text_to_lora.training.config import RunConfig
+from text_to_lora.lora import load_adapter
+from text_to_lora.training import descent, loop, setup
+from text_to_lora.training.batches import TrainingBatches
+from text_to_lora.training.config import EncoderSection, RunConfig
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.sft import shared_settings, train_sft
+from text_to_lora.training.setup import embed_texts, make_spec, shared_settings
+from text_to_lora.training.sft import train_sft
+from text_to_lora.training.step_adapters import TextAdapters
+from tiny_runs import TOKENS, read_history, read_result, result_bytes
 
 Settings = Callable[..., RunConfig]
+Starts = dict[str, tuple[Path, RunConfig]]
+TEXTS = ["Say red.", "The answer is always brown."]
 # What makes a run depend on random numbers wherever it can.
 NOISY: dict[str, dict[str, Any]] = {
     "objective": {"neftune_alpha": 5.0, "distill_weight": 0.5},
     "hypernet": {"latent_size": 8, "head_in_size": 16, "dropout": 0.3},
 }
-
-
-@pytest.fixture
-def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes most of the time of a tiny run."""
-    monkeypatch.setattr(trainer_module, "plot_history", lambda history, path: None)
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-
-
-def result_bytes(folder: Path) -> list[bytes]:
-    """The weights selected and the last ones."""
-    return [(folder / part / "model.safetensors").read_bytes() for part in ("hypernet", "last")]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +86,7 @@ def test_a_run_leaves_weights_settings_history_and_plot(trained: tuple[Path, lis
     assert (folder / "history.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((folder / "config.json").read_text())
     assert config["format"] == "text-to-lora run" and config["optimizer"]["lr"] == 0.01
-    result = json.loads((folder / "result.json").read_text())
+    result = read_result(folder)
     checks = [line for line in read_history(folder) if "eval_mean_loss" in line]
     best = min(checks, key=lambda line: line["eval_mean_loss"])
     assert result["step"] == 60
@@ -110,13 +101,14 @@ def test_checkpoints_hold_the_hypernetwork_and_never_the_base(
     folder = trained[0]
     names = sorted(path.name for path in folder.glob("checkpoint-*"))
     assert names == ["checkpoint-40", "checkpoint-60"]
-    tensors = load_file(folder / "checkpoint-60" / "model.safetensors")
+    state = load_file(folder / "checkpoint-60" / "state.safetensors")
     last = load_file(folder / "last" / "model.safetensors")
-    assert {f"hypernet.{name}" for name in last} == set(tensors)
+    prefix = "module.adapters.hypernet."
+    weights = {name: tensor for name, tensor in state.items() if name.startswith("module.")}
+    assert {f"{prefix}{name}" for name in last} == set(weights)
     for name, tensor in last.items():
-        assert torch.equal(tensor, tensors[f"hypernet.{name}"])
-    moments = torch.load(folder / "checkpoint-60" / "optimizer.pt", weights_only=True)["state"]
-    assert len(moments) == len(tensors)
+        assert torch.equal(tensor, state[f"{prefix}{name}"])
+    assert len(state) == 4 * len(weights)  # two moments and a count for each
 
 
 def test_weights_carry_no_folder_of_the_machine_that_made_them(
@@ -165,15 +157,13 @@ def kill_at(event: int, run: Callable[[], object]) -> int:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        told = pipe.read()
+        counted = pipe.read()
     _, status = os.waitpid(child, 0)
-    assert (os.WTERMSIG(status) == signal.SIGKILL) if event else (status == 0 and told)
-    return int(told or 0)
+    assert (os.WTERMSIG(status) == signal.SIGKILL) if event else (status == 0 and counted)
+    return int(counted or 0)
 
 
-def test_a_run_killed_anywhere_ends_in_the_same_bytes(
-    settings: Settings, tmp_path: Path, no_plot: None
-) -> None:
+def test_a_run_killed_anywhere_ends_in_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
     config = settings(**NOISY)
     whole = tmp_path / "whole"
     changes = kill_at(0, lambda: train_sft(config, output_dir=whole))
@@ -192,22 +182,22 @@ def test_a_run_killed_anywhere_ends_in_the_same_bytes(
 
 
 def test_a_run_killed_twice_while_it_writes_ends_in_the_same_bytes(
-    settings: Settings, tmp_path: Path, no_plot: None, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(**NOISY)
     train_sft(config, output_dir=tmp_path / "whole")
-    save, folder = torch.save, tmp_path / "killed"
+    save, folder = loop.save_file, tmp_path / "killed"
 
     def half_save(payload: Any, path: Path) -> None:
         save(payload, path)
-        if trainer_step(path) >= 4 and path.name == "optimizer.pt":
+        if trainer_step(path) >= 4:
             path.write_bytes(path.read_bytes()[:1000])
             os.kill(os.getpid(), signal.SIGKILL)
 
     def trainer_step(path: Path) -> int:
         return int(path.parent.name.split("-")[1].split(".")[0])
 
-    monkeypatch.setattr(torch, "save", half_save)
+    monkeypatch.setattr(loop, "save_file", half_save)
     for _ in range(2):
         child = os.fork()
         if not child:
@@ -221,20 +211,20 @@ def test_a_run_killed_twice_while_it_writes_ends_in_the_same_bytes(
 
 
 def test_accumulated_parts_give_the_weights_of_the_whole_batch(
-    settings: Settings, tmp_path: Path, no_plot: None
+    settings: Settings, tmp_path: Path
 ) -> None:
-    found = []
+    weights = []
     for parts in (1, 4):
         # A large eps, since Adam divides gradients of zero and noise by their own size.
         config = settings(optimizer={"accumulation": parts, "eps": 1e-3}, **NOISY)
         train_sft(config, output_dir=tmp_path / str(parts))
-        found.append(load_file(tmp_path / str(parts) / "last" / "model.safetensors"))
-    for name, tensor in found[0].items():
-        torch.testing.assert_close(found[1][name], tensor, atol=1e-5, rtol=1e-4)
+        weights.append(load_file(tmp_path / str(parts) / "last" / "model.safetensors"))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-5, rtol=1e-4)
 
 
 def test_two_processes_give_the_losses_and_weights_of_one(
-    settings: Settings, tmp_path: Path, no_plot: None
+    settings: Settings, tmp_path: Path
 ) -> None:
     # Seven rows: three for one process, four for the other.
     data = {"tasks_per_batch": 7, "examples_per_task": 1}
@@ -260,72 +250,72 @@ def test_two_processes_give_the_losses_and_weights_of_one(
             torch.testing.assert_close(tensors[name], tensor, atol=1e-5, rtol=1e-3)
 
 
-def test_a_run_stops_early_and_keeps_the_best_weights(
-    settings: Settings, tmp_path: Path, no_plot: None
-) -> None:
+def test_a_run_stops_early_and_keeps_the_best_weights(settings: Settings, tmp_path: Path) -> None:
     # Unseen tasks have other answers, so that their loss gets worse after a while.
     run = {"steps": 60, "patience": 2, "keep_checkpoints": 9, "select_by": "unseen_tasks"}
     config = settings(run=run, optimizer={"lr": 0.03, "schedule": "constant"})
     train_sft(config, output_dir=tmp_path / "run")
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = read_result(tmp_path / "run")
     assert result["step"] == result["best_step"] + 4 < 60
     checks = [line for line in read_history(tmp_path / "run") if "eval_mean_loss" in line]
     assert checks[-1]["step"] == result["step"]
     assert result["best_loss"] == min(line["eval_unseen_tasks_loss"] for line in checks)
     best = f"checkpoint-{result['best_step']}"
-    tensors = load_file(tmp_path / "run" / best / "model.safetensors")
+    state = load_file(tmp_path / "run" / best / "state.safetensors")
     for name, tensor in load_file(tmp_path / "run" / "hypernet" / "model.safetensors").items():
-        assert torch.equal(tensor, tensors[f"hypernet.{name}"])
+        assert torch.equal(tensor, state[f"module.adapters.hypernet.{name}"])
     # Cut off after the last checkpoint, it does not train on.
     expected = result_bytes(tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     train_sft(config, output_dir=tmp_path / "run")
     assert result_bytes(tmp_path / "run") == expected
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] == result["step"]
+    assert read_result(tmp_path / "run")["step"] == result["step"]
 
 
-def test_the_multi_task_adapter_is_a_peft_folder(
-    settings: Settings, tmp_path: Path, no_plot: None
+@pytest.mark.parametrize("hypernet", [{"kind": "static"}, {"reads": "input"}])
+def test_what_reads_no_description_trains_and_has_no_shuffled_control(
+    hypernet: dict[str, str], settings: Settings, tmp_path: Path
 ) -> None:
-    config = settings(hypernet={"kind": "static"}, run={"steps": 4})
+    config = settings(hypernet=hypernet, run={"steps": 4})
     folder = train_sft(config, output_dir=tmp_path / "run")
-    assert folder == tmp_path / "run" / "adapter"
-    base = AutoConfig.from_pretrained(config.base.name)
-    weights = load_adapter(folder, base_config=base)
-    assert all(b.abs().sum() > 0 for b in weights.b.values())
-    checks = [line for line in read_history(tmp_path / "run") if "eval_mean_loss" in line]
-    assert not [key for line in checks for key in line if "shuffled" in key]
-
-
-def test_a_hypernetwork_that_reads_inputs_trains_and_has_no_shuffled_control(
-    settings: Settings, tmp_path: Path, no_plot: None
-) -> None:
-    config = settings(hypernet={"reads": "input"}, run={"steps": 4})
-    train_sft(config, output_dir=tmp_path / "run")
+    if "kind" in hypernet:  # the multi-task adapter, a PEFT folder
+        assert folder == tmp_path / "run" / "adapter"
+        weights = load_adapter(folder, base_config=AutoConfig.from_pretrained(config.base.name))
+        assert all(b.abs().sum() > 0 for b in weights.b.values())
     lines = read_history(tmp_path / "run")
     assert [line for line in lines if "eval_mean_loss" in line]
     assert not [key for line in lines for key in line if "shuffled" in key]
-    with pytest.raises(ConfigError, match=r"reads is 'input' but data\.swapped_examples is 1"):
-        settings(hypernet={"reads": "input"}, data={"swapped_examples": 1})
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"hypernet": {"reads": "input"}, "data": {"swapped_examples": 1}},
+            r"reads is 'input' but data\.swapped_examples is 1",
+        ),
+        (
+            {"hypernet": {"kind": "static", "start_from": "x"}},
+            r"start_from is 'x' but kind is 'static'.*set start_from",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    sections: dict[str, Any], message: str, settings: Settings
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(**sections)
 
 
 @pytest.fixture(scope="module")
-def reconstructed(
-    tmp_path_factory: pytest.TempPathFactory, settings: Settings
-) -> dict[str, tuple[Path, RunConfig]]:
+def reconstructed(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Starts:
     """Hypernetworks as a reconstruction leaves them, M with z-scores and S with ΔW; settings."""
-    made = {}
+    starts = {}
     for head, output in (("shared", "zscore"), ("rank", "delta")):
         folder = tmp_path_factory.mktemp("start") / "hypernet"
         config = settings(hypernet={"start_from": str(folder)}, base={"alias": "tiny-base"})
-        spec = LoraSpec.from_config(
-            AutoConfig.from_pretrained(config.base.name),
-            targets=config.adapter.targets,
-            rank=config.adapter.rank,
-            alpha=config.adapter.alpha,
-            rslora=config.adapter.rslora,
-            name="tiny-base",
-        )
+        base_config = AutoConfig.from_pretrained(config.base.name)
+        spec = make_spec(config.base, config.adapter, base_config)
         encoder = load_encoder("hash").config
         # Sizes other than those of the settings.
         sizes: dict[str, Any] = {"embedding_dim": encoder.embedding_dim, "latent_size": 12}
@@ -339,31 +329,26 @@ def reconstructed(
             library = hypernet(torch.randn(3, encoder.embedding_dim, generator=draw)).detach()
             hypernet.output.set_library(library)
         save_hypernet(folder, hypernet, encoder, training={})
-        made[output] = folder, config
-    return made
+        starts[output] = folder, config
+    return starts
 
 
 @pytest.mark.parametrize("output", ["zscore", "delta"])
 def test_a_run_that_starts_from_a_hypernetwork_starts_with_its_adapters_and_trains_them(
-    reconstructed: dict[str, tuple[Path, RunConfig]],
-    output: str,
-    tmp_path: Path,
-    no_plot: None,
-    monkeypatch: pytest.MonkeyPatch,
+    reconstructed: Starts, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start, config = reconstructed[output]
-    texts = ["Say red.", "Say blue."]
-    expected = TextToLora.from_pretrained(start).generate(texts).weights
+    expected = TextToLora.from_pretrained(start).generate(TEXTS).weights
     first: list[Hypernetwork] = []
     record = SftModule.__init__
 
-    def keep(module: SftModule, hypernet: Hypernetwork, *args: Any, **options: Any) -> None:
-        first.append(copy.deepcopy(hypernet).eval())
-        record(module, hypernet, *args, **options)
+    def keep(module: SftModule, adapters: TextAdapters, *args: Any, **options: Any) -> None:
+        first.append(copy.deepcopy(adapters.hypernet).eval())
+        record(module, adapters, *args, **options)
 
     monkeypatch.setattr(SftModule, "__init__", keep)
     result = load_hypernet(train_sft(config, output_dir=tmp_path / "run"))
-    embeddings = load_encoder("hash").encode(texts)
+    embeddings = load_encoder("hash").encode(TEXTS)
     begun = first[0](embeddings)
     trained = result.hypernet(embeddings)
     for key in expected.a:
@@ -387,26 +372,25 @@ def test_a_run_that_starts_from_a_hypernetwork_starts_with_its_adapters_and_trai
         ("adapter", {"rank": 4}, r"start_from='.*hypernet' is of another kind: rank 2, not 4; set"),
         ("adapter", {"targets": ["q_proj"], "layers": [1]}, r"layers \[0, 1\], not \[1\]; set"),
         ("base", {"alias": "other"}, "base.name 'tiny-base', not 'other'; set base, adapter"),
+        ("encoder", {}, r"encoder 'hash', not .* as it is now; set base, adapter"),
     ],
 )
 def test_a_start_that_does_not_fit_the_run_is_refused(
-    reconstructed: dict[str, tuple[Path, RunConfig]],
     section: str,
     fields: dict[str, Any],
     message: str,
+    reconstructed: Starts,
+    encoder_folder: Path,
     tmp_path: Path,
 ) -> None:
     payload = reconstructed["zscore"][1].to_dict()
-    payload[section] |= fields
+    payload[section] |= fields or {"name": f"minilm:{encoder_folder}"}
     with pytest.raises(ConfigError, match=message):
         train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "run")
 
 
 def test_a_start_that_names_its_base_as_an_earlier_release_did_is_taken(
-    reconstructed: dict[str, tuple[Path, RunConfig]],
-    tmp_path: Path,
-    no_plot: None,
-    monkeypatch: pytest.MonkeyPatch,
+    reconstructed: Starts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, settings = reconstructed["zscore"]
     shutil.copytree(folder, tmp_path / "start")
@@ -424,24 +408,6 @@ def test_a_start_that_names_its_base_as_an_earlier_release_did_is_taken(
     assert load_hypernet(result).hypernet.spec.base.config_hash == now
 
 
-def test_a_start_of_another_encoder_is_refused(
-    reconstructed: dict[str, tuple[Path, RunConfig]], encoder_folder: Path, tmp_path: Path
-) -> None:
-    payload = reconstructed["zscore"][1].to_dict()
-    payload["encoder"]["name"] = f"minilm:{encoder_folder}"
-    with pytest.raises(
-        ConfigError, match=r"encoder 'hash', not .* as it is now; set base, adapter"
-    ):
-        train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "run")
-
-
-def test_a_static_adapter_has_no_hypernetwork_to_start_from(settings: Settings) -> None:
-    with pytest.raises(
-        ConfigError, match=r"start_from is 'x' but kind is 'static'.*set start_from"
-    ):
-        settings(hypernet={"kind": "static", "start_from": "x"})
-
-
 def test_without_validation_the_last_weights_are_the_result(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -449,11 +415,11 @@ def test_without_validation_the_last_weights_are_the_result(
     train_sft(config, output_dir=tmp_path / "run")
     selected, last = result_bytes(tmp_path / "run")
     assert selected == last
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["best_loss"] is None
+    assert read_result(tmp_path / "run")["best_loss"] is None
 
 
 def test_a_run_that_diverges_stops_and_names_task_and_step(
-    settings: Settings, tmp_path: Path, no_plot: None
+    settings: Settings, tmp_path: Path
 ) -> None:
     config = settings(optimizer={"lr": 1e30, "warmup": 0.0, "max_grad_norm": 0.0})
     with pytest.raises(T2LError, match=r"loss of .*say-\w+.* is not finite at step 2; lower opt"):
@@ -478,34 +444,128 @@ def test_what_cannot_work_is_refused_before_training(
 
 
 def test_dtype_auto_is_settled_when_the_run_begins(
-    settings: Settings, tmp_path: Path, no_plot: None, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from text_to_lora.training import sft
-
     for fast, dtype in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(sft, "has_fast_product", lambda dtype, device, fast=fast: fast)
+        monkeypatch.setattr(setup, "has_fast_product", lambda dtype, device, fast=fast: fast)
         config = settings(base={"dtype": "auto"}, data={"eval_rows": 0}, run={"steps": 1})
         train_sft(config, output_dir=tmp_path / dtype)
         stored = json.loads((tmp_path / dtype / "config.json").read_text())
         assert stored["base"]["dtype"] == dtype
 
 
+class Recorder(tracking.GeneralTracker):
+    """A logger of accelerate that only lists what it is given."""
+
+    name = "recorder"
+    requires_logging_directory = False
+    tracker = None
+    seen: ClassVar[list[str]] = []
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__()
+
+    def store_init_configuration(self, values: Any) -> None: ...
+
+    def log(self, values: Any, step: int | None = None, **options: Any) -> None:
+        self.seen.extend(values)
+
+
 def test_loggers_get_losses_and_validation(
-    settings: Settings, tmp_path: Path, no_plot: None, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import TrainerCallback, integrations
-    from transformers.integrations import integration_utils
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
+    monkeypatch.setattr(descent, "get_available_trackers", lambda: ["recorder"])
+    config = settings(run={"steps": 2, "report_to": ["recorder"]})
+    train_sft(config, output_dir=tmp_path / "run")
+    assert {"loss", "eval_unseen_tasks_loss", "learning_rate"} <= set(Recorder.seen)
 
-    seen: list[str] = []
 
-    class Recorder(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            seen.extend(logs)
+def test_long_descriptions_are_warned_of_once(encoder_folder: Path, tmp_path: Path) -> None:
+    section = EncoderSection(name=f"minilm:{encoder_folder}")
+    with pytest.warns(T2LWarning, match="reads 256 tokens of a description; 2 of 3 are longer"):
+        embed_texts(section, ["a", "b " * 300, "c " * 400], tmp_path, torch.device("cpu"))
 
-    monkeypatch.setitem(integrations.INTEGRATION_TO_CALLBACK, "tensorboard", Recorder)
-    monkeypatch.setattr(integration_utils, "is_tensorboard_available", lambda: True)
-    config = settings(run={"steps": 2, "report_to": ["tensorboard"]})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        train_sft(config, output_dir=tmp_path / "run")
-    assert {"loss", "eval_unseen_tasks_loss", "learning_rate"} <= set(seen)
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
+    """A run of six steps that reads the base's token states, with a checkpoint every second."""
+    config = settings(tokens=TOKENS, run={"eval_every": 3})
+    return train_sft(config, output_dir=tmp_path_factory.mktemp("run") / "run").parent
+
+
+def test_a_run_that_reads_tokens_trains_every_part_and_resumes_to_the_same_bytes(
+    reading: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = TrainingBatches.__getitem__
+
+    def stop(self: Any, step: int) -> Any:
+        if step == 3:
+            raise KeyboardInterrupt
+        return batches(self, step)
+
+    config = settings(tokens=TOKENS, run={"eval_every": 3})
+    with monkeypatch.context() as context:
+        context.setattr(TrainingBatches, "__getitem__", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_sft(config, output_dir=tmp_path / "run")
+    early = load_file(tmp_path / "run" / "checkpoint-2" / "state.safetensors")
+    train_sft(config, output_dir=tmp_path / "run")
+    assert result_bytes(tmp_path / "run") == result_bytes(reading)
+    last = load_hypernet(reading / "last").hypernet.state_dict()
+    parts = [name for name in last if name.startswith(("attention.", "memory."))]
+    assert parts
+    for name in parts:
+        assert not torch.equal(early[f"module.adapters.hypernet.{name}"], last[name]), name
+
+
+def test_generating_loads_the_base_or_takes_the_one_that_is_there(
+    reading: Path, base_folder: Path
+) -> None:
+    folder, base = reading / "hypernet", load_base(base_folder)
+    expected = TextToLora.from_pretrained(folder).generate(TEXTS).weights
+    for t2l in (TextToLora.from_pretrained(folder, base=base), TextToLora.from_pretrained(folder)):
+        t2l.attach_base(*base)
+        weights = t2l.generate(TEXTS).weights
+        for key in expected.a:  # the base that is loaded here is in fp32, the other as is fast
+            torch.testing.assert_close(weights.a[key], expected.a[key], rtol=0.02, atol=1e-3)
+            torch.testing.assert_close(weights.b[key], expected.b[key], rtol=0.02, atol=1e-3)
+
+
+def test_a_sentence_network_goes_on_as_one_that_reads_tokens(
+    settings: Settings, tmp_path: Path
+) -> None:
+    start = train_sft(settings(run={"steps": 2}), output_dir=tmp_path / "sentence")
+    config = settings(
+        tokens=TOKENS | {"direct": []},
+        hypernet={"start_from": str(start), "dropout": 0.0},
+        optimizer={"lr": 1e-12, "schedule": "constant", "warmup": 0.0},
+        run={"steps": 1},
+    )
+    folder = train_sft(config, output_dir=tmp_path / "tokens")
+    before, after = (
+        TextToLora.from_pretrained(path).generate(TEXTS).weights for path in (start, folder)
+    )
+    for key in before.a:  # the attention starts as the identity
+        torch.testing.assert_close(after.a[key], before.a[key], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(after.b[key], before.b[key], rtol=1e-4, atol=1e-6)
+
+
+def test_the_command_trains_from_a_file_and_prints_the_folder_of_the_result(
+    t2l: Callable[..., tuple[int, str, str]], settings: Settings, tmp_path: Path
+) -> None:
+    recipe, run = tmp_path / "mine.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(settings().to_dict()))
+    command = ("train", "sft", recipe, "-o", run)
+    changes = ["--set", "run.steps=2", "--set", "data.eval_rows=0"]
+    code, out, err = t2l(*command, *changes)
+    assert code == 0, err
+    assert out.strip() == str(run / "hypernet")
+    assert "step 2/2 loss" in err
+    code, _, err = t2l(*command)
+    assert code == 2
+    assert "run.steps: 2 -> 6" in err and "--fresh" in err
+    code, out, err = t2l(*command, "--set", "optimizer.learning_rat=1")
+    assert (code, out) == (2, "")
+    assert "unknown key 'optimizer.learning_rat', nearest" in err
+    assert len(err.splitlines()) == 1

@@ -10,8 +10,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -24,8 +23,7 @@ from text_to_lora.lora.spec import LoraSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Bytes of a number in a cache of keys and values, which bases keep in bfloat16.
-_CACHE_BYTES: Final = 2
+_CACHE_BYTES: Final = 2  # of a number in a cache of keys and values, kept in bfloat16
 
 # Sizes of text encoders as transformers' classes take them.
 GTE: Final[dict[str, Any]] = {
@@ -52,12 +50,9 @@ def make_encoder(kind: str) -> Any:
     from transformers import BertConfig, BertModel
     from transformers.models.gte import GteConfig, GteModel
 
-    model: Any
     if kind == "gte":
-        model = GteModel(GteConfig(**GTE))
-    else:
-        model = BertModel(BertConfig(**MINILM), add_pooling_layer=False)
-    return model.eval()
+        return GteModel(GteConfig(**GTE)).eval()
+    return BertModel(BertConfig(**MINILM), add_pooling_layer=False).eval()
 
 
 @torch.no_grad()
@@ -146,25 +141,16 @@ class BaseCost:
         return cache
 
 
-@dataclass(frozen=True)
-class EncoderCost:
-    """The cost of a text encoder for one description.
+def encoder_cost(kind: str, tokens: int) -> tuple[int, int]:
+    """Numbers of an encoder, embeddings included, and its operations for one description.
 
-    parameters: all numbers, embeddings included
+    kind: one of ENCODERS; tokens: of the description
     """
-
-    name: str
-    parameters: int
-    flops: int
-
-    @classmethod
-    def of(cls, kind: str, tokens: int) -> Self:
-        """Count an encoder of one of ENCODERS on a description of so many tokens."""
-        with torch.device("meta"):
-            model = make_encoder(kind)
-            ids = torch.zeros(1, tokens, dtype=torch.long)
-            flops = count(lambda: model(input_ids=ids))
-        return cls(ENCODERS[kind], sum(p.numel() for p in model.parameters()), flops)
+    with torch.device("meta"):
+        model = make_encoder(kind)
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        flops = count(lambda: model(input_ids=ids))
+    return sum(parameter.numel() for parameter in model.parameters()), flops
 
 
 def hypernet_flops(config: HypernetConfig, spec: LoraSpec) -> int:
@@ -210,13 +196,13 @@ class Way:
     """One way to answer the questions of a task.
 
     once: operations a task, before its first question; each: operations a question
-    kept: bytes that have to stay in memory for the task
+    held: bytes that have to stay in memory for the task
     """
 
     name: str
     once: int
     each: int
-    kept: int
+    held: int
 
     def flops(self, questions: int) -> int:
         """Operations of so many questions of one task."""
@@ -237,11 +223,6 @@ class Cost:
     encoder: str
     itemsize: int = 2
 
-    @cached_property
-    def hypernet_flops(self) -> int:
-        """Operations of predicting one adapter."""
-        return hypernet_flops(self.hypernet, self.spec)
-
     def ways(self, question: Question) -> list[Way]:
         """The ways to answer, prompts first; a prefix that is cached is read once a task."""
         base, prompt, answer = self.base, question.prompt, question.answer
@@ -250,17 +231,13 @@ class Cost:
             ("description in the prompt", question.description),
             (f"{question.shots}-shot", question.shot_tokens),
         ):
+            once, each = base.pass_flops(prefix), base.answer_flops(prompt, answer, past=prefix)
             ways += [
                 Way(name, 0, base.answer_flops(prefix + prompt, answer), 0),
-                Way(
-                    f"{name}, prefix cached",
-                    base.pass_flops(prefix),
-                    base.answer_flops(prompt, answer, past=prefix),
-                    base.cache_bytes(prefix),
-                ),
+                Way(f"{name}, prefix cached", once, each, base.cache_bytes(prefix)),
             ]
-        encoder = EncoderCost.of(self.encoder, question.description)
-        once = encoder.flops + self.hypernet_flops
+        _, encoding = encoder_cost(self.encoder, question.description)
+        once = encoding + hypernet_flops(self.hypernet, self.spec)
         numbers = self.spec.num_parameters  # an adapter that is not merged: two products a slot
         extra = 2 * numbers * (prompt + answer - 1)
         return [*ways, Way("T2L", once, ways[0].each + extra, numbers * self.itemsize)]
@@ -270,26 +247,30 @@ class Cost:
 
         adapters: in the library; questions: asked of each task
         """
-        ways = self.ways(question)
-        ours = ways[-1]
-        encoder = EncoderCost.of(self.encoder, question.description)
+        *others, ours = self.ways(question)
+        encoder_numbers, encoding = encoder_cost(self.encoder, question.description)
         numbers = Hypernetwork.empty(self.hypernet, self.spec).num_parameters
-        network, adapter, read = numbers * self.itemsize, ours.kept, 4 * encoder.parameters
+        network, encoder = numbers * self.itemsize, 4 * encoder_numbers
         return {
             "base": {"name": self.base.name, "flops_per_token": self.base.pass_flops(1)},
             "adapter": {
                 "rank": self.spec.rank,
                 "targets": sorted({group.module for group in self.spec.groups}),
                 "parameters": self.spec.num_parameters,
-                "bytes": adapter,
+                "bytes": ours.held,
             },
             "hypernetwork": {
                 "head": self.hypernet.head,
                 "parameters": numbers,
                 "bytes": network,
-                "flops": self.hypernet_flops,
+                "flops": ours.once - encoding,
             },
-            "encoder": asdict(encoder) | {"bytes": read},
+            "encoder": {
+                "name": ENCODERS[self.encoder],
+                "parameters": encoder_numbers,
+                "flops": encoding,
+                "bytes": encoder,
+            },
             "tokens": asdict(question),
             "questions": questions,
             "ways": {
@@ -298,16 +279,16 @@ class Cost:
                     "flops_per_question": way.each,
                     "flops_first_question": way.flops(1),
                     "flops_per_question_amortised": way.flops(questions) / questions,
-                    "bytes_kept_per_task": way.kept,
+                    "bytes_kept_per_task": way.held,
                     "t2l_costs_no_more": None if way is ours else cheaper(ours, way),
                 }
-                for way in ways
+                for way in (*others, ours)
             },
             "library": {
                 "adapters": adapters,
-                "bytes": adapters * adapter,
-                "crossing_hypernetwork": crossing(network, adapter),
-                "crossing_with_encoder": crossing(network + read, adapter),
+                "bytes": adapters * ours.held,
+                "crossing_hypernetwork": crossing(network, ours.held),
+                "crossing_with_encoder": crossing(network + encoder, ours.held),
             },
         }
 
@@ -329,9 +310,6 @@ def cheaper(first: Way, other: Way) -> tuple[int, int | None] | None:
 def crossing(fixed: int, each: int) -> int:
     """The smallest number of adapters that take more bytes together than what is fixed."""
     return fixed // each + 1
-
-
-# In words
 
 
 def tera(flops: float) -> str:

@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from text_to_lora.analysis.sketch import sketch
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.adapters import as_json
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.lora.weights import LoraWeights
@@ -56,23 +55,36 @@ def points_of(tasks: Sequence[Task], *, descriptions: int = 1) -> list[Point]:
 
 
 def adapter_vectors(generate: Generate, texts: Sequence[str]) -> tuple[Tensor, bool]:
-    """Generate adapters and give the factors A and B of each as one vector, [texts, size].
+    """Give the factors A and B of the adapters of texts as vectors, [texts, numbers].
 
-    Where all of them together are more than MOST_NUMBERS, sketches of SKETCHED numbers stand for
-    them, which keep products within about 1/√SKETCHED. Tells whether that was so.
+    Adapters that are too many or too large for memory are sketched; the second value tells whether
+    they were.
     """
-    parts: list[Tensor] = []
-    sketched: bool | None = None
+    with torch.no_grad():
+        one = generate(texts[:1])
+    numbers = sum(tensor.numel() for tensor in (*one.a.values(), *one.b.values()))
+    sketched = numbers * len(texts) > MOST_NUMBERS
+    return _each_part(generate, texts, _sketch if sketched else _flatten), sketched
+
+
+def _each_part(
+    generate: Generate, texts: Sequence[str], vectors: Callable[[LoraWeights], Tensor]
+) -> Tensor:
+    """Vectors of the adapters of texts, of which few are in memory at once, [texts, numbers]."""
+    parts = []
     for start in range(0, len(texts), ADAPTERS_AT_ONCE):
         with torch.no_grad():
-            weights = generate(texts[start : start + ADAPTERS_AT_ONCE]).detach()
-        tensors = [*weights.a.values(), *weights.b.values()]
-        if sketched is None:
-            numbers = sum(tensor[0].numel() for tensor in tensors)
-            sketched = numbers * len(texts) > MOST_NUMBERS
-        flat = torch.cat([tensor.flatten(1).float() for tensor in tensors], dim=1)
-        parts.append(sketch(weights, SKETCHED) if sketched else flat)
-    return torch.cat(parts).cpu(), bool(sketched)
+            parts.append(vectors(generate(texts[start : start + ADAPTERS_AT_ONCE])).cpu())
+    return torch.cat(parts)
+
+
+def _flatten(weights: LoraWeights) -> Tensor:
+    factors = (*weights.a.values(), *weights.b.values())
+    return torch.cat([factor.flatten(1).float() for factor in factors], dim=1)
+
+
+def _sketch(weights: LoraWeights) -> Tensor:
+    return sketch(weights, SKETCHED)
 
 
 def standardise(vectors: Tensor) -> Tensor:
@@ -88,7 +100,7 @@ def project(vectors: Tensor, method: Method, *, perplexity: float, seed: int = 0
     pca: along the two directions of largest spread; the sign makes the largest coordinate positive
     tsne: of the first 50 principal components, by scikit-learn, starting from the first two
 
-    Raises ConfigError when there are too few points, or scikit-learn is not installed.
+    Raises ConfigError when there are too few points.
     """
     if len(vectors) < SMALLEST:
         raise ConfigError(f"{len(vectors)} points are too few for a map; give {SMALLEST} or more")
@@ -96,19 +108,14 @@ def project(vectors: Tensor, method: Method, *, perplexity: float, seed: int = 0
     left, values, _ = torch.linalg.svd(centred, full_matrices=False)
     components = left * values
     components = components * components.gather(0, components.abs().argmax(0)[None]).sign()
+    plane: Floats = components[:, :2].numpy()
     if method == "pca":
-        plane: Floats = components[:, :2].numpy()
         return plane
-    try:
-        from sklearn.manifold import TSNE
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"t-SNE needs the package {error.name!r}; pip install 'text-to-lora[eval]', or ask for "
-            "pca alone"
-        ) from None
+    from sklearn.manifold import TSNE
+
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed, learning_rate="auto")
-    laid: Floats = tsne.fit_transform(components[:, :50].numpy()).astype(numpy.float64)
-    return laid
+    plane = tsne.fit_transform(components[:, :50].numpy()).astype(numpy.float64)
+    return plane
 
 
 def usual_perplexity(points: int) -> float:
@@ -200,46 +207,39 @@ def agreement(
     Source: silhouette, Rousseeuw (1987).
     """
     count = len(labels)
-    centred = vectors - vectors.mean(0)
-    unit = functional.normalize(centred.double(), dim=-1)
+    point_names = list(map(str, range(count)))
+    unit = functional.normalize((vectors - vectors.mean(0)).double(), dim=-1)
     distances = (1 - unit @ unit.mT).cpu().numpy()
-    groups = list(map(str, range(count))) if apart is None else list(apart)
-    seen = numpy.array([[a != b for b in groups] for a in groups])
-    numpy.fill_diagonal(seen, False)
-    names = sorted(set(labels))
-    own = numpy.array([names.index(label) for label in labels])
-    has = ((own[:, None] == own[None]) & seen).any(axis=1)
+    groups = numpy.array(point_names if apart is None else list(apart))
+    seen = groups[:, None] != groups[None]
+    places = numpy.unique(list(labels), return_inverse=True)[1]
+    has = ((places[:, None] == places[None]) & seen).any(axis=1)
     if not has.any():
         raise ConfigError("no point has another of its label; ask for more descriptions or tasks")
     nearest = numpy.where(seen, distances, numpy.inf).argmin(axis=1)
+    judged_names = numpy.array(point_names)[has].tolist()
 
-    def measure(places: NDArray[numpy.intp]) -> tuple[Floats, Floats]:
+    def measure(places: NDArray[numpy.intp]) -> dict[str, Floats]:
         hits = (places[nearest] == places).astype(float)
-        return hits, _silhouettes(distances, seen, places, len(names))
+        silhouettes = _silhouettes(distances, seen, places)
+        return {"neighbour": hits[has], "silhouette": silhouettes[has]}
 
-    hits, silhouettes = measure(own)
-    units = list(map(str, range(count))) if resampled is None else list(resampled)
-    bootstrap = GroupBootstrap({str(i): unit for i, unit in enumerate(units)}, seed=seed)
+    units = point_names if resampled is None else list(resampled)
+    bootstrap = GroupBootstrap(dict(zip(point_names, units, strict=True)), seed=seed)
     rng = numpy.random.default_rng(seed)
-    drawn: tuple[list[float], list[float]] = ([], [])
-    for _ in range(permutations):
-        for values, means in zip(measure(rng.permutation(own)), drawn, strict=True):
-            means.append(float(numpy.nanmean(values[has])))
-    report: dict[str, Any] = {"points": int(has.sum()), "labels": len(names)}
-    for name, values, means in zip(
-        ("neighbour", "silhouette"), (hits, silhouettes), drawn, strict=True
-    ):
-        known = {str(i): float(values[i]) for i in numpy.flatnonzero(has)}
-        interval = bootstrap.mean(known)
-        mean = float(numpy.mean(list(known.values())))
+    shuffled = [measure(rng.permutation(places)) for _ in range(permutations)]
+    report: dict[str, Any] = {"points": int(has.sum()), "labels": len(set(labels))}
+    for name, values in measure(places).items():
+        mean = float(values.mean())
+        means = [float(numpy.nanmean(drawn[name])) for drawn in shuffled]
         report[name] = {
-            **as_json(interval),
+            **bootstrap.mean(dict(zip(judged_names, values.tolist(), strict=True))).to_dict(),
             "point_mean": mean,
             "shuffled": {
                 "mean": float(numpy.mean(means)),
                 "high": float(numpy.percentile(means, 97.5)),
             },
-            "p": (1 + sum(m >= mean for m in means)) / (1 + permutations),
+            "p": (1 + sum(drawn >= mean for drawn in means)) / (1 + permutations),
         }
     return report
 
@@ -258,50 +258,37 @@ def nearest_tasks(
     several points counts once, with its nearest.
     """
     known = [point.text for point in points]
-    sketches = _sketches(generate, known)
+    sketches = _each_part(generate, known, _sketch)
     centre = sketches.mean(0)
-    vectors = {
+    spaces = {
         "descriptions": (encode(texts).cpu().float(), encode(known).cpu().float()),
-        "adapters": (_sketches(generate, texts) - centre, sketches - centre),
+        "adapters": (_each_part(generate, texts, _sketch) - centre, sketches - centre),
     }
-    cosines = {
-        space: functional.normalize(own, dim=-1) @ functional.normalize(others, dim=-1).mT
-        for space, (own, others) in vectors.items()
-    }
-    found: list[dict[str, list[tuple[Point, float]]]] = []
-    for place, _ in enumerate(texts):
-        near = {}
-        for space, values in cosines.items():
-            best: dict[str, tuple[Point, float]] = {}
-            for other in values[place].argsort(descending=True).tolist():
-                best.setdefault(points[other].task, (points[other], float(values[place, other])))
-            near[space] = list(best.values())[:count]
-        found.append(near)
-    return found
-
-
-def _sketches(generate: Generate, texts: Sequence[str]) -> Tensor:
-    parts = []
-    for start in range(0, len(texts), ADAPTERS_AT_ONCE):
-        with torch.no_grad():
-            parts.append(sketch(generate(texts[start : start + ADAPTERS_AT_ONCE]), SKETCHED).cpu())
-    return torch.cat(parts)
+    neighbours: list[dict[str, list[tuple[Point, float]]]] = [{} for _ in texts]
+    for space, (vectors, others) in spaces.items():
+        cosines = functional.normalize(vectors, dim=-1) @ functional.normalize(others, dim=-1).mT
+        for nearest, row in zip(neighbours, cosines, strict=True):
+            by_task: dict[str, tuple[Point, float]] = {}
+            for place in row.argsort(descending=True).tolist():
+                by_task.setdefault(points[place].task, (points[place], float(row[place])))
+            nearest[space] = list(by_task.values())[:count]
+    return neighbours
 
 
 def _silhouettes(
-    distances: Floats, seen: NDArray[numpy.bool_], places: NDArray[numpy.intp], labels: int
+    distances: Floats, seen: NDArray[numpy.bool_], places: NDArray[numpy.intp]
 ) -> Floats:
-    """Silhouette of each point; NaN where there is no other of its label, or no other label."""
-    member = numpy.eye(labels)[places]  # [points, labels]
-    counts = seen @ member
-    sums = numpy.where(seen, distances, 0) @ member
-    with numpy.errstate(invalid="ignore", divide="ignore"):
-        means = sums / counts
+    """Silhouette of each point; NaN where there is no other of its label, or no other label.
+
+    Not scikit-learn's, which looks at all points; here each point has others that it does not see.
+    """
+    member = numpy.eye(places.max() + 1)[places]  # [points, labels]
     rows = numpy.arange(len(places))
-    inside = means[rows, places]
-    means[rows, places] = numpy.nan
-    outside = numpy.where(numpy.isnan(means), numpy.inf, means).min(axis=1)
     with numpy.errstate(invalid="ignore", divide="ignore"):
+        means = (numpy.where(seen, distances, 0) @ member) / (seen @ member)
+        inside = means[rows, places]
+        means[rows, places] = numpy.nan
+        outside = numpy.where(numpy.isnan(means), numpy.inf, means).min(axis=1)
         values = (outside - inside) / numpy.maximum(inside, outside)
     silhouettes: Floats = numpy.where(numpy.isfinite(values), values, numpy.nan)
     return silhouettes

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pandas import DataFrame, Series  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.adapters import as_json
 from text_to_lora.evaluation.conditions import group_of
-from text_to_lora.evaluation.scoring import Row, Scorer, choose_rows
+from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap
+from text_to_lora.evaluation.tables import show, table
 from text_to_lora.files import (
     check_results,
     content_hash,
     one_job_a_folder,
-    read_json,
+    read_finished,
     write_json,
     write_text,
 )
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.task import Example, Task
+from text_to_lora.tasks.task import Example, Row, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -110,51 +111,29 @@ def run_harm(
     Raises ConfigError when names repeat, when an adapter has no row of another group, when a text is
     too short, or when `output_dir` holds the harm of other adapters or rows.
     """
-    say = progress or (lambda line: None)
     _check(adapters, weights, rows)
-    groups = {row.task.name: group_of(row.task) for row in rows}
+    folder, report = Path(output_dir), progress or (lambda line: None)
     scorer = Scorer(base, tokenizer, max_new_tokens=0, max_length=max_length)
-    told: list[str | None] = [row.task.definition for row in rows]
-    windows = [_window(tokenizer, text) for text in texts]
-    folder = Path(output_dir)
+    plain_text = _PlainText(base, tokenizer, texts)
     check_results(folder, marker="adapters", names=("harm.json", "harm.md", "harm.png"))
-    setting = content_hash(
-        {
-            "rows": [[r.task.name, r.example.idx, r.example.input, told[i]] for i, r in enumerate(rows)],
-            "texts": list(texts),
-            "max_length": max_length,
-        }
-    )  # fmt: skip
-    without = _nlls(scorer, rows, told, None)
-    untold = _nlls(scorer, rows, [None] * len(rows), None)
-    plain = [_log_probabilities(base, window) for window in windows]
+    content = [[r.task.name, r.example.idx, r.example.input, r.task.definition] for r in rows]
+    setting = content_hash({"rows": content, "texts": list(texts), "max_length": max_length})
+    described = _nlls(scorer, rows)
     parts: dict[str, dict[str, Any]] = {}
-    for place, (adapter, own) in enumerate(zip(adapters, weights, strict=True), 1):
+    for place, (adapter, factors) in enumerate(zip(adapters, weights, strict=True), 1):
         path = folder / "adapters" / f"{place:03}.json"
         identity = {"name": adapter.name, "setting": setting, "adapter": dict(adapter.identity)}
-        if path.exists():
-            part = read_json(path)
-            if part.get("identity") != identity:
-                raise ConfigError(
-                    f"{str(path)!r} is of another adapter or of other rows; delete the folder "
-                    f"{str(folder)!r} or choose another"
-                )
-            say(f"{place}/{len(adapters)} {adapter.name}: finished before")
-        else:
-            others = [i for i, row in enumerate(rows) if groups[row.task.name] != adapter.group]
-            with_it = _nlls(scorer, [rows[i] for i in others], [told[i] for i in others], own)
-            part = {
-                "identity": identity,
-                "harm": [
-                    {"task": rows[i].task.name, "idx": rows[i].example.idx, "nll": nll - without[i]}
-                    for i, nll in zip(others, with_it, strict=True)
-                ],
-                "text": _text_effect(base, windows, plain, own),
-            }
+        part, state = read_finished(path, {"identity": identity}), ": finished before"
+        if part is None:
+            harm = _harm_of_rows(scorer, rows, described, adapter, factors)
+            part = {"identity": identity, "harm": harm, "text": plain_text.effect(factors)}
+            state = ""
             write_json(path, part)
-            say(f"{place}/{len(adapters)} {adapter.name}")
+        report(f"{place}/{len(adapters)} {adapter.name}{state}")
         parts[adapter.name] = part
-    result = _summarise(adapters, parts, groups, rows, without, untold, seed=seed)
+    tasks = [row.task.name for row in rows]
+    nll = DataFrame({"described": described, "alone": _nlls(scorer, rows, described=False)})
+    result = _summarise(adapters, parts, rows, nll.groupby(tasks).mean(), seed=seed)
     write_json(folder / "harm.json", result)
     write_text(folder / "harm.md", render_harm(result))
     return result
@@ -162,33 +141,25 @@ def run_harm(
 
 def render_harm(result: Mapping[str, Any]) -> str:
     """Give a result as Markdown: a line for each adapter, the worst first."""
-    overall, told = result["overall"], result["told"]
+    overall, gain = result["overall"], result["told"]["gain"]
     has_text = overall["kl"] is not None
-    names = ["adapter", "harm, nats a token", "tasks harmed", "worst task"]
-    names += ["KL on text", "perplexity ratio"] if has_text else []
-    lines = [names, ["---"] * len(names)]
-    for name, entry in sorted(
-        result["adapters"].items(), key=lambda item: -float(item[1]["harm"]["mean"])
-    ):
-        worst = entry["worst_task"]
-        line = [
-            name,
-            _interval(entry["harm"]),
-            f"{entry['tasks_harmed']} of {entry['tasks']}",
-            f"{worst['task']} {worst['harm']:+.2f}",
-        ]
+    head = ["adapter", "harm, nats a token", "tasks harmed", "worst task"]
+    lines = []
+    for name, entry in sorted(result["adapters"].items(), key=lambda e: -e[1]["harm"]["mean"]):
+        worst = f"{entry['worst_task']['task']} {entry['worst_task']['harm']:+.2f}"
+        harmed = f"{entry['tasks_harmed']} of {entry['tasks']}"
+        line = [name, show(entry["harm"], sign="+"), harmed, worst]
         if has_text:
             line += [f"{entry['kl']:.3f}", f"{entry['perplexity_ratio']:.3f}"]
         lines.append(line)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    text = f" KL on plain text {_interval(overall['kl'])}." if has_text else ""
+    text = f" KL on plain text {show(overall['kl'], sign='+')}." if has_text else ""
     return (
         "# Harm\n\nAnswer NLL of other tasks, their own description in the prompt, with the adapter "
         "minus without it; positive is harm. 95% bootstrap: over source groups of the tasks in a "
         "line, over adapters in the mean.\n\n"
-        f"Mean over {len(result['adapters'])} adapters: {_interval(overall['harm'])}. The "
-        f"description in the prompt itself is worth {_interval(told['gain'])} on these rows.{text}\n\n"
-        f"{table}\n"
+        f"Mean over {len(lines)} adapters: {show(overall['harm'], sign='+')}. The description in the "
+        f"prompt itself is worth {show(gain, sign='+')} on these rows.{text}\n\n"
+        f"{table([*head, *(['KL on text', 'perplexity ratio'] if has_text else [])], lines)}\n"
     )
 
 
@@ -197,9 +168,9 @@ def _check(adapters: Sequence[Judged], weights: Sequence[LoraWeights], rows: Seq
         raise ConfigError(f"{len(adapters)} names for {len(weights)} adapters; give one for each")
     if len({adapter.name for adapter in adapters}) < len(adapters):
         raise ConfigError("two adapters have the same name; give every adapter one of its own")
-    found = {group_of(row.task) for row in rows}
+    groups = {group_of(row.task) for row in rows}
     for adapter in adapters:
-        if not found - {adapter.group}:
+        if not groups - {adapter.group}:
             raise ConfigError(
                 f"adapter {adapter.name!r} has no row of another group than its own "
                 f"{adapter.group!r}; add tasks"
@@ -209,120 +180,121 @@ def _check(adapters: Sequence[Judged], weights: Sequence[LoraWeights], rows: Seq
 def _nlls(
     scorer: Scorer,
     rows: Sequence[Row],
-    told: Sequence[str | None],
-    weights: LoraWeights | None,
+    weights: LoraWeights | None = None,
+    *,
+    described: bool = True,
 ) -> list[float]:
-    return [answer.nll for answer in scorer.score(rows, weights=weights, prompt_texts=told)]
+    """Answer NLL of each row, nats a token, with the task's definition in the prompt or without."""
+    texts = [row.task.definition if described else None for row in rows]
+    return [answer.nll for answer in scorer.score(rows, weights=weights, prompt_texts=texts)]
 
 
-def _window(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids[:WINDOW]
-    if len(ids) < SHORTEST:
-        raise ConfigError(
-            f"the plain text {text[:40]!r} has {len(ids)} tokens; give {SHORTEST} or more"
-        )
-    return torch.tensor([ids])
+def _harm_of_rows(
+    scorer: Scorer,
+    rows: Sequence[Row],
+    described: Sequence[float],
+    adapter: Judged,
+    factors: LoraWeights,
+) -> list[dict[str, Any]]:
+    """Harm to each row of another group than the adapter's; described: NLL without the adapter."""
+    others = [i for i, row in enumerate(rows) if group_of(row.task) != adapter.group]
+    nlls = _nlls(scorer, [rows[i] for i in others], factors)
+    return [
+        {"task": rows[i].task.name, "idx": rows[i].example.idx, "nll": nll - described[i]}
+        for i, nll in zip(others, nlls, strict=True)
+    ]
 
 
-@torch.no_grad()
-def _log_probabilities(base: PreTrainedModel, window: Tensor) -> Tensor:
-    """Of every next token, [1, seq - 1, vocab]."""
-    logits: Tensor = base(input_ids=window.to(base.device)).logits
-    return log_softmax(logits[:, :-1].float(), dim=-1)
+class _PlainText:
+    """The first tokens of plain texts, and what the base predicts for them.
 
+    Raises ConfigError for a text that is too short.
+    """
 
-def _text_effect(
-    base: PreTrainedModel, windows: Sequence[Tensor], plain: Sequence[Tensor], weights: LoraWeights
-) -> dict[str, float] | None:
-    """KL and nats a token over all windows; None without any."""
-    if not windows:
-        return None
-    divergence = before = after = 0.0
-    tokens = 0
-    for window, reference in zip(windows, plain, strict=True):
-        with adapted(base, weights):
-            changed = _log_probabilities(base, window)
-        targets = window[:, 1:].to(changed.device)
-        divergence += float((reference.exp() * (reference - changed)).sum())
-        before += float(cross_entropy(reference.mT, targets, reduction="sum"))
-        after += float(cross_entropy(changed.mT, targets, reduction="sum"))
-        tokens += targets.numel()
-    return {"kl": divergence / tokens, "nll_base": before / tokens, "nll": after / tokens}
+    def __init__(
+        self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+    ) -> None:
+        self._base = base
+        self._windows: list[Tensor] = []  # [1, seq] each
+        for text in texts:
+            ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids[:WINDOW]
+            if len(ids) < SHORTEST:
+                raise ConfigError(
+                    f"the plain text {text[:40]!r} has {len(ids)} tokens; give {SHORTEST} or more"
+                )
+            self._windows.append(torch.tensor([ids], device=base.device))
+        self._plain = [self._log_probabilities(window) for window in self._windows]
+
+    def effect(self, weights: LoraWeights) -> dict[str, float] | None:
+        """KL from the base's predictions, and nats a token of both; None without texts."""
+        if not self._windows:
+            return None
+        sums = torch.zeros(3, dtype=torch.float64)
+        for window, plain in zip(self._windows, self._plain, strict=True):
+            with adapted(self._base, weights):
+                changed = self._log_probabilities(window)
+            divergence = (plain.exp() * (plain - changed)).sum()
+            losses = [cross_entropy(p.mT, window[:, 1:], reduction="sum") for p in (plain, changed)]
+            sums += torch.stack([divergence, *losses]).cpu()
+        tokens = sum(window.shape[1] - 1 for window in self._windows)
+        return dict(zip(("kl", "nll_base", "nll"), (sums / tokens).tolist(), strict=True))
+
+    @torch.no_grad()
+    def _log_probabilities(self, window: Tensor) -> Tensor:
+        """Of every next token, [1, seq - 1, vocab]."""
+        logits: Tensor = self._base(input_ids=window).logits
+        return log_softmax(logits[:, :-1].float(), dim=-1)
 
 
 def _summarise(
     adapters: Sequence[Judged],
     parts: Mapping[str, Mapping[str, Any]],
-    groups: Mapping[str, str],
     rows: Sequence[Row],
-    without: Sequence[float],
-    untold: Sequence[float],
+    nll: DataFrame,
     *,
     seed: int,
 ) -> dict[str, Any]:
+    """The result of `run_harm`; nll: of the base alone by task, with the description and without."""
+    groups = {row.task.name: group_of(row.task) for row in rows}
     over_tasks = GroupBootstrap(groups, seed=seed)
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for adapter in adapters:
         part = parts[adapter.name]
-        harm = _task_means((row["task"], row["nll"]) for row in part["harm"])
-        worst = max(harm, key=harm.__getitem__)
-        text = part["text"]
-        found[adapter.name] = {
+        values = Series([row["nll"] for row in part["harm"]])
+        harm = values.groupby([row["task"] for row in part["harm"]]).mean()
+        text = part["text"] or {}
+        entries[adapter.name] = {
             "identity": part["identity"]["adapter"],
-            "harm": as_json(over_tasks.mean(harm)),
+            "harm": over_tasks.mean(harm).to_dict(),
             "tasks": len(harm),
-            "tasks_harmed": sum(value > 0 for value in harm.values()),
-            "worst_task": {"task": worst, "harm": harm[worst]},
-            "by_task": harm,
-            "kl": None if text is None else text["kl"],
-            "perplexity_ratio": None if text is None else math.exp(text["nll"] - text["nll_base"]),
+            "tasks_harmed": int((harm > 0).sum()),
+            "worst_task": {"task": harm.idxmax(), "harm": float(harm.max())},
+            "by_task": harm.to_dict(),
+            "kl": text.get("kl"),
+            "perplexity_ratio": math.exp(text["nll"] - text["nll_base"]) if text else None,
         }
     over_adapters = GroupBootstrap({a.name: a.group or a.name for a in adapters}, seed=seed)
 
-    def overall(values: dict[str, float | None]) -> dict[str, float | None] | None:
-        known = {name: value for name, value in values.items() if value is not None}
-        return as_json(over_adapters.mean(known)) if known else None
+    def overall(value: Callable[[dict[str, Any]], float | None]) -> dict[str, float | None] | None:
+        known = {n: v for n, entry in entries.items() if (v := value(entry)) is not None}
+        return over_adapters.mean(known).to_dict() if known else None
 
-    worst_adapter = max(found, key=lambda name: found[name]["harm"]["mean"])
-    gain = _task_means(
-        (row.task.name, before - after)
-        for row, before, after in zip(rows, untold, without, strict=True)
-    )
     return {
         "format": FORMAT,
         "version": VERSION,
         "rows": len(rows),
         "tasks": sorted(groups),
-        "adapters": found,
+        "adapters": entries,
         "overall": {
-            "harm": overall({name: e["harm"]["mean"] for name, e in found.items()}),
-            "tasks_harmed": overall(
-                {name: e["tasks_harmed"] / e["tasks"] for name, e in found.items()}
-            ),
-            "worst_task": overall({name: e["worst_task"]["harm"] for name, e in found.items()}),
-            "kl": overall({name: e["kl"] for name, e in found.items()}),
-            "perplexity_ratio": overall({n: e["perplexity_ratio"] for n, e in found.items()}),
+            "harm": overall(lambda entry: entry["harm"]["mean"]),
+            "tasks_harmed": overall(lambda entry: entry["tasks_harmed"] / entry["tasks"]),
+            "worst_task": overall(lambda entry: entry["worst_task"]["harm"]),
+            "kl": overall(lambda entry: entry["kl"]),
+            "perplexity_ratio": overall(lambda entry: entry["perplexity_ratio"]),
         },
-        "worst_adapter": worst_adapter,
+        "worst_adapter": max(entries, key=lambda name: entries[name]["harm"]["mean"]),
         "told": {
-            "gain": as_json(over_tasks.mean(gain)),
-            "nll": as_json(
-                over_tasks.mean(
-                    _task_means((r.task.name, nll) for r, nll in zip(rows, without, strict=True))
-                )
-            ),
+            "gain": over_tasks.mean(nll["alone"] - nll["described"]).to_dict(),
+            "nll": over_tasks.mean(nll["described"]).to_dict(),
         },
     }
-
-
-def _task_means(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Mean of the values of each task, by name."""
-    values: dict[str, list[float]] = {}
-    for task, value in pairs:
-        values.setdefault(task, []).append(value)
-    return {task: math.fsum(several) / len(several) for task, several in sorted(values.items())}
-
-
-def _interval(interval: Mapping[str, Any]) -> str:
-    ends = "" if interval["low"] is None else f" [{interval['low']:+.3f}, {interval['high']:+.3f}]"
-    return f"{interval['mean']:+.3f}{ends}"

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn
 
 from text_to_lora.errors import T2LError, T2LWarning
 
@@ -124,20 +124,13 @@ def _fail(message: str, *, context: Any = None) -> NoReturn:
     sys.exit(2)
 
 
-def _warn_in_one_line(shown: Callable[..., None]) -> Callable[..., None]:
-    """`warnings.showwarning` with our own warnings as one line, others as `shown` has them."""
+def _warn_in_one_line(show_others: Callable[..., None]) -> Callable[..., None]:
+    """`warnings.showwarning` with our own warnings as one line, others as `show_others` has them."""
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, T2LWarning):
             print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
         else:
-            shown(message, category, filename, lineno, file, line)
+            show_others(message, category, *place, **more)
 
     return show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -56,37 +57,36 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
 
 
-for verb in (
-    generate.generate,
-    refine.refine,
-    run.run,
-    serve.serve,
-    ui.ui,
-    inspect.inspect,
-    convert.convert,
-    merge.merge,
-    export.export,
-    compress.compress,
-    cost.cost,
-    maps.neighbours,
-    demo.demo,
-):
-    app.command()(verb)
+_VERBS: dict[typer.Typer, list[Callable[..., None]]] = {
+    app: [
+        generate.generate,
+        refine.refine,
+        run.run,
+        serve.serve,
+        ui.ui,
+        inspect.inspect,
+        convert.convert,
+        merge.merge,
+        export.export,
+        compress.compress,
+        cost.cost,
+        maps.neighbours,
+        demo.demo,
+    ],
+    library.app: [library_add.add],
+    evaluate.app: [harm.harm, benchmarks.benchmarks, compare.compare, compare.report],
+}
+for group, verbs in _VERBS.items():
+    for verb in verbs:
+        group.command()(verb)
 app.command("map")(maps.draw_map)
-library.app.command()(library_add.add)
-for verb in (harm.harm, benchmarks.benchmarks, compare.compare, compare.report):
-    evaluate.app.command()(verb)
-for name, group in (
-    ("models", models.app),
-    ("train", train.app),
-    ("library", library.app),
-    ("eval", evaluate.app),
-):
-    app.add_typer(group, name=name)
+app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
+app.add_typer(library.app, name="library")
+app.add_typer(evaluate.app, name="eval")

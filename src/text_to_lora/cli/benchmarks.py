@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, note
-from text_to_lora.cli.evaluate import Dtype, Output
-from text_to_lora.errors import ConfigError
+from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, needs_extra, note
+from text_to_lora.cli.evaluate import Dtype, Multitask, Output, load_multitask
 
 
 def benchmarks(
@@ -20,8 +19,8 @@ def benchmarks(
     conditions: Annotated[
         str,
         typer.Option(
-            help="Conditions with commas: base, in_prompt, multitask, matched, paraphrase, shuffled "
-            "(four tasks or more), junk."
+            help="Conditions of `t2l eval suite` with commas, but for icl and those of a library; "
+            "shuffled takes four tasks or more."
         ),
     ] = "base,in_prompt,matched,junk",
     descriptions: Annotated[
@@ -31,10 +30,7 @@ def benchmarks(
             "package."
         ),
     ] = None,
-    multitask: Annotated[
-        str | None,
-        typer.Option(help="PEFT folder of the multi-task adapter."),
-    ] = None,
+    multitask: Multitask = None,
     rows: Annotated[
         int, typer.Option(min=0, help="Most rows scored a task, drawn by the seed; 0 for all.")
     ] = 100,
@@ -75,26 +71,11 @@ def benchmarks(
     Example:
       t2l eval benchmarks arc_easy boolq piqa openbookqa --rows 100 -o results
     """
-    try:
+    with needs_extra("eval,benchmarks", "a public benchmark"):
         from text_to_lora.evaluation.benchmark_descriptions import load_descriptions
         from text_to_lora.evaluation.conditions import Sources, check_kinds, plan_conditions
-        from text_to_lora.evaluation.lm_eval import (
-            LM_EVAL_VERSION,
-            LmEvalScorer,
-            LmEvalTasks,
-        )
+        from text_to_lora.evaluation.lm_eval import LM_EVAL_VERSION, LmEvalScorer, LmEvalTasks
         from text_to_lora.evaluation.suite import evaluate_suite
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition(".")[0]
-        if missing == "text_to_lora":
-            raise
-        raise ConfigError(
-            f"public benchmarks need the package {missing!r}; pip install "
-            "'text-to-lora[eval,benchmarks]'"
-        ) from None
-    from text_to_lora.lora.peft_format import load_adapter
-    from text_to_lora.models.find import find_adapter
-
     kinds = [kind.strip() for kind in conditions.split(",")]
     check_kinds(kinds)
     loaded = LmEvalTasks(
@@ -105,14 +86,11 @@ def benchmarks(
     )
     loaded.check_code(allow_code_execution)
     t2l, language_model, tokenizer = load_model_and_base(model, base, device, dtype)
-    adapter = None
-    if multitask is not None:
-        adapter = load_adapter(find_adapter(multitask), base_config=language_model.config)
     sources = Sources(
         tasks=loaded.tasks,
         seed=seed,
         generate=lambda texts: t2l.generate(texts).weights,
-        multitask=adapter,
+        multitask=load_multitask(multitask, language_model.config),
     )
     evaluate_suite(
         base=language_model,

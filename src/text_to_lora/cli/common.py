@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option, echo
 
 from text_to_lora.errors import ConfigError
 
@@ -29,57 +29,43 @@ def check_strength(strength: float) -> float:
     return strength
 
 
-Model = Annotated[
-    str,
-    typer.Option("--model", "-m", help="Hypernetwork: 'embedded', a folder, or OWNER/NAME."),
-]
+_MODELS = "'embedded', a folder, or OWNER/NAME"
+
+Model = Annotated[str, Option("--model", "-m", help=f"Hypernetwork: {_MODELS}.")]
 Base = Annotated[
-    str | None,
-    typer.Option(
-        "--base",
-        help="Base model: 'embedded', a folder, or OWNER/NAME; default: what the model is for.",
-    ),
+    str | None, Option("--base", help=f"Base model: {_MODELS}; default: what the model is for.")
 ]
 AdapterBase = Annotated[
-    str | None,
-    typer.Option(
-        "--base",
-        help="Base model: 'embedded', a folder, or OWNER/NAME; default: the one that the adapter "
-        "names.",
-    ),
+    str | None, Option("--base", help=f"Base model: {_MODELS}; default: what the adapter names.")
 ]
 Adapter = Annotated[
-    str, typer.Argument(help="Folder of the adapter, of PEFT or mlx-lm, or OWNER/NAME of the hub.")
+    str, Argument(help="Folder of the adapter, of PEFT or mlx-lm, or OWNER/NAME of the hub.")
 ]
-OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
+Output = Annotated[Path, Option("--output", "-o", help="Folder to write.")]
 Overwrite = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--overwrite",
         help="Replace an existing output folder, if all that is in it was written by t2l or PEFT.",
     ),
 ]
-Descriptions = Annotated[
-    list[str] | None, typer.Argument(help="Task descriptions, one adapter each.")
-]
+Descriptions = Annotated[list[str] | None, Argument(help="Task descriptions, one adapter each.")]
 DescriptionFile = Annotated[
-    Path | None, typer.Option("--from-file", help="UTF-8 file, one description a line.")
+    Path | None, Option("--from-file", help="UTF-8 file, one description a line.")
 ]
-Strength = Annotated[
-    float, typer.Option(callback=check_strength, help="Factor of the adapter's effect.")
-]
+Strength = Annotated[float, Option(callback=check_strength, help="Factor of the adapter's effect.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")
+    list[str] | None, Option("--set", help="key=value over the recipe; may be repeated.")
 ]
 Fresh = Annotated[
-    bool, typer.Option("--fresh", help="Delete unfinished work instead of going on with it.")
+    bool, Option("--fresh", help="Delete unfinished work instead of going on with it.")
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave broken adapters out, with a warning each.")
+    bool, Option("--skip-bad", help="Leave broken adapters out, with a warning each.")
 ]
-Device = Annotated[str, typer.Option("--device", help="Torch device, such as cpu or cuda.")]
-DtypeName = Literal["float32", "bfloat16", "float16"]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Device = Annotated[str, Option("--device", help="Torch device, such as cpu or cuda.")]
+Dtype = Literal["float32", "bfloat16", "float16"]
+AsJson = Annotated[bool, Option("--json", help="Print JSON for a program to read.")]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -141,21 +127,21 @@ def check_device(device: str) -> str:
 
 
 @contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
-    """Say what to install where an import in a `with` block finds a package missing.
+def needs_extra(extras: str, what: str = "this") -> Iterator[None]:
+    """Turn a package that is missing inside a `with` block into one line.
 
-    extra: the extra, or several with commas, that brings the package
+    extras: of this distribution that bring the package; what: needs it
 
-    Raises ConfigError.
+    Raises ConfigError saying what to install.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        if package == "text_to_lora":
+        missing = str(error.name).partition(".")[0]
+        if missing == "text_to_lora":
             raise
         raise ConfigError(
-            f"this needs the package {package!r}; pip install 'text-to-lora[{extra}]'"
+            f"{what} needs the package {missing!r}; pip install 'text-to-lora[{extras}]'"
         ) from None
 
 
@@ -184,7 +170,7 @@ def silence_transformers() -> None:
 
 
 def load_base_quietly(
-    name: str | None = None, **options: Any
+    name: str | Path | None = None, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load_base` without what transformers writes to stderr."""
     from text_to_lora.models.base import load_base
@@ -246,7 +232,7 @@ def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(payload, indent=2)
-    typer.echo(text)
+    echo(text)
 
 
 def echo_facts(facts: Iterable[tuple[str, str]]) -> None:
@@ -254,7 +240,7 @@ def echo_facts(facts: Iterable[tuple[str, str]]) -> None:
     rows = list(facts)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        typer.echo(f"{name:{width}}  {value}")
+        echo(f"{name:{width}}  {value}")
 
 
 def note(line: str) -> None:

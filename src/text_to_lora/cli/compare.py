@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import check_file
-from text_to_lora.errors import ConfigError
+from text_to_lora.cli.common import check_file, needs_extra
 
 
 def compare(
@@ -30,7 +27,7 @@ def compare(
     """
     if output is not None:
         check_file(output)
-    with _needs_eval():
+    with needs_extra("eval", "this"):
         from text_to_lora.evaluation.compare import compare_reports
         from text_to_lora.evaluation.tables import render_comparison
         from text_to_lora.files import write_json
@@ -43,7 +40,8 @@ def compare(
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of `t2l eval suite`, `benchmarks` or `obedience`.")
+        Path,
+        typer.Argument(help="Folder with run.json, as `t2l eval suite` leaves it."),
     ],
 ) -> None:
     """Make the tables and plots of an evaluation anew from its samples; no model is needed.
@@ -52,32 +50,8 @@ def report(
     Example:
       t2l eval report results
     """
-    with _needs_eval():
-        from text_to_lora.evaluation.obedience import build_obedience, is_obedience
+    with needs_extra("eval", "this"):
         from text_to_lora.evaluation.report import build_report
 
-        pages = []
-        if is_obedience(folder):
-            build_obedience(folder)
-            pages.append(_read(folder / "obedience.md"))
-        if not pages or (folder / "run.json").exists():
-            build_report(folder)
-            pages.append(_read(folder / "report.md"))
-    typer.echo("\n".join(pages), nl=False)
-
-
-def _read(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-@contextmanager
-def _needs_eval() -> Iterator[None]:
-    """Turn a missing package of evaluation into one line."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("text_to_lora"):
-            raise
-        raise ConfigError(
-            f"this needs the package {error.name!r}; pip install 'text-to-lora[eval]'"
-        ) from None
+        build_report(folder)
+    typer.echo((folder / "report.md").read_text(encoding="utf-8"), nl=False)

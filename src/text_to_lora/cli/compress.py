@@ -7,51 +7,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from text_to_lora.choices import HeadName
-from text_to_lora.cli.common import (
-    AsJson,
-    Base,
-    Fresh,
-    OutputFolder,
-    Overwrite,
-    Settings,
-    SkipBad,
-    echo_facts,
-    echo_json,
-    load_base_quietly,
-    needs_extra,
-    note,
-    progress,
-)
+from text_to_lora.cli import common
 from text_to_lora.files import check_output
 
 
 def compress(
-    library: Annotated[Path, typer.Argument(help="Folder of the library.")],
-    output: OutputFolder,
+    library: Annotated[Path, Argument(help="Folder of the library.")],
+    output: common.Output,
     conditioning: Annotated[
         Literal["text", "one-hot", "learned"] | None,
-        typer.Option(
+        Option(
             help="What asks for an adapter: a description, or its task's name (one-hot, learned); "
             "default: text where every task has a description."
         ),
     ] = None,
-    head: Annotated[HeadName, typer.Option(help="L, M or S: large to small.")] = "joint",
+    head: Annotated[HeadName, Option(help="L, M or S: large to small.")] = "joint",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps; default: what fits the library.")
+        int | None, Option(min=1, help="Optimiser steps; default: what fits the library.")
     ] = None,
-    settings: Settings = None,
+    settings: common.Settings = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="The tasks, to score answers before and after.")
+        Path | None, Option(help="The tasks, to score answers before and after.")
     ] = None,
-    score_tasks: Annotated[int, typer.Option(min=1, help="Most tasks scored.")] = 16,
-    base: Base = None,
-    skip_bad: SkipBad = False,
-    fresh: Fresh = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    score_tasks: Annotated[int, Option(min=1, help="Most tasks scored.")] = 16,
+    base: common.Base = None,
+    skip_bad: common.SkipBad = False,
+    fresh: common.Fresh = False,
+    overwrite: common.Overwrite = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Compress a library of adapters into one hypernetwork.
 
@@ -67,7 +53,7 @@ def compress(
       t2l compress library -o packed --steps 20000 --set hypernet.head_in_size=512
     """
     check_output(output, overwrite=overwrite, sources=[library])
-    with needs_extra("train,eval"), progress("reading the library"):
+    with common.needs_extra("train,eval"), common.progress("reading the library"):
         from text_to_lora.library.library import load_library
         from text_to_lora.training import compression
         from text_to_lora.training.config import set_keys
@@ -80,8 +66,8 @@ def compress(
     config = ReconstructionConfig.from_dict(sections)
     loaded = None
     if config.tokens.read:
-        with progress("loading the base model"):
-            loaded = load_base_quietly(base or config.data.base, spec=adapters.spec)
+        with common.progress("loading the base model"):
+            loaded = common.load_base_quietly(base or config.data.base, spec=adapters.spec)
     result = compression.compress(
         adapters,
         library,
@@ -89,13 +75,13 @@ def compress(
         output=output,
         overwrite=overwrite,
         resume=not fresh,
-        report=note,
+        report=common.note,
         base=loaded,
     )
     scores = None
     if tasks:
-        with progress("scoring"):
-            loaded = loaded or load_base_quietly(base, spec=adapters.spec)
+        with common.progress("scoring"):
+            loaded = loaded or common.load_base_quietly(base, spec=adapters.spec)
             scores = asdict(compression.score_compression(adapters, output, tasks, *loaded))
     facts = {
         "path": str(output),
@@ -105,9 +91,9 @@ def compress(
         "scores": scores,
     }
     if as_json:
-        echo_json(facts)
+        common.echo_json(facts)
     else:
-        echo_facts(_rows(facts))
+        common.echo_facts(_rows(facts))
 
 
 def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

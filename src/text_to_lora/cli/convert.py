@@ -5,27 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, echo
 
-from text_to_lora.cli.common import OutputFolder, Overwrite
+from text_to_lora.cli import common
 from text_to_lora.files import check_output
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="Folder with hypermod.pt and args.yaml.")],
-    output: OutputFolder,
+    source: Annotated[Path, Argument(help="Folder with hypermod.pt and args.yaml.")],
+    output: common.Output,
     base: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Base model, whose config.json gives the shapes: a folder or OWNER/NAME; "
             "default: what args.yaml names, beside it or on the hub."
         ),
     ] = None,
     module_order: Annotated[
         str | None,
-        typer.Option(help="Target modules in the order of training, with commas; default: sorted."),
+        Option(help="Target modules in the order of training, with commas; default: sorted."),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Convert a hypernetwork of the reference implementation, of any of its three architectures.
 
@@ -41,4 +41,4 @@ def convert(
 
     order = [name.strip() for name in module_order.split(",")] if module_order else None
     convert_official(source, output, base=base, module_order=order, overwrite=overwrite)
-    typer.echo(f"{output}  converted from {source}")
+    echo(f"{output}  converted from {source}")

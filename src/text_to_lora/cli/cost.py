@@ -175,8 +175,8 @@ def _lengths(base: str, data: Path) -> dict[str, int]:
         ) from error
 
     def mean(texts: Iterable[str]) -> int:
-        found = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        return max(1, round(sum(found) / len(found)))
+        lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        return max(1, round(sum(lengths) / len(lengths)))
 
     return {
         "prompt": mean(example.input for task in tasks for example in task.examples),

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option, echo
 
-from text_to_lora.cli.common import AsJson, Base, Model, echo_json, load_model_and_base, note
+from text_to_lora.cli import common
 
 if TYPE_CHECKING:
     from text_to_lora.demo.show import Shown
@@ -20,14 +20,14 @@ Answers = tuple[str, str, str, str]
 
 
 def demo(
-    model: Model = "embedded",
-    base: Base = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows shown a task.")] = 3,
-    seed: Annotated[int, typer.Option(help="Draws the rows.")] = 0,
+    model: common.Model = "embedded",
+    base: common.Base = None,
+    rows: Annotated[int, Option(min=1, help="Rows shown a task.")] = 3,
+    seed: Annotated[int, Option(help="Draws the rows.")] = 0,
     refine_seconds: Annotated[
-        float, typer.Option(min=0, help="Most seconds of refining at the end; 0 for none.")
+        float, Option(min=0, help="Most seconds of refining at the end; 0 for none.")
     ] = 30.0,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Generate adapters for descriptions that no training saw and show answers before and after.
 
@@ -42,34 +42,38 @@ def demo(
     from text_to_lora.demo.show import demo_tasks, show, show_refinement
 
     tasks = demo_tasks()
-    note("loading the hypernetwork and the base model")
-    t2l, *_ = load_model_and_base(model, base)
+    common.note("loading the hypernetwork and the base model")
+    t2l, *_ = common.load_model_and_base(model, base)
     started = time.perf_counter()
     adapters = t2l.generate([task.description for task in tasks])
-    note(f"{len(tasks)} adapters in {time.perf_counter() - started:.2f} s, text encoder included")
-    note("answering with and without the adapters")
+    common.note(
+        f"{len(tasks)} adapters in {time.perf_counter() - started:.2f} s, text encoder included"
+    )
+    common.note("answering with and without the adapters")
     shown = show(t2l, tasks, adapters, rows_per_task=rows, seed=seed)
     refinement = None
     if refine_seconds:
-        note(f"refining one adapter on 16 rows, at most {refine_seconds:g} s")
+        common.note(f"refining one adapter on 16 rows, at most {refine_seconds:g} s")
         refinement = show_refinement(t2l, seconds=refine_seconds)
     if as_json:
         refined = None if refinement is None else asdict(refinement)
-        echo_json({"seed": seed, "rows": [asdict(row) for row in shown], "refinement": refined})
+        common.echo_json(
+            {"seed": seed, "rows": [asdict(row) for row in shown], "refinement": refined}
+        )
         return
-    typer.echo(f"rows drawn with seed {seed}; the base sees the input alone\n")
+    echo(f"rows drawn with seed {seed}; the base sees the input alone\n")
     for description, group in groupby(shown, key=lambda row: row.description):
-        typer.echo(f'"{description}"')
+        echo(f'"{description}"')
         _print_answers(map(_answers, group), "base", "adapted")
-        typer.echo("")
+        echo("")
     _print_counts(map(_answers, shown), "base", "adapted")
     if refinement is not None:
         pairs = zip(refinement.rows, refinement.before, refinement.after, strict=True)
         answers = [(*row, before, after) for row, before, after in pairs]
-        typer.echo(f'\n"{refinement.description}", the sentence alone and refined on 16 rows')
+        echo(f'\n"{refinement.description}", the sentence alone and refined on 16 rows')
         _print_answers(answers, "sentence", "refined")
         _print_counts(answers, "sentence", "refined")
-    typer.echo(
+    echo(
         "\nTry a sentence of your own:\n"
         '  t2l run "Answer with the last word" --input "the cat sat on the mat"\n'
         '  t2l generate "Answer with the last word" -o last-word   # a PEFT folder\n'
@@ -84,12 +88,12 @@ def _answers(row: Shown) -> Answers:
 def _print_answers(rows: Iterable[Answers], first: str, second: str) -> None:
     """Print rows with their two answers; first, second: whose answers these are."""
     for text, expected, before, after in rows:
-        typer.echo(f"  {'right' if after == expected else 'MISS '}  {text}")
-        typer.echo(f"         {first} {before!r}  {second} {after!r}  is {expected!r}")
+        echo(f"  {'right' if after == expected else 'MISS '}  {text}")
+        echo(f"         {first} {before!r}  {second} {after!r}  is {expected!r}")
 
 
 def _print_counts(rows: Iterable[Answers], first: str, second: str) -> None:
     """Print how many of both answers are right, spelling and case included."""
     right = [(before == expected, after == expected) for _, expected, before, after in rows]
     counts = [sum(column) for column in zip(*right, strict=True)]
-    typer.echo(f"right: {first} {counts[0]} of {len(right)}, {second} {counts[1]} of {len(right)}")
+    echo(f"right: {first} {counts[0]} of {len(right)}, {second} {counts[1]} of {len(right)}")

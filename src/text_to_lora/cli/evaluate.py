@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, note
+from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, needs_extra, note
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
+    from text_to_lora.library.library import AdapterLibrary
+    from text_to_lora.lora.weights import LoraWeights
     from text_to_lora.tasks.task import Task
 
 app = typer.Typer(help="Judge a hypernetwork.", no_args_is_help=True, rich_markup_mode=None)
@@ -24,6 +26,7 @@ Dtype = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
+Multitask = Annotated[str | None, typer.Option(help="PEFT folder of the multi-task adapter.")]
 
 HELD_OUT_SPLIT = "dev_heldout"
 
@@ -43,10 +46,7 @@ def suite(
     conditions: Annotated[
         str | None, typer.Option(help="Conditions with commas; default: all that are possible.")
     ] = None,
-    multitask: Annotated[
-        str | None,
-        typer.Option(help="PEFT folder of the multi-task adapter."),
-    ] = None,
+    multitask: Multitask = None,
     multitask_in_prompt: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +78,13 @@ def suite(
     max_length: Annotated[
         int, typer.Option(min=2, help="Most tokens of prompt and answer together.")
     ] = 512,
+    cut_descriptions: Annotated[
+        bool,
+        typer.Option(
+            "--cut-descriptions",
+            help="Cut descriptions that do not fit the prompt, and count them, instead of refusing.",
+        ),
+    ] = False,
     label_likelihood: Annotated[
         bool, typer.Option(help="Also choose labels by likelihood.")
     ] = True,
@@ -95,18 +102,13 @@ def suite(
     """
     from text_to_lora.encoders.cache import CachedEncoder
     from text_to_lora.generate import TextToLora
-    from text_to_lora.library.library import load_library
-    from text_to_lora.lora.peft_format import load_adapter
-    from text_to_lora.models.find import find_adapter
 
-    try:
+    with needs_extra("eval", "judging"):
         from text_to_lora.evaluation.conditions import Sources, check_kinds, plan_conditions
         from text_to_lora.evaluation.suite import evaluate_suite
-    except ModuleNotFoundError as error:
-        raise _missing(error) from None
     kinds = [kind.strip() for kind in conditions.split(",")] if conditions else None
     check_kinds(kinds or ())
-    chosen = _load_tasks(tasks, split)
+    scored = _load_tasks(tasks, split)
     t2l, language_model, tokenizer = load_model_and_base(model, base, device, dtype)
     # Thousands of descriptions of a library are embedded once, however often a run goes on.
     encoder = None if library is None else CachedEncoder(t2l.encoder, output / "embeddings")
@@ -115,22 +117,19 @@ def suite(
     if hyperdecoder is not None:
         reader = TextToLora.from_pretrained(hyperdecoder, device=device)
         reader.spec.check_base(config)
+        reader.attach_base(language_model, tokenizer)
     sources = Sources(
-        tasks=chosen,
+        tasks=scored,
         seed=seed,
         generate=lambda texts: t2l.generate(texts).weights,
         encode=None if encoder is None else encoder.encode,
         encoder="" if encoder is None else encoder.config.name,
-        multitask=None
-        if multitask is None
-        else load_adapter(find_adapter(multitask), base_config=config),
-        multitask_in_prompt=None
-        if multitask_in_prompt is None
-        else load_adapter(find_adapter(multitask_in_prompt), base_config=config),
-        library=None if library is None else load_library(library, base_config=config),
+        multitask=load_multitask(multitask, config),
+        multitask_in_prompt=load_multitask(multitask_in_prompt, config),
+        library=_load_adapters(library, config),
         hyperdecoder=lambda texts: reader.generate(texts).weights,
         hyperdecoder_about={"hypernet": reader.fingerprint, "trained_on": _reads(reader.training)},
-        oracle=None if oracle is None else load_library(oracle, base_config=config),
+        oracle=_load_adapters(oracle, config),
         shots=shots,
         paraphrases=paraphrases,
         experts=experts,
@@ -138,7 +137,7 @@ def suite(
     evaluate_suite(
         base=language_model,
         tokenizer=tokenizer,
-        tasks=chosen,
+        tasks=scored,
         conditions=plan_conditions(kinds, sources),
         output_dir=output,
         rows_per_task=rows or None,
@@ -146,6 +145,7 @@ def suite(
         max_new_tokens=max_new_tokens,
         max_length=max_length,
         label_likelihood=label_likelihood,
+        cut_descriptions=cut_descriptions,
         provenance={"hypernet": t2l.fingerprint},
         progress=note,
     )
@@ -162,18 +162,17 @@ def obedience(
 ) -> None:
     """Score by rule 20 descriptions of the kind that first users try, and 20 with unseen words.
 
+    Each set is an evaluation of its own, as `t2l eval suite` writes it: everyday/ and new_words/.
     What is finished is not scored again.
 
     \b
     Example:
       t2l eval obedience -o results
     """
-    try:
-        from text_to_lora.evaluation.obedience import run_obedience
-    except ModuleNotFoundError as error:
-        raise _missing(error) from None
+    with needs_extra("eval", "judging"):
+        from text_to_lora.evaluation.obedience import evaluate_obedience
     t2l, language_model, tokenizer = load_model_and_base(model, base, device, dtype)
-    run_obedience(
+    reports = evaluate_obedience(
         base=language_model,
         tokenizer=tokenizer,
         generate=lambda texts: t2l.generate(texts).weights,
@@ -181,7 +180,22 @@ def obedience(
         provenance={"hypernet": t2l.fingerprint},
         progress=note,
     )
-    typer.echo((output / "obedience.md").read_text(encoding="utf-8"))
+    for name in reports:
+        typer.echo((output / name / "report.md").read_text(encoding="utf-8"))
+
+
+def load_multitask(adapter: str | None, config: Any) -> LoraWeights | None:
+    """An adapter for the base of this configuration; None where there is none to load."""
+    from text_to_lora.lora.peft_format import load_adapter
+    from text_to_lora.models.find import find_adapter
+
+    return None if adapter is None else load_adapter(find_adapter(adapter), base_config=config)
+
+
+def _load_adapters(folder: Path | None, config: Any) -> AdapterLibrary | None:
+    from text_to_lora.library.library import load_library
+
+    return None if folder is None else load_library(folder, base_config=config)
 
 
 def _load_tasks(folder: Path, split: str | None) -> list[Task]:
@@ -190,26 +204,18 @@ def _load_tasks(folder: Path, split: str | None) -> list[Task]:
 
     if (folder / "splits.json").is_file() or not (folder / "tasks.json").is_file():
         return load_data_dir(folder, split=split or HELD_OUT_SPLIT)
-    found = load_folder(folder)
-    chosen = [task for task in found if split in (None, task.split)]
-    if not chosen:
-        splits = ", ".join(sorted({task.split for task in found}))
+    loaded = load_folder(folder)
+    scored = [task for task in loaded if split in (None, task.split)]
+    if not scored:
+        splits = ", ".join(sorted({task.split for task in loaded}))
         raise ConfigError(
             f"{str(folder)!r} has no task of split {split!r}; choose one of {splits}, or leave "
             "--split out"
         )
-    return chosen
+    return scored
 
 
 def _reads(training: Mapping[str, Any]) -> str:
     """What a hypernetwork was trained to read."""
     section = training.get("hypernet")
     return str(section.get("reads", "description")) if isinstance(section, Mapping) else "unknown"
-
-
-def _missing(error: ModuleNotFoundError) -> Exception:
-    if str(error.name).startswith("text_to_lora"):
-        return error
-    return ConfigError(
-        f"judging needs the package {error.name!r}; pip install 'text-to-lora[eval]'"
-    )

@@ -5,17 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option, echo
 
-from text_to_lora.cli.common import (
-    Adapter,
-    AdapterBase,
-    AsJson,
-    Overwrite,
-    echo_json,
-    name_base,
-    progress,
-)
+from text_to_lora.cli import common
 from text_to_lora.errors import ConfigError
 from text_to_lora.export import FORMATS, find_format
 from text_to_lora.files import check_output
@@ -27,26 +19,26 @@ if TYPE_CHECKING:
 
 
 def export(
-    adapter: Adapter,
-    to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.")],
+    adapter: common.Adapter,
+    to: Annotated[str, Option(help=f"Format: {', '.join(FORMATS)}.")],
     output: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             help="File to write for gguf, which is never replaced; folder for the others.",
         ),
     ],
-    base: AdapterBase = None,
+    base: common.AdapterBase = None,
     engine_base: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="What FROM says in Ollama's Modelfile: a model's name there, or a GGUF file; "
             "default: its library's name."
         ),
     ] = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    overwrite: common.Overwrite = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Export an adapter for llama.cpp, Ollama or mlx-lm.
 
@@ -61,14 +53,14 @@ def export(
     """
     write = find_format(to)
     check_output(output, overwrite=overwrite, sources=[adapter])
-    with progress("reading the adapter") as show:
+    with common.progress("reading the adapter") as show:
         weights, config, base_name = _read_adapter(adapter, base)
         show("writing")
         write(weights, output, config, overwrite=overwrite, engine_base=engine_base)
     if as_json:
-        echo_json({"path": str(output), "format": to, "base": base_name, "adapter": adapter})
+        common.echo_json({"path": str(output), "format": to, "base": base_name, "adapter": adapter})
     else:
-        typer.echo(f"{output}  {adapter} as {to} for {base_name}")
+        echo(f"{output}  {adapter} as {to} for {base_name}")
 
 
 def _read_adapter(adapter: str, base: str | None) -> tuple[LoraWeights, PreTrainedConfig, str]:
@@ -90,7 +82,7 @@ def _read_adapter(adapter: str, base: str | None) -> tuple[LoraWeights, PreTrain
         if is_mlx
         else read_adapter_config(folder)
     )
-    name, revision = name_base(adapter, config, base)
+    name, revision = common.name_base(adapter, config, base)
     base_config = load_base_config(name, revision=revision)
     if is_mlx:
         return load_mlx_adapter(folder, base_config), base_config, name

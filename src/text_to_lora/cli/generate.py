@@ -6,23 +6,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option, echo
 
-from text_to_lora.cli.common import (
-    AsJson,
-    Base,
-    DescriptionFile,
-    Descriptions,
-    Device,
-    Model,
-    OutputFolder,
-    Overwrite,
-    Strength,
-    echo_json,
-    gather,
-    load_generator,
-    progress,
-)
+from text_to_lora.cli import common
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import check_output
 
@@ -31,29 +17,28 @@ if TYPE_CHECKING:
 
 
 def generate(
-    output: OutputFolder,
-    descriptions: Descriptions = None,
-    from_file: DescriptionFile = None,
-    model: Model = "embedded",
-    base: Base = None,
-    strength: Strength = 1.0,
+    output: common.Output,
+    descriptions: common.Descriptions = None,
+    from_file: common.DescriptionFile = None,
+    model: common.Model = "embedded",
+    base: common.Base = None,
+    strength: common.Strength = 1.0,
     blend: Annotated[
-        str | None,
-        typer.Option(help="Blend into one adapter: 'mean', or shares such as 0.7,0.3."),
+        str | None, Option(help="Blend into one adapter: 'mean', or shares such as 0.7,0.3.")
     ] = None,
     raw_scale: Annotated[
-        bool, typer.Option("--raw-scale", help="Keep alpha and rsLoRA instead of folding them in.")
+        bool, Option("--raw-scale", help="Keep alpha and rsLoRA instead of folding them in.")
     ] = False,
     min_similarity: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Refuse, and write nothing, when a description's cosine with the nearest training "
             "description is lower.",
         ),
     ] = None,
-    device: Device = "cpu",
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    device: common.Device = "cpu",
+    overwrite: common.Overwrite = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Generate LoRA adapters from task descriptions.
 
@@ -71,13 +56,13 @@ def generate(
       t2l generate "Answer in capitals" -o capitals --min-similarity 0.4
       t2l generate --from-file tasks.txt -o many --model my-hypernet --json
     """
-    texts = gather(descriptions, from_file, "description", "--from-file")
+    texts = common.gather(descriptions, from_file, "description", "--from-file")
     check_output(output, overwrite=overwrite, sources=[model])
     if min_similarity is not None and not -1 <= min_similarity <= 1:
         raise ConfigError(f"min-similarity is {min_similarity}; a cosine from -1 to 1 is needed")
     shares = None if blend is None else _read_shares(blend, len(texts))
-    with progress("loading the hypernetwork") as show:
-        t2l = load_generator(model, base, device)
+    with common.progress("loading the hypernetwork") as show:
+        t2l = common.load_generator(model, base, device)
         show("loading the text encoder and generating")
         adapters = t2l.generate(texts, strength=strength)
         if min_similarity is not None:
@@ -91,7 +76,7 @@ def generate(
         return
     rank = adapters.weights.spec.rank
     entries = zip(folders, adapters.provenance, strict=True)
-    echo_json([{"path": str(folder), "rank": rank, **entry} for folder, entry in entries])
+    common.echo_json([{"path": str(folder), "rank": rank, **entry} for folder, entry in entries])
 
 
 def _read_shares(blend: str, count: int) -> list[float]:
@@ -126,14 +111,14 @@ def _check_similarity(adapters: Adapters, lowest: float, model: str) -> None:
 def _show(adapters: Adapters, folders: list[Path], *, is_blend: bool) -> None:
     spec = adapters.weights.spec
     for folder, text, nearest in zip(folders, adapters.descriptions, adapters.nearest, strict=True):
-        typer.echo(f"{folder}  rank {spec.rank}, base {spec.base.name}  {text}")
+        echo(f"{folder}  rank {spec.rank}, base {spec.base.name}  {text}")
         if nearest is not None:
-            typer.echo(
+            echo(
                 f"  nearest training description: cosine {nearest.cosine:.2f}, "
                 f"{_shorten(nearest.text)!r}"
             )
     if not is_blend and None in adapters.nearest:
-        typer.echo("  nearest training description: unknown, this hypernetwork stores none")
+        echo("  nearest training description: unknown, this hypernetwork stores none")
 
 
 def _shorten(text: str, width: int = 60) -> str:

@@ -13,9 +13,10 @@ from text_to_lora.cli.common import (
     Model,
     gather,
     load_model_and_base,
+    needs_extra,
     note,
+    read_lines,
 )
-from text_to_lora.errors import ConfigError
 
 
 def harm(
@@ -53,26 +54,19 @@ def harm(
       t2l eval harm "Answer in capitals" --data data -o harm
       t2l eval harm --adapter my-adapter --data data -o harm --text paragraphs.txt
     """
-    given = gather(descriptions, from_file, "description", "--from-file") if (
-        descriptions or from_file is not None or not adapters
-    ) else []  # fmt: skip
-    try:
+    texts = []
+    if descriptions or from_file is not None or not adapters:
+        texts = gather(descriptions, from_file, "description", "--from-file")
+    with needs_extra("eval", "judging"):
         from text_to_lora.analysis.harm_plots import plot_harm
         from text_to_lora.analysis.no_harm import Judged, choose_other_rows, run_harm
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("text_to_lora"):
-            raise
-        raise ConfigError(
-            f"judging needs the package {error.name!r}; pip install 'text-to-lora[eval]'"
-        ) from None
-    from text_to_lora.cli.common import read_lines
     from text_to_lora.files import file_hash
     from text_to_lora.lora.peft_format import WEIGHTS_FILE, load_adapter
     from text_to_lora.tasks.folder import load_data_dir
     from text_to_lora.tasks.task import Task
 
-    plain = [] if text is None else read_lines(text)
-    found = choose_other_rows(
+    plain_texts = [] if text is None else read_lines(text)
+    other_rows = choose_other_rows(
         load_data_dir(data, split=split),
         num_tasks=tasks,
         rows_per_task=rows,
@@ -80,8 +74,8 @@ def harm(
         examples=Task.validation if split == "train" else Task.scored,
     )
     t2l, language_model, tokenizer = load_model_and_base(model, base, device)
-    judged = [Judged(entry, {"description": entry, "hypernet": t2l.fingerprint}) for entry in given]
-    weights = t2l.generate(given).weights.unbind() if given else []
+    judged = [Judged(entry, {"description": entry, "hypernet": t2l.fingerprint}) for entry in texts]
+    weights = t2l.generate(texts).weights.unbind() if texts else []
     for folder in adapters or ():
         weights.append(load_adapter(folder, base_config=language_model.config))
         judged.append(Judged(str(folder), {"sha256": file_hash(folder / WEIGHTS_FILE)}))
@@ -90,16 +84,12 @@ def harm(
         tokenizer=tokenizer,
         adapters=judged,
         weights=weights,
-        rows=found,
+        rows=other_rows,
         output_dir=output,
-        texts=plain,
+        texts=plain_texts,
         seed=seed,
         progress=note,
     )
-    try:
+    with needs_extra("eval", "the plot"):
         plot_harm(result, output / "harm.png")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the plot needs the package {error.name!r}; pip install 'text-to-lora[eval]'"
-        ) from None
     typer.echo((output / "harm.md").read_text(encoding="utf-8"))

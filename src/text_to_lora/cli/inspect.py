@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-import typer
+from typer import Argument
 
-from text_to_lora.cli.common import AsJson, echo_facts, echo_json, progress
+from text_to_lora.cli import common
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="Adapter or hypernetwork folder, or 'embedded'.")],
-    as_json: AsJson = False,
+    path: Annotated[str, Argument(help="Adapter or hypernetwork folder, or 'embedded'.")],
+    as_json: common.AsJson = False,
 ) -> None:
     """Say what an adapter or a hypernetwork is, for which base, and where it comes from.
 
@@ -24,15 +24,15 @@ def inspect(
       t2l inspect review
       t2l inspect embedded --json
     """
-    with progress("reading"):
+    with common.progress("reading"):
         from text_to_lora.inspection import describe
         from text_to_lora.models.find import EMBEDDED, find_hypernet
 
         facts = describe(find_hypernet(EMBEDDED) if path == EMBEDDED else path)
     if as_json:
-        echo_json(facts)
+        common.echo_json(facts)
     else:
-        echo_facts(_rows(facts))
+        common.echo_facts(_rows(facts))
 
 
 def _rows(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -7,36 +7,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option, Typer, echo
 
-from text_to_lora.cli.common import (
-    AsJson,
-    OutputFolder,
-    Overwrite,
-    SkipBad,
-    echo_facts,
-    echo_json,
-    progress,
-)
+from text_to_lora.cli import common
 
 if TYPE_CHECKING:
     from text_to_lora.library.library import LibraryEntry
 
-app = typer.Typer(help="Libraries of adapters.", no_args_is_help=True, rich_markup_mode=None)
+app = Typer(help="Libraries of adapters.", no_args_is_help=True, rich_markup_mode=None)
 
-Library = Annotated[Path, typer.Argument(help="Folder of the library.")]
+Library = Annotated[Path, Argument(help="Folder of the library.")]
 
 
 @app.command("export")
 def export(
     library: Library,
-    output: OutputFolder,
+    output: common.Output,
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="Task to write; may repeat. Default: all.")
+        list[str] | None, Option(help="Task to write; may repeat. Default: all.")
     ] = None,
-    skip_bad: SkipBad = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    skip_bad: common.SkipBad = False,
+    overwrite: common.Overwrite = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Write one PEFT folder a task, and index.json that says which is whose.
 
@@ -47,7 +39,7 @@ def export(
       t2l library export library -o adapters
       t2l library export library -o two --task sort-words --task sentiment/reviews
     """
-    with progress("reading the library") as show:
+    with common.progress("reading the library") as show:
         from text_to_lora.library.export import export_library
         from text_to_lora.library.library import load_library
 
@@ -59,14 +51,16 @@ def export(
             progress=show,
         )
     if as_json:
-        echo_json({"path": str(output), **asdict(report)})
+        common.echo_json({"path": str(output), "folders": report.folders, "kept": report.unchanged})
         return
-    there = f", {len(report.kept)} were there" if report.kept else ""
-    typer.echo(f"{output}  {len(report.folders)} adapters{there}")
+    there = f", {len(report.unchanged)} were there" if report.unchanged else ""
+    echo(f"{output}  {len(report.folders)} adapters{there}")
 
 
 @app.command("show")
-def show(library: Library, skip_bad: SkipBad = False, as_json: AsJson = False) -> None:
+def show(
+    library: Library, skip_bad: common.SkipBad = False, as_json: common.AsJson = False
+) -> None:
     """Say what a library holds: base, rank, modules, size, and every adapter.
 
     Losses are nats a token on held-out rows, of the adapter and of the base.
@@ -76,7 +70,7 @@ def show(library: Library, skip_bad: SkipBad = False, as_json: AsJson = False) -
       t2l library show library
       t2l library show library --json
     """
-    with progress("reading the library"):
+    with common.progress("reading the library"):
         from text_to_lora.library.library import load_library
 
         loaded = load_library(library, skip_bad=skip_bad)
@@ -95,21 +89,23 @@ def show(library: Library, skip_bad: SkipBad = False, as_json: AsJson = False) -
     }
     if as_json:
         entries = [asdict(entry) for entry in loaded.entries]
-        echo_json({**facts, "training": loaded.training, "entries": entries})
+        common.echo_json({**facts, "training": loaded.training, "entries": entries})
         return
     facts["modules"] = ", ".join(facts["modules"])
-    echo_facts(
+    common.echo_facts(
         (name, f"{value:,}" if isinstance(value, int) else str(value))
         for name, value in facts.items()
     )
-    typer.echo("")
+    echo("")
     for line in _table(loaded.entries):
-        typer.echo(line)
+        echo(line)
 
 
 def _table(entries: Sequence[LibraryEntry]) -> Iterator[str]:
     """A heading and a line for each adapter, the first column to the left, others to the right."""
-    rows = [("task", "validation loss", "base loss", "steps", "descriptions")]
+    rows: list[tuple[str, ...]] = [
+        ("task", "validation loss", "base loss", "steps", "descriptions")
+    ]
     for entry in entries:
         losses = (entry.validation_loss, entry.base_loss)
         numbers = ["-" if loss is None else f"{loss:.4f}" for loss in losses]

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option, echo
 
-from text_to_lora.cli.common import AdapterBase, AsJson, SkipBad, echo_json, progress
+from text_to_lora.cli import common
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import read_json
 
@@ -20,29 +20,24 @@ if TYPE_CHECKING:
 def add(
     sources: Annotated[
         list[str],
-        typer.Argument(
-            metavar="DIR", help="Folders with PEFT adapters at any depth, or OWNER/NAME."
-        ),
+        Argument(metavar="DIR", help="Folders with PEFT adapters at any depth, or OWNER/NAME."),
     ],
-    library: Annotated[
-        Path, typer.Option("--library", "-o", help="Library to add to, or a new folder.")
-    ],
-    base: AdapterBase = None,
+    library: Annotated[Path, Option("--library", "-o", help="Library to add to, or a new folder.")],
+    base: common.AdapterBase = None,
     trust_base: Annotated[
-        bool,
-        typer.Option("--trust-base", help="Take adapters that name another base for those of it."),
+        bool, Option("--trust-base", help="Take adapters that name another base for those of it.")
     ] = False,
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Bring adapters to this rank by truncated SVD.")
+        int | None, Option(min=1, help="Bring adapters to this rank by truncated SVD.")
     ] = None,
     descriptions: Annotated[
-        Path | None, typer.Option(help='JSON file of descriptions: {"task": ["text", ...]}.')
+        Path | None, Option(help='JSON file of descriptions: {"task": ["text", ...]}.')
     ] = None,
-    skip_bad: SkipBad = False,
+    skip_bad: common.SkipBad = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace adapters of tasks that are there already.")
+        bool, Option("--overwrite", help="Replace adapters of tasks that are there already.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Import PEFT adapters into a library.
 
@@ -55,7 +50,7 @@ def add(
       t2l library add more -o library --rank 8 --skip-bad
       t2l library add Lots-of-LoRAs/Mistral-7B-Instruct-v0.2-4b-r16-task280 -o lots
     """
-    with progress("looking for adapters") as show:
+    with common.progress("looking for adapters") as show:
         from text_to_lora.library.folders import find_adapters
         from text_to_lora.library.import_adapters import import_adapters
         from text_to_lora.models.base import load_base_config
@@ -109,16 +104,16 @@ def _show_import(report: ImportReport, library: Path, rank: int | None, *, as_js
         facts: dict[str, Any] = {"path": str(library), **asdict(report), "dtype": dtype}
         if errors:
             facts["rank_error"] = {"mean": mean, "worst": errors[worst], "worst_task": worst}
-        echo_json(facts)
+        common.echo_json(facts)
         return
     parts = [f"{len(report.added)} added"]
     parts += [f"{len(report.replaced)} replaced"] if report.replaced else []
     parts += [f"{len(report.skipped)} left out"] if report.skipped else []
-    typer.echo(f"{library}  {', '.join(parts)}; {report.num_adapters} adapters")
+    echo(f"{library}  {', '.join(parts)}; {report.num_adapters} adapters")
     if errors:
-        typer.echo(
+        echo(
             f"rank {rank}: {len(errors)} adapters changed rank, relative error of ΔW {mean:.4f} on "
             f"average, {errors[worst]:.4f} at worst ({worst})"
         )
     if report.rescaled:
-        typer.echo("scaling: unlike scalings were folded into B; ΔW is as it was")
+        echo("scaling: unlike scalings were folded into B; ΔW is as it was")

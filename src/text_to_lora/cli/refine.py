@@ -7,24 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option, echo
 
-from text_to_lora.cli.common import (
-    AsJson,
-    Base,
-    Device,
-    Fresh,
-    Model,
-    OutputFolder,
-    Overwrite,
-    echo_json,
-    gather,
-    load_generator,
-    needs_extra,
-    note,
-    progress,
-    silence_transformers,
-)
+from text_to_lora.cli import common
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import check_output
 
@@ -35,40 +20,34 @@ DEFAULT_SECONDS = 60.0
 
 
 def refine(
-    output: OutputFolder,
-    description: Annotated[str | None, typer.Argument(help="What the task is.")] = None,
-    rows: Annotated[
-        Path | None, typer.Option("--rows", help="Rows as .csv, .tsv, .jsonl or .parquet.")
-    ] = None,
+    output: common.Output,
+    description: Annotated[str | None, Argument(help="What the task is.")] = None,
+    rows: Annotated[Path | None, Option(help="Rows as .csv, .tsv, .jsonl or .parquet.")] = None,
     tasks: Annotated[
-        Path | None,
-        typer.Option("--tasks", help="Task folder, instead of DESCRIPTION and --rows."),
+        Path | None, Option(help="Task folder, instead of DESCRIPTION and --rows.")
     ] = None,
-    input_column: Annotated[str, typer.Option(help="Column of the inputs.")] = "input",
-    output_column: Annotated[str, typer.Option(help="Column of the answers.")] = "output",
+    input_column: Annotated[str, Option(help="Column of the inputs.")] = "input",
+    output_column: Annotated[str, Option(help="Column of the answers.")] = "output",
     seconds: Annotated[
         float | None,
-        typer.Option(
-            help="Time limit of the training, without loading models; default 60, or none with "
-            "--steps.",
-        ),
+        Option(help="Time limit of the training itself; default 60, or none with --steps."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Most steps of a task.")] = None,
+    steps: Annotated[int | None, Option(help="Most steps of a task.")] = None,
     keep_out: Annotated[
-        float, typer.Option(help="Share of the rows that choose the step and are not trained on.")
+        float, Option(help="Share of the rows that choose the step and are not trained on.")
     ] = 0.25,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-4,
+    rate: Annotated[float, Option(help="Learning rate.")] = 5e-4,
     pull: Annotated[
-        float, typer.Option(help="Decay towards the generated adapter, per unit of the rate.")
+        float, Option(help="Decay towards the generated adapter, per unit of the rate.")
     ] = 1.0,
-    max_answer_tokens: Annotated[int, typer.Option(help="Most tokens of a row's answer.")] = 64,
-    seed: Annotated[int, typer.Option(help="Draws the rows that are kept out.")] = 0,
-    model: Model = "embedded",
-    base: Base = None,
-    device: Device = "cpu",
-    fresh: Fresh = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    max_answer_tokens: Annotated[int, Option(help="Most tokens of a row's answer.")] = 64,
+    seed: Annotated[int, Option(help="Draws the rows that are kept out.")] = 0,
+    model: common.Model = "embedded",
+    base: common.Base = None,
+    device: common.Device = "cpu",
+    fresh: common.Fresh = False,
+    overwrite: common.Overwrite = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Generate an adapter from a description and train it on a few rows of your own.
 
@@ -96,12 +75,12 @@ def refine(
             "--tasks has descriptions and rows of its own; leave out DESCRIPTION and --rows"
         )
     state = output.with_name(f"{output.name}.unfinished")
-    with progress("loading the hypernetwork") as show, _naming_state(state):
-        with needs_extra("train,eval"):
+    with common.progress("loading the hypernetwork") as show, _naming_state(state):
+        with common.needs_extra("train,eval"):
             from text_to_lora.refinement import refine_with
             from text_to_lora.training.checkpoints import RunFolder
-        t2l = load_generator(model, base, device)
-        silence_transformers()  # the base is loaded later
+        t2l = common.load_generator(model, base, device)
+        common.silence_transformers()  # the base is loaded later
         show("loading the base model, generating, then training")
         adapters = refine_with(
             t2l,
@@ -122,7 +101,7 @@ def refine(
         RunFolder(state).delete()
     if as_json:
         records = zip(folders, adapters.provenance, strict=True)
-        echo_json([{"path": str(folder), **entry} for folder, entry in records])
+        common.echo_json([{"path": str(folder), **entry} for folder, entry in records])
         return
     _show(adapters, folders)
 
@@ -148,7 +127,7 @@ def _read_rows(
     if description is None or rows is None:
         missing = "description" if description is None else "rows"
         raise ConfigError(f"no {missing}; give DESCRIPTION and --rows FILE, or --tasks FOLDER")
-    texts = gather([description], None, "description", "")
+    texts = common.gather([description], None, "description", "")
     table = read_rows(rows, input_column=input_column, output_column=output_column)
     return {"descriptions": texts, "examples": [table], "names": [repr(str(rows))]}
 
@@ -160,7 +139,9 @@ def _naming_state(state: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if state.exists():
-            note(f"the best state so far is in {str(state)!r}; the same command goes on from it")
+            common.note(
+                f"the best state so far is in {str(state)!r}; the same command goes on from it"
+            )
         raise
 
 
@@ -168,7 +149,7 @@ def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
     labels = {"base": "base alone", "sentence": "sentence alone", "refined": "refined"}
     for folder, entry in zip(folders, adapters.provenance, strict=True):
         record: dict[str, Any] = entry["refinement"]
-        typer.echo(
+        echo(
             f"{folder}  {record['steps']} of {record['steps_tried']} steps, "
             f"{record['seconds']:.0f} s  {entry['description']}\n"
             f"  judged on {record['kept_out_rows']} of {record['rows']} rows "
@@ -176,8 +157,8 @@ def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
         )
         for name, label in labels.items():
             figure = record["kept_out"][name]
-            typer.echo(
+            echo(
                 f"  {label:14}  loss {figure['loss']:.3f} nats a token, "
                 f"exact answers {figure['score']:.0%}"
             )
-        typer.echo(f"  {record['outlook']}")
+        echo(f"  {record['outlook']}")

@@ -7,36 +7,24 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, echo
 
-from text_to_lora.cli.common import (
-    AsJson,
-    Base,
-    Device,
-    Model,
-    Strength,
-    echo_json,
-    gather,
-    load_model_and_base,
-    progress,
-)
+from text_to_lora.cli import common
 from text_to_lora.errors import ConfigError, T2LWarning
 
 
 def run(
-    description: Annotated[str, typer.Argument(help="What the task is.")],
+    description: Annotated[str, Argument(help="What the task is.")],
     inputs: Annotated[
-        list[str] | None, typer.Option("--input", "-i", help="An input; may be repeated.")
+        list[str] | None, Option("--input", "-i", help="An input; may be repeated.")
     ] = None,
-    input_file: Annotated[
-        Path | None, typer.Option("--input-file", help="UTF-8 file, one input a line.")
-    ] = None,
-    model: Model = "embedded",
-    base: Base = None,
-    strength: Strength = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 32,
-    device: Device = "cpu",
-    as_json: AsJson = False,
+    input_file: Annotated[Path | None, Option(help="UTF-8 file, one input a line.")] = None,
+    model: common.Model = "embedded",
+    base: common.Base = None,
+    strength: common.Strength = 1.0,
+    max_new_tokens: Annotated[int, Option(min=1, help="Most tokens of an answer.")] = 32,
+    device: common.Device = "cpu",
+    as_json: common.AsJson = False,
 ) -> None:
     """Answer inputs with the base model, and with the adapter of a description.
 
@@ -50,22 +38,23 @@ def run(
       t2l run "Answer in capitals" --input "the sun is warm" --input "hello"
       t2l run "Give the last word" --input-file lines.txt --json
     """
-    texts = gather(inputs, input_file, "input", "--input-file")
-    gather([description], None, "description", "")
-    with progress("loading the hypernetwork and the base model") as show:
+    texts = common.gather(inputs, input_file, "input", "--input-file")
+    common.gather([description], None, "description", "")
+    with common.progress("loading the hypernetwork and the base model") as show:
         from text_to_lora.inference.answers import answer, count_dropped, effect
 
-        t2l, *loaded = load_model_and_base(model, base, device)
+        t2l, language_model, tokenizer = common.load_model_and_base(model, base, device)
         show("loading the text encoder and generating the adapter")
         adapters = t2l.generate([description], strength=strength)
-        dropped = count_dropped(*loaded, texts, max_new_tokens=max_new_tokens)
+        loaded = (language_model, tokenizer, texts)
+        dropped = count_dropped(*loaded, max_new_tokens=max_new_tokens)
         show("the base answers")
-        before = answer(*loaded, texts, max_new_tokens=max_new_tokens)
+        before = answer(*loaded, max_new_tokens=max_new_tokens)
         show("the adapted base answers")
         weights = adapters.weights
-        after = answer(*loaded, texts, weights=weights, max_new_tokens=max_new_tokens)
+        after = answer(*loaded, weights=weights, max_new_tokens=max_new_tokens)
         show("comparing")
-        change = float(effect(*loaded, texts, after, weights).mean())
+        change = float(effect(*loaded, after, weights).mean())
     _check_effect(change, strength)
     if as_json:
         names = ("input", "tokens_dropped", "base", "adapted")
@@ -73,11 +62,11 @@ def run(
         entry = adapters.provenance[0]
         facts = {name: entry[name] for name in ("tokens", "tokens_read", "tokens_unknown")}
         facts = {"description": description, **facts, "effect_nats": change}
-        echo_json({**facts, "answers": [dict(zip(names, row, strict=True)) for row in rows]})
+        common.echo_json({**facts, "answers": [dict(zip(names, row, strict=True)) for row in rows]})
         return
     for text, plain, adapted in zip(texts, before, after, strict=True):
-        typer.echo(f"input    {text}\nbase     {plain}\nadapted  {adapted}\n")
-    typer.echo(f"effect   {change:.3f} nats per answer token")
+        echo(f"input    {text}\nbase     {plain}\nadapted  {adapted}\n")
+    echo(f"effect   {change:.3f} nats per answer token")
 
 
 def _check_effect(change: float, strength: float) -> None:

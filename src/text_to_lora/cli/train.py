@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer, echo
 
-from text_to_lora.cli.common import Fresh, OutputFolder, Settings, needs_extra, note
+from text_to_lora.cli import common
 
-app = typer.Typer(
-    help="Train hypernetworks and adapters.", no_args_is_help=True, rich_markup_mode=None
-)
+app = Typer(help="Train hypernetworks and adapters.", no_args_is_help=True, rich_markup_mode=None)
 
-Recipe = Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")]
+Recipe = Annotated[str, Argument(help="Name of a recipe, or a YAML file.")]
 
 
 @app.command("sft")
 def sft(
-    recipe: Recipe, output: OutputFolder, settings: Settings = None, fresh: Fresh = False
+    recipe: Recipe,
+    output: common.Output,
+    settings: common.Settings = None,
+    fresh: common.Fresh = False,
 ) -> None:
     """Train by supervised fine-tuning through the frozen base model.
 
@@ -30,25 +31,25 @@ def sft(
       t2l train sft gemma-2-2b-it -o runs/gemma --set data.data_dir=tasks
       t2l train sft my.yaml -o runs/mine --set optimizer.lr=1e-4
     """
-    with needs_extra("train,eval"):
+    with common.needs_extra("train,eval"):
         from text_to_lora.training.config import load_recipe
         from text_to_lora.training.sft import train_sft
     config = load_recipe(recipe, settings or [])
-    typer.echo(str(train_sft(config, output_dir=output, resume=not fresh, report=note)))
+    echo(str(train_sft(config, output_dir=output, resume=not fresh, report=common.note)))
 
 
 @app.command("adapters")
 def adapters(
     recipe: Recipe,
-    output: OutputFolder,
-    settings: Settings = None,
+    output: common.Output,
+    settings: common.Settings = None,
     multi_task: Annotated[
-        bool, typer.Option("--multi-task", help="Train one adapter on the rows of all tasks.")
+        bool, Option("--multi-task", help="Train one adapter on the rows of all tasks.")
     ] = False,
     processes: Annotated[
-        int, typer.Option(min=1, help="Groups of tasks trained at the same time, on a CPU.")
+        int, Option(min=1, help="Groups of tasks trained at the same time, on a CPU.")
     ] = 1,
-    fresh: Fresh = False,
+    fresh: common.Fresh = False,
 ) -> None:
     """Train an adapter for every task, all together on one frozen base: a library.
 
@@ -59,7 +60,7 @@ def adapters(
       t2l train adapters embedded-library -o runs/library --set data.data_dir=tasks --processes 2
       t2l train adapters embedded-library -o runs/multitask --set data.data_dir=tasks --multi-task
     """
-    with needs_extra("train,eval"):
+    with common.needs_extra("train,eval"):
         from text_to_lora.training.adapters import LibraryConfig, train_adapters
         from text_to_lora.training.config import load_recipe
     result = train_adapters(
@@ -68,14 +69,17 @@ def adapters(
         multitask=multi_task,
         resume=not fresh,
         processes=processes,
-        report=note,
+        report=common.note,
     )
-    typer.echo(str(result))
+    echo(str(result))
 
 
 @app.command("reconstruct")
 def reconstruct(
-    recipe: Recipe, output: OutputFolder, settings: Settings = None, fresh: Fresh = False
+    recipe: Recipe,
+    output: common.Output,
+    settings: common.Settings = None,
+    fresh: common.Fresh = False,
 ) -> None:
     """Train a hypernetwork to reconstruct the adapters of a library.
 
@@ -88,9 +92,9 @@ def reconstruct(
       t2l train reconstruct reconstruct-embedded -o runs/text --set data.library=library
       t2l train reconstruct reconstruct-onehot -o runs/onehot --set data.library=library
     """
-    with needs_extra("train,eval"):
+    with common.needs_extra("train,eval"):
         from text_to_lora.training.config import load_recipe
         from text_to_lora.training.reconstruction import train_reconstruction
         from text_to_lora.training.reconstruction_config import ReconstructionConfig
     config = load_recipe(recipe, settings or [], kind=ReconstructionConfig)
-    typer.echo(str(train_reconstruction(config, output_dir=output, resume=not fresh, report=note)))
+    echo(str(train_reconstruction(config, output_dir=output, resume=not fresh, report=common.note)))

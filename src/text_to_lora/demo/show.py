@@ -103,7 +103,11 @@ def show_refinement(
     inputs = [text for text, _ in shown]
     answers = [_answer(t2l, inputs, adapters, [0] * len(inputs)) for adapters in (before, after)]
     return ShownRefinement(
-        task.description, shown, *map(tuple, answers), dict(after.provenance[0]["refinement"])
+        task.description,
+        shown,
+        before=tuple(answers[0]),
+        after=tuple(answers[1]),
+        record=dict(after.provenance[0]["refinement"]),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from text_to_lora.encoders.config import EncoderConfig, Kind, Pooling, TextSettings
+from text_to_lora.encoders.config import EncoderConfig, Pooling, TextSettings
 from text_to_lora.errors import ConfigError, T2LWarning, list_some, shorten
 from text_to_lora.files import content_hash
 
@@ -115,14 +115,23 @@ def count_known(encoder: TextEncoder, texts: Sequence[str]) -> list[tuple[int, i
     return counts
 
 
-def warn_unknown(texts: Sequence[str], counts: Sequence[tuple[int, int]]) -> None:
-    """Warn (T2LWarning), once for all, of descriptions with tokens that the encoder does not know.
+def warn_unread(encoder: TextEncoder, texts: Sequence[str]) -> None:
+    """Warn (T2LWarning) of descriptions that an encoder cuts, and of those it does not know.
 
-    counts: of `count_known`
+    Of tokens that the encoder does not know there is one warning for all descriptions.
     """
+    limit = encoder.config.max_tokens
+    for text, count in zip(texts, encoder.count_tokens(texts), strict=True):
+        if count > limit:
+            warnings.warn(
+                f"the encoder read {limit} of {count} tokens of the description "
+                f"{text.strip()[:40]!r}...; shorten it",
+                T2LWarning,
+                stacklevel=3,
+            )
     shares = [
         f"{known} of {all_tokens} tokens of the description {text.strip()[:40]!r}"
-        for text, (known, all_tokens) in zip(texts, counts, strict=True)
+        for text, (known, all_tokens) in zip(texts, count_known(encoder, texts), strict=True)
         if known < all_tokens or all_tokens == 0
     ]
     if shares:
@@ -134,18 +143,6 @@ def warn_unknown(texts: Sequence[str], counts: Sequence[tuple[int, int]]) -> Non
         )
 
 
-def warn_cut(texts: Sequence[str], counts: Sequence[int], max_tokens: int) -> None:
-    """Warn (T2LWarning) of every description that is longer than the encoder reads."""
-    for text, count in zip(texts, counts, strict=True):
-        if count > max_tokens:
-            warnings.warn(
-                f"the encoder read {max_tokens} of {count} tokens of the description "
-                f"{text.strip()[:40]!r}...; shorten it",
-                T2LWarning,
-                stacklevel=3,
-            )
-
-
 class BatchedEncoder(ABC):
     """An encoder that embeds prepared texts of like length together.
 
@@ -153,6 +150,7 @@ class BatchedEncoder(ABC):
     """
 
     batch_size = 32
+    _unknown_id: int | None = None  # that stands for every token that the encoder does not know
 
     def __init__(self, config: EncoderConfig) -> None:
         self._config = config
@@ -171,10 +169,9 @@ class BatchedEncoder(ABC):
         tokens that the encoder does not know.
         """
         prepared = prepare_all(texts, self.config)
-        counts = self._count(prepared)
-        warn_cut(texts, counts, self.config.max_tokens)
-        warn_unknown(texts, self._count_known(prepared))
-        order = sorted(range(len(texts)), key=counts.__getitem__)
+        warn_unread(self, texts)
+        lengths = self.count_tokens(texts)
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
         embeddings = torch.empty(len(texts), self.config.embedding_dim)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -183,27 +180,19 @@ class BatchedEncoder(ABC):
 
     @final
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each prepared description, special tokens included, before any cut.
-
-        Raises ConfigError when a description is empty.
-        """
-        return self._count(prepare_all(texts, self.config))
+        """Tokens of each prepared description, special tokens included, before any cut."""
+        return [len(row) for row in self._tokenize(prepare_all(texts, self.config), special=True)]
 
     @final
     def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
-        """Tokens that the encoder knows, and all tokens, of each text, without special tokens.
-
-        Raises ConfigError when a description is empty.
-        """
-        return self._count_known(prepare_all(texts, self.config))
-
-    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
-        """Known tokens and all tokens of each text; an encoder that knows all gives (1, 1)."""
-        return [(1, 1)] * len(prepared)
+        """Tokens that the encoder knows, and all tokens, of each text, without special tokens."""
+        rows = self._tokenize(prepare_all(texts, self.config), special=False)
+        unknown = self._unknown_id
+        return [(sum(token != unknown for token in row), len(row)) for row in rows]
 
     @abstractmethod
-    def _count(self, prepared: list[str]) -> list[int]:
-        """Tokens of each text before any cut."""
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        """Token ids of each text before any cut, with or without special tokens."""
 
     @abstractmethod
     def _embed(self, prepared: list[str]) -> Tensor:
@@ -211,7 +200,7 @@ class BatchedEncoder(ABC):
 
 
 def make_config(
-    kind: Kind,
+    kind: str,
     name: str,
     *,
     revision: str | None,
@@ -219,7 +208,7 @@ def make_config(
     model_limit: int,
     pooling: Pooling,
     weights: str,
-    settings: TextSettings,
+    settings: TextSettings | None,
 ) -> EncoderConfig:
     """Fill an EncoderConfig: defaults resolved, fingerprint taken.
 
@@ -227,33 +216,14 @@ def make_config(
 
     Raises ConfigError when `settings` asks for more tokens than the model reads.
     """
-    max_tokens = model_limit if settings.max_tokens is None else settings.max_tokens
-    if max_tokens > model_limit:
-        raise ConfigError(
-            f"encoder: max_tokens is {max_tokens}; {name!r} reads at most {model_limit}"
-        )
+    settings = settings or TextSettings()
+    limit = model_limit if settings.max_tokens is None else settings.max_tokens
+    if limit > model_limit:
+        raise ConfigError(f"encoder: max_tokens is {limit}; {name!r} reads at most {model_limit}")
     norm = float(embedding_dim**0.5 if settings.norm is None else settings.norm)
-    parts = [
-        weights,
-        pooling,
-        embedding_dim,
-        max_tokens,
-        settings.prefix,
-        settings.add_full_stop,
-        norm,
-    ]
-    return EncoderConfig(
-        kind,
-        name,
-        revision,
-        embedding_dim,
-        max_tokens,
-        pooling,
-        settings.prefix,
-        settings.add_full_stop,
-        norm,
-        content_hash(parts),
-    )
+    read = (settings.prefix, settings.add_full_stop, norm)
+    fingerprint = content_hash([weights, pooling, embedding_dim, limit, *read])
+    return EncoderConfig(kind, name, revision, embedding_dim, limit, pooling, *read, fingerprint)
 
 
 class FileTokenizer:
@@ -272,27 +242,26 @@ class FileTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
-    def ids(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-        """Token ids of each text, cut to `limit` tokens."""
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        name = getattr(self._tokenizer.model, "unk_token", None)
+        self.unknown_id: int | None = self._tokenizer.token_to_id(name) if name else None
+
+    def ids(
+        self, texts: Sequence[str], limit: int | None = None, *, special: bool = True
+    ) -> list[list[int]]:
+        """Token ids of each text, cut to `limit` tokens; special: with special tokens."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
+        rows = [encoding.ids for encoding in encodings]
         if limit is None:
             return rows
         return [row if len(row) <= limit else [*row[: limit - 1], row[-1]] for row in rows]
 
-    def count_known(self, texts: Sequence[str]) -> list[tuple[int, int]]:
-        """Tokens that are in the vocabulary, and all tokens, of each text, special ones left out."""
-        name = getattr(self._tokenizer.model, "unk_token", None)
-        place = self._tokenizer.token_to_id(name) if name else None
-        unknown = -1 if place is None else place
-        rows = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [(len(row.ids) - row.ids.count(unknown), len(row.ids)) for row in rows]
 
-
-def count_known_ids(tokenizer: Any, texts: list[str]) -> list[tuple[int, int]]:
-    """Tokens other than the unknown one, and all tokens, of each text, by transformers' tokenizer."""
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    return [(len(row) - list(row).count(unknown), len(row)) for row in rows]
+def tokenize(tokenizer: Any, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+    """Token ids of texts by a tokenizer of transformers; special: with special tokens."""
+    if not texts:
+        return []
+    rows = tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+    return [list(row) for row in rows]
 
 
 def pad_right(ids: Sequence[Sequence[int]], device: str | torch.device) -> tuple[Tensor, Tensor]:

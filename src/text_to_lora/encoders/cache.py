@@ -17,13 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from text_to_lora.encoders.base import (
-    TextEncoder,
-    count_known,
-    prepare_all,
-    warn_cut,
-    warn_unknown,
-)
+from text_to_lora.encoders.base import TextEncoder, count_known, prepare_all, warn_unread
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import T2LWarning
 from text_to_lora.files import content_hash, write_file
@@ -66,8 +60,7 @@ class CachedEncoder:
             self._read_files()
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
         old = [text for key, text in zip(keys, texts, strict=True) if key not in new]
-        warn_cut(old, self.count_tokens(old), self.config.max_tokens)
-        warn_unknown(old, self.count_known(old))
+        warn_unread(self, old)
         if new:
             embeddings = self._encoder.encode(list(new.values()))
             self._known.update(zip(new, embeddings, strict=True))
@@ -90,16 +83,11 @@ class CachedEncoder:
             try:
                 tensors = load_file(path)
                 keys, embeddings = tensors["keys"], tensors["embeddings"]
-                shapes = (
-                    keys.shape == (len(keys), 32),
-                    embeddings.shape
-                    == (
-                        len(keys),
-                        self.config.embedding_dim,
-                    ),
-                )
-                if not all(shapes) or not embeddings.isfinite().all():
-                    raise ValueError("wrong shape, or values that are not finite")
+                size = (len(keys), self.config.embedding_dim)
+                if keys.shape != (len(keys), 32) or embeddings.shape != size:
+                    raise ValueError(f"shapes {tuple(keys.shape)} and {tuple(embeddings.shape)}")
+                if not embeddings.isfinite().all():
+                    raise ValueError("NaN or infinity")
             except (SafetensorError, KeyError, ValueError, OSError) as error:
                 warnings.warn(
                     f"the cached embeddings {str(path)!r} cannot be read ({error}) "

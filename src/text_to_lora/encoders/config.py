@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.fields import check_fields, check_positive, from_json
 
-Kind = Literal["sentence-transformers", "minilm", "gte", "language-model", "hash", "one-hot"]
 Pooling = Literal["mean", "cls", "last"]
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "kind": (str,),
-    "name": (str,),
-    "revision": (str, type(None)),
-    "embedding_dim": (int,),
-    "max_tokens": (int,),
-    "pooling": (str,),
-    "prefix": (str,),
-    "add_full_stop": (bool,),
-    "norm": (int, float),
-    "fingerprint": (str,),
-    "tasks": (tuple,),
-}
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,7 @@ class TextSettings:
 class EncoderConfig:
     """Which text encoder, and how it reads.
 
-    kind: the class that loads it; name: a model of the hub or a local folder
+    kind: its name in `encoders.load.ENCODERS`; name: a model of the hub or a local folder
     revision: commit of the hub or version of the package; None for a local folder
     embedding_dim: width of a task embedding; max_tokens: tokens read of one description
     pooling: which hidden states become the embedding
@@ -62,7 +47,7 @@ class EncoderConfig:
     Raises ConfigError when a field has a value that cannot work.
     """
 
-    kind: Kind
+    kind: str
     name: str
     revision: str | None
     embedding_dim: int
@@ -75,30 +60,13 @@ class EncoderConfig:
     tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, types in _TYPES.items():
-            value = getattr(self, name)
-            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-                allowed = " or ".join(t.__name__ for t in types)
-                raise ConfigError(f"encoder: {name} is {value!r}; {allowed} is expected")
-        for name, literal in (("kind", Kind), ("pooling", Pooling)):
-            if getattr(self, name) not in get_args(literal):
-                allowed = ", ".join(get_args(literal))
-                raise ConfigError(f"encoder: {name} is {getattr(self, name)!r}; one of {allowed}")
-        for name in ("embedding_dim", "max_tokens", "norm"):
-            if not (getattr(self, name) > 0 and math.isfinite(getattr(self, name))):
-                raise ConfigError(
-                    f"encoder: {name} is {getattr(self, name)!r}; a positive number is needed"
-                )
-
-        self._check_tasks()
-
-    def _check_tasks(self) -> None:
-        wrong = [name for name in self.tasks if not isinstance(name, str) or not name.strip()]
-        if wrong:
-            raise ConfigError(f"encoder: tasks has {wrong[0]!r}; names are expected")
+        check_fields(self, "encoder", ConfigError)
+        check_positive(self, ("embedding_dim", "max_tokens", "norm"), "encoder", ConfigError)
+        expected = self.embedding_dim if self.kind == "one-hot" else 0
+        if not all(name.strip() for name in self.tasks):
+            raise ConfigError(f"encoder: tasks is {list(self.tasks)}; one name is empty")
         if twice := {name for name in self.tasks if self.tasks.count(name) > 1}:
             raise ConfigError(f"encoder: tasks has {min(twice)!r} twice; names are distinct")
-        expected = self.embedding_dim if self.kind == "one-hot" else 0
         if len(self.tasks) != expected:
             raise ConfigError(
                 f"encoder: tasks has {len(self.tasks)} names; {expected} are expected of kind "
@@ -122,12 +90,4 @@ class EncoderConfig:
 
         Raises ConfigError when a field is missing, unknown or of another type.
         """
-        if not isinstance(payload, Mapping):
-            raise ConfigError(f"encoder is {payload!r}; an object is needed")
-        names = {field.name for field in fields(cls)}
-        missing = sorted(names - {"tasks"} - set(payload))
-        unknown = sorted(set(payload) - names)
-        if missing or unknown:
-            raise ConfigError(f"encoder: missing fields {missing}, unknown fields {unknown}")
-        tasks = payload.get("tasks", ())
-        return cls(**{**payload, "tasks": tuple(tasks) if isinstance(tasks, list) else tasks})
+        return from_json(cls, payload, "encoder", ConfigError, optional=("tasks",))

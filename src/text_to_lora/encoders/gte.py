@@ -61,19 +61,17 @@ class GteEncoder(BatchedEncoder):
                 model_limit=model_config.max_position_embeddings,
                 pooling="cls",
                 weights=folder_hash(folder),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
         self._device = device
         model = load_strictly(GteModel, folder, config=model_config, dtype=torch.float32)
         self._model = model.to(device)
         self._tokenizer = FileTokenizer(folder / "tokenizer.json")
+        self._unknown_id = self._tokenizer.unknown_id
 
-    def _count(self, prepared: list[str]) -> list[int]:
-        return [len(ids) for ids in self._tokenizer.ids(prepared)]
-
-    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
-        return self._tokenizer.count_known(prepared)
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        return self._tokenizer.ids(prepared, special=special)
 
     def _embed(self, prepared: list[str]) -> Tensor:
         ids = self._tokenizer.ids(prepared, self.config.max_tokens)

@@ -34,12 +34,12 @@ class HashEncoder(BatchedEncoder):
                 model_limit=_MAX_TOKENS,
                 pooling="mean",
                 weights=content_hash("shake_256 of words, version 1"),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
 
-    def _count(self, prepared: list[str]) -> list[int]:
-        return [len(_TOKEN.findall(text)) for text in prepared]
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        return [list(range(len(_TOKEN.findall(text)))) for text in prepared]
 
     def _embed(self, prepared: list[str]) -> Tensor:
         return torch.stack([self._mean(text) for text in prepared])

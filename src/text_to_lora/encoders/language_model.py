@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from text_to_lora.encoders.base import BatchedEncoder, count_known_ids, make_config, pad_right, pool
+from text_to_lora.encoders.base import BatchedEncoder, make_config, pad_right, pool, tokenize
 from text_to_lora.encoders.config import TextSettings
 from text_to_lora.encoders.model_files import find_folder, load_strictly, module_hash
 from text_to_lora.errors import ConfigError
@@ -42,6 +42,7 @@ class LanguageModelEncoder(BatchedEncoder):
     ) -> None:
         self._decoder: Any = model.base_model
         self._tokenizer: Any = tokenizer
+        self._unknown_id = getattr(tokenizer, "unk_token_id", None)
         text_config = model.config.get_text_config()
         super().__init__(
             make_config(
@@ -52,7 +53,7 @@ class LanguageModelEncoder(BatchedEncoder):
                 model_limit=min(text_config.max_position_embeddings, _MAX_TOKENS),
                 pooling="last",
                 weights=module_hash(self._decoder),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
 
@@ -85,11 +86,8 @@ class LanguageModelEncoder(BatchedEncoder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return cls(model.to(device), tokenizer, settings, name=name, revision=commit)
 
-    def _count(self, prepared: list[str]) -> list[int]:
-        return [len(ids) for ids in self._tokenizer(prepared)["input_ids"]] if prepared else []
-
-    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
-        return count_known_ids(self._tokenizer, prepared)
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        return tokenize(self._tokenizer, prepared, special=special)
 
     def _embed(self, prepared: list[str]) -> Tensor:
         if self._decoder.training:

@@ -51,9 +51,9 @@ class MiniLMEncoder(BatchedEncoder):
         for name, expected in FILE_HASHES.items():
             if not (folder / name).is_file():
                 raise ConfigError(f"the text encoder lacks {name!r}; {_reinstall()}")
-            if (found := file_hash(folder / name)) != expected:
+            if (actual := file_hash(folder / name)) != expected:
                 raise ConfigError(
-                    f"the text encoder's {name} has SHA-256 {found}, not {expected}; {_reinstall()}"
+                    f"the text encoder's {name} has SHA-256 {actual}, not {expected}; {_reinstall()}"
                 )
         super().__init__(
             make_config(
@@ -64,7 +64,7 @@ class MiniLMEncoder(BatchedEncoder):
                 model_limit=_MAX_TOKENS,
                 pooling="mean",
                 weights=content_hash(FILE_HASHES),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
         self._device = device
@@ -72,12 +72,10 @@ class MiniLMEncoder(BatchedEncoder):
         weights = load_file(folder / "model.safetensors")
         self._weights = {name: tensor.to(device) for name, tensor in weights.items()}
         self._tokenizer = FileTokenizer(folder / "tokenizer.json")
+        self._unknown_id = self._tokenizer.unknown_id
 
-    def _count(self, prepared: list[str]) -> list[int]:
-        return [len(ids) for ids in self._tokenizer.ids(prepared)]
-
-    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
-        return self._tokenizer.count_known(prepared)
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        return self._tokenizer.ids(prepared, special=special)
 
     def _embed(self, prepared: list[str]) -> Tensor:
         ids = self._tokenizer.ids(prepared, self.config.max_tokens)

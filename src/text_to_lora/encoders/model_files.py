@@ -53,8 +53,8 @@ def find_folder(name: str, revision: str | None = None) -> tuple[Path, str | Non
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that PyTorch loads, in a fixed order."""
-    found = (file.relative_to(folder) for file in folder.rglob("*.safetensors"))
-    return sorted(folder / file for file in found if file.parts[0] not in ("onnx", "openvino"))
+    files = (file.relative_to(folder) for file in folder.rglob("*.safetensors"))
+    return sorted(folder / file for file in files if file.parts[0] not in ("onnx", "openvino"))
 
 
 def load_strictly(model_class: Any, folder: Path, **options: Any) -> Any:

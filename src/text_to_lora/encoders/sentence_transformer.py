@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from text_to_lora.encoders.base import BatchedEncoder, count_known_ids, make_config
+from text_to_lora.encoders.base import BatchedEncoder, make_config, tokenize
 from text_to_lora.encoders.config import Pooling, TextSettings
 from text_to_lora.encoders.model_files import find_folder, folder_hash
 from text_to_lora.errors import ConfigError
@@ -66,14 +66,15 @@ class SentenceTransformerEncoder(BatchedEncoder):
                 model_limit=model.max_seq_length,
                 pooling=_POOLINGS[modes[0]],
                 weights=folder_hash(folder),
-                settings=settings or TextSettings(),
+                settings=settings,
             )
         )
         self._model = model
         self._model.max_seq_length = self.config.max_tokens
         # The model's own default prompt, which it puts before every text.
         self._prompt = str((model.prompts or {}).get(model.default_prompt_name) or "")
-        (prompt_tokens,) = self._count([""])
+        self._unknown_id = getattr(model.tokenizer, "unk_token_id", None)
+        prompt_tokens = len(self._tokenize([""], special=True)[0])
         if self._prompt and prompt_tokens >= self.config.max_tokens:
             raise ConfigError(
                 f"the text encoder {name!r} puts a prompt of {prompt_tokens} tokens before every "
@@ -82,14 +83,9 @@ class SentenceTransformerEncoder(BatchedEncoder):
                 "config_sentence_transformers.json"
             )
 
-    def _count(self, prepared: list[str]) -> list[int]:
-        if not prepared:
-            return []
-        texts = [self._prompt + text for text in prepared]
-        return [len(ids) for ids in self._model.tokenizer(texts)["input_ids"]]
-
-    def _count_known(self, prepared: list[str]) -> list[tuple[int, int]]:
-        return count_known_ids(self._model.tokenizer, prepared)
+    def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:
+        texts = [self._prompt + text for text in prepared] if special else prepared
+        return tokenize(self._model.tokenizer, texts, special=special)
 
     def _embed(self, prepared: list[str]) -> Tensor:
         embeddings: Tensor = self._model.encode(

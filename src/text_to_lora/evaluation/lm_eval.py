@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -87,7 +86,7 @@ class LmEvalTasks:
                 "check the network, or give a folder of definitions with --include-path"
             ) from error
         texts = {task: descriptions.get(task) or descriptions.get(name) for task in loaded}
-        if silent := [task for task, own in texts.items() if not own]:
+        if silent := [task for task, of_task in texts.items() if not of_task]:
             raise ConfigError(
                 f"no description of {list_some(silent)}; add it to a YAML file (NAME: TEXT) and pass "
                 "--descriptions"
@@ -137,7 +136,7 @@ class LmEvalScorer:
         self._chat = bool(tokenizer.chat_template)
         template = {"add_bos_token": False, "chat_template_args": dict(TEMPLATE_OPTIONS)}
         with _quiet():
-            self._model = _AdaptedModel(
+            self._model = _Model(
                 pretrained=base,
                 tokenizer=tokenizer,
                 backend="causal",
@@ -155,7 +154,7 @@ class LmEvalScorer:
         for task in tasks.inner.values():
             self._limit_answers(task, max_new_tokens)
 
-    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
+    def check_room(self, prompts: Iterable[tuple[Row, str | None]]) -> None:
         """Check nothing: lm-eval cuts the left of prompts that are too long."""
 
     def score(
@@ -173,19 +172,21 @@ class LmEvalScorer:
         """
         if shots and any(shots):
             raise ConfigError("lm-eval chooses the examples itself; use --num-fewshot, not 'icl'")
-        runs: dict[tuple[str, str | None], list[int]] = {}
+        runs: dict[tuple[str, str | None, int], list[int]] = {}
         for place, row in enumerate(rows):
             description = prompt_texts[place] if prompt_texts else None
-            runs.setdefault((row.task.name, description), []).append(place)
+            adapter = adapters[place] if adapters else 0
+            runs.setdefault((row.task.name, description, adapter), []).append(place)
         answers: dict[int, Answer] = {}
-        for (name, description), places in runs.items():
-            places.sort(key=lambda place: rows[place].example.idx)  # lm-eval numbers rows in order
-            chosen = [adapters[place] if adapters else 0 for place in places]
-            ids = [rows[place].example.idx for place in places]
-            with self._model.using(weights, chosen):
-                logged = self._evaluate(name, ids, description)
-            for place, idx in zip(places, ids, strict=True):
-                answers[place] = self._answer(self._tasks.inner[name], logged[idx])
+        for (name, description, adapter), places in runs.items():
+            block: AbstractContextManager[None] = nullcontext()
+            if weights is not None:
+                block = adapted(self._model.model, weights.select([adapter]))
+            with block:
+                logged = self._evaluate(name, [rows[p].example.idx for p in places], description)
+            for place in places:
+                sample = logged[rows[place].example.idx]
+                answers[place] = self._answer(self._tasks.inner[name], sample)
         return [answers[place] for place in range(len(rows))]
 
     def _evaluate(
@@ -200,7 +201,7 @@ class LmEvalScorer:
             results = evaluate(
                 lm=self._model,
                 task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},
-                samples={name: list(ids)},
+                samples={name: sorted(ids)},
                 bootstrap_iters=0,
                 system_instruction=system,
                 apply_chat_template=self._chat,
@@ -218,7 +219,9 @@ class LmEvalScorer:
         names = [name for name in sample["metrics"] if _is_share(sample[name])]
         wanted = self._metric if self._metric in names else next(iter(names), None)
         options = [response[0] for response in sample["resps"]]
-        text, nll, tokens = _first_text(sample["filtered_resps"]), 0.0, 0
+        text, nll, tokens = sample["filtered_resps"], 0.0, 0
+        while isinstance(text, list | tuple) and text:
+            text = text[0]
         if isinstance(options[0], tuple | list):  # (log likelihood, whether it is greedy) of each
             best = max(range(len(options)), key=lambda place: float(options[place][0]))
             text = _option(sample["arguments"], best)
@@ -227,7 +230,7 @@ class LmEvalScorer:
                 tokens = max(1, len(self._model.tok_encode(sample["arguments"][right][1])))
                 nll = -float(options[right][0]) / tokens
         return Answer(
-            text=text,
+            text=str(text),
             nll=nll,
             tokens=tokens,
             score=None if wanted is None else float(sample[wanted]),
@@ -253,44 +256,13 @@ class LmEvalScorer:
         task.set_config(key="generation_kwargs", value=options)
 
 
-class _AdaptedModel(HFLM):  # type: ignore[misc]  # lm-eval has no types
-    """lm-eval's model around a live base; each row is answered with its own adapter."""
+class _Model(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """lm-eval's model around a live base.
+
+    takes_system: whether the chat template has a system turn
+    """
 
     takes_system = True
-
-    @contextmanager
-    def using(self, weights: LoraWeights | None, adapters: Sequence[int]) -> Iterator[None]:
-        """Apply adapters inside a `with` block.
-
-        adapters: which of `weights` each row takes, in the order of lm-eval's rows
-        """
-        self._weights, self._adapters = weights, list(adapters)
-        try:
-            yield
-        finally:
-            self._weights, self._adapters = None, []
-
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Any]:
-        """Log likelihoods of options."""
-        return self._answer(super().loglikelihood, requests)
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Any]:
-        """Written answers."""
-        return self._answer(super().generate_until, requests)
-
-    def _answer(self, answer: Any, requests: list[Instance]) -> list[Any]:
-        groups: dict[int, list[int]] = {}
-        for place, request in enumerate(requests):
-            groups.setdefault(self._adapters[request.doc_id], []).append(place)
-        answers: dict[int, Any] = {}
-        for adapter, places in groups.items():
-            block: AbstractContextManager[None] = nullcontext()
-            if self._weights is not None:
-                block = adapted(self.model, self._weights.select([adapter]))
-            with block:
-                given = answer([requests[place] for place in places], disable_tqdm=True)
-            answers.update(zip(places, given, strict=True))
-        return [answers[place] for place in range(len(requests))]
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -342,19 +314,13 @@ def _place_of_target(task: Any, sample: Mapping[str, Any]) -> int | None:
 def _option(arguments: Sequence[Sequence[str]], place: int) -> str:
     """The text of an option; with its context where that is what differs."""
     context, continuation = arguments[place]
-    several = len({context for context, _ in arguments}) > 1
-    return (context + continuation if several else continuation).strip()
+    contexts = {context for context, _ in arguments}
+    return (context + continuation if len(contexts) > 1 else continuation).strip()
 
 
 def _is_share(value: Any) -> bool:
     """Whether a figure of lm-eval can be a score; perplexities and counts cannot."""
     return isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _first_text(responses: Any) -> str:
-    while isinstance(responses, list | tuple) and responses:
-        responses = responses[0]
-    return str(responses)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,8 +36,14 @@ def _score_of(kind: MetricKind) -> Callable[[Sample], float | None]:
     return lambda sample: sample.score if sample.metric == kind else None
 
 
+def _nll(sample: Sample) -> float | None:
+    if sample.nll is None or math.isfinite(sample.nll):
+        return sample.nll
+    return math.inf  # also for NaN, which in a table means that there is no value
+
+
 def _exact_match(sample: Sample) -> float | None:
-    if sample.score is None:  # no answer was generated
+    if sample.score is None or sample.metric == "rule":  # no answer, or none that is the right one
         return None
     return float(normalise(sample.answer) in map(normalise, sample.outputs))
 
@@ -48,7 +55,7 @@ def _in_labels(sample: Sample) -> float | None:
 MEASURES: dict[str, Measure] = {
     "nll": Measure(
         "NLL",
-        lambda sample: sample.nll,
+        _nll,
         "every row with a likelihood: nats per token of the first accepted answer, its end token "
         "included",
         lower_is_better=True,

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import math
-import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
+
 from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.evaluation.conditions import CONDITIONS
 from text_to_lora.evaluation.measures import HEADLINE, MEASURES
-from text_to_lora.evaluation.paired import (
-    Key,
-    Values,
-    compare_values,
-    interval_dict,
-    minus,
-    task_means,
-    values_of,
-)
-from text_to_lora.evaluation.plots import (
-    plot_conditions,
-    plot_differences,
-    plot_slopes,
-    plot_tasks,
-)
+from text_to_lora.evaluation.plots import plot_conditions, plot_differences, plot_slopes, plot_tasks
 from text_to_lora.evaluation.samples import Evaluation, Sample, in_order, read_evaluation
 from text_to_lora.evaluation.stats import RESAMPLES, GroupBootstrap, Interval
 from text_to_lora.evaluation.tables import render_report
-from text_to_lora.files import (
-    check_format,
-    content_hash,
-    read_json,
-    write_file,
-    write_json,
-    write_text,
+from text_to_lora.evaluation.values import (
+    Tables,
+    compare_columns,
+    finite,
+    finite_rows,
+    mean_of,
+    tables_of,
+    task_means,
 )
+from text_to_lora.files import check_format, content_hash, read_json, write_json, write_text
 
 FORMAT, VERSION = "text-to-lora report", 2
 
@@ -54,19 +43,16 @@ CONTROLS = tuple(
     for condition in sorted(CONDITIONS, key=lambda condition: not condition.primary)
     if condition.control
 )
-"""What matched is compared with, the primary ones first."""
+"""The conditions that matched is compared with, the primary ones first."""
 
 GOALS = ("in_prompt", "oracle")
 """Ends of the gaps from base of which the other conditions close a share."""
-
-Table = Mapping[str, Mapping[str, Values]]
-"""Values of rows by condition and measure."""
 
 
 def build_report(
     folder: Path | str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """Make report.json, report.md and the plots from `folder`'s samples.
+    """Make report.json, report.md and the plots from the samples in a folder.
 
     No model is needed. Equal samples give equal files, in whatever order their rows are. Rows whose
     likelihood is not a finite number are left out, counted, and warned of.
@@ -77,14 +63,14 @@ def build_report(
     report = make_report(read_evaluation(folder), resamples=resamples, seed=seed)
     write_json(folder / "report.json", report)
     write_text(folder / "report.md", render_report(report))
-    write_file(folder / "conditions.png", lambda file: plot_conditions(report, file))
+    plot_conditions(report, folder / "conditions.png")
     names, differences = report["conditions"], report["differences"]
     if any(not name.startswith("paraphrase") for name in differences):
-        write_file(folder / "differences.png", lambda file: plot_differences(report, file))
-    if any(name.startswith("matched") for name in differences):
-        write_file(folder / "tasks.png", lambda file: plot_tasks(report, file))
+        plot_differences(report, folder / "differences.png")
+    if any(name.startswith("matched - ") for name in differences):
+        plot_tasks(report, folder / "tasks.png")
     if "matched" in names and ("base" in names or "shuffled" in names):
-        write_file(folder / "slopes.png", lambda file: plot_slopes(report, file))
+        plot_slopes(report, folder / "slopes.png")
     return report
 
 
@@ -92,17 +78,50 @@ def make_report(
     evaluation: Evaluation, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
     """Give what report.json holds."""
-    report = {
+    samples = evaluation.samples
+    tasks = describe_rows(samples)
+    groups = {name: task["group"] for name, task in tasks.items()}
+    bootstrap = GroupBootstrap(groups, resamples=resamples, seed=seed)
+    tables = tables_of(samples)
+    not_finite = numpy.isinf(tables["nll"]).sum()
+    for name, count in not_finite.items():
+        if count:
+            warnings.warn(
+                f"condition {name!r} has {count} rows whose likelihood is not a finite number; "
+                "they are left out of its figures",
+                T2LWarning,
+                stacklevel=3,
+            )
+    conditions = {}
+    for name, members in samples.items():
+        conditions[name] = {
+            "tasks": len({sample.task for sample in members}),
+            "groups": len({sample.group for sample in members}),
+            "rows": len({(sample.task, sample.idx) for sample in members}),
+            "rows_not_finite": int(not_finite[name]),
+            "prompts": len(members),
+            "prompts_cut": sum(sample.cut for sample in members),
+            **evaluation.facts[name],
+        }
+        for measure, table in tables.items():
+            values = finite(table[name])
+            mean = mean_of(values, bootstrap)
+            counts = {"tasks": values.index.unique("task").size, "rows": len(values)}
+            conditions[name][measure] = None if mean is None else mean | counts
+    return {
         "format": FORMAT,
         "version": VERSION,
         "settings": dict(evaluation.settings),
-        **_report(evaluation.samples, resamples, seed),
+        "resamples": resamples,
+        "bootstrap_seed": seed,
+        "measures": _coverage(tables),
+        "conditions": conditions,
+        "common_tasks": _common_tasks(samples, tables, bootstrap),
+        "differences": _differences(tables, bootstrap),
+        "descriptions": _descriptions(tables, bootstrap),
+        "gap_closed": _gaps(tables, bootstrap),
+        "tasks": _tasks(tasks, tables),
     }
-    for name, condition in report["conditions"].items():
-        condition["about"] = dict(evaluation.about[name])
-        condition["seconds"] = evaluation.seconds[name]
-        condition["shots_left_out"] = evaluation.shots_left_out[name]
-    return report
 
 
 def read_report(path: Path | str) -> dict[str, Any]:
@@ -124,22 +143,14 @@ def read_report(path: Path | str) -> dict[str, Any]:
     return report
 
 
-def table_of(samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, dict[Key, float]]]:
-    """Values of rows by condition and measure."""
-    return {
-        name: {measure: values_of(several, measure) for measure in MEASURES}
-        for name, several in samples.items()
-    }
-
-
 def describe_rows(samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, Any]]:
     """What each task's rows are, by task: group, metric, number, tokens, hash of their content.
 
     tokens: of all references; another tokenizer gives another number
     """
     rows: dict[str, dict[int, Sample]] = {}
-    for several in samples.values():
-        for sample in several:
+    for members in samples.values():
+        for sample in members:
             rows.setdefault(sample.task, {})[sample.idx] = sample
     described = {}
     for task in sorted(rows):
@@ -156,141 +167,75 @@ def describe_rows(samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str
 
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """Conditions of which differences are reported, the primary ones first."""
-    found = [("matched", control) for control in CONTROLS]
-    found.append(("matched_in_prompt", "multitask_in_prompt"))
-    found += [(name, "base") for name in in_order(names) if name not in ("base", "matched")]
+    wanted = [("matched", control) for control in CONTROLS]
+    wanted.append(("matched_in_prompt", "multitask_in_prompt"))
+    wanted += [(name, "base") for name in in_order(names) if name not in ("base", "matched")]
     for name in in_order(names):
         if name.startswith("paraphrase."):
-            found += [(name, "matched"), (name, "shuffled")]
-    return [(first, second) for first, second in found if first in names and second in names]
+            wanted += [(name, "matched"), (name, "shuffled")]
+    return [(first, second) for first, second in wanted if first in names and second in names]
 
 
-def _report(samples: Mapping[str, Sequence[Sample]], resamples: int, seed: int) -> dict[str, Any]:
-    tasks = describe_rows(samples)
-    groups = {name: task["group"] for name, task in tasks.items()}
-    bootstrap = GroupBootstrap(groups, resamples=resamples, seed=seed)
-    table = table_of(samples)
-    means = {
-        name: {measure: task_means(values) for measure, values in measures.items()}
-        for name, measures in table.items()
-    }
-    _warn_of_not_finite(table)
+def _tasks(tasks: Mapping[str, Mapping[str, Any]], tables: Tables) -> dict[str, Any]:
+    """What each task's rows are, and their mean by condition and measure."""
+    means = {measure: task_means(table).astype(object) for measure, table in tables.items()}
+    means = {measure: table.where(table.notna(), None) for measure, table in means.items()}
     return {
-        "resamples": resamples,
-        "bootstrap_seed": seed,
-        "measures": _coverage(table),
-        "conditions": {
-            name: {
-                "tasks": len({sample.task for sample in several}),
-                "groups": len({sample.group for sample in several}),
-                "rows": len({(sample.task, sample.idx) for sample in several}),
-                "rows_not_finite": _not_finite(table[name]["nll"]),
-                "prompts": len(several),
-                "prompts_cut": sum(sample.cut for sample in several),
-                **{
-                    measure: _mean(values, bootstrap) if means[name][measure] else None
-                    for measure, values in table[name].items()
-                },
-            }
-            for name, several in samples.items()
-        },
-        "common_tasks": _common_tasks(samples, means, bootstrap),
-        "differences": _differences(table, bootstrap),
-        "descriptions": _descriptions(table, bootstrap),
-        "gap_closed": _gaps(table, bootstrap),
-        "tasks": {
-            task: {
-                **facts,
-                "conditions": {
-                    name: {measure: values.get(task) for measure, values in by_measure.items()}
-                    for name, by_measure in means.items()
-                },
-            }
-            for task, facts in tasks.items()
-        },
+        task: {
+            **facts,
+            "conditions": {
+                name: {m: values.at[task, name] for m, values in means.items()}
+                for name in means["nll"]
+            },
+        }
+        for task, facts in tasks.items()
     }
 
 
-def _warn_of_not_finite(table: Table) -> None:
-    for name, measures in table.items():
-        if count := _not_finite(measures["nll"]):
-            warnings.warn(
-                f"condition {name!r} has {count} rows whose likelihood is not a finite number; "
-                "they are left out of its figures",
-                T2LWarning,
-                stacklevel=5,  # of who called build_report
-            )
-
-
-def _not_finite(values: Values) -> int:
-    return sum(not math.isfinite(value) for value in values.values())
-
-
-def _coverage(table: Table) -> dict[str, dict[str, Any]]:
+def _coverage(tables: Tables) -> dict[str, dict[str, Any]]:
     """How many tasks and rows each measure covers under any condition."""
     coverage = {}
     for name, measure in MEASURES.items():
-        keys = {key for measures in table.values() for key in measures[name]}
+        rows = tables[name].dropna(how="all").index
         coverage[name] = {
             "title": measure.title,
             "covers": measure.covers,
             "lower_is_better": measure.lower_is_better,
-            "tasks": len({task for task, _ in keys}),
-            "rows": len(keys),
+            "tasks": rows.unique("task").size,
+            "rows": len(rows),
         }
     return coverage
 
 
-def _mean(values: Values, bootstrap: GroupBootstrap) -> dict[str, Any]:
-    means = task_means(values)
-    return {
-        **interval_dict(bootstrap.mean(means)),
-        "tasks": len(means),
-        "rows": len(values) - _not_finite(values),
-    }
-
-
 def _common_tasks(
-    samples: Mapping[str, Sequence[Sample]],
-    means: Mapping[str, Mapping[str, Mapping[str, float]]],
-    bootstrap: GroupBootstrap,
+    samples: Mapping[str, Sequence[Sample]], tables: Tables, bootstrap: GroupBootstrap
 ) -> dict[str, Any] | None:
     """Means over the tasks that all conditions have; None where all have the same ones."""
-    every = [{sample.task for sample in several} for several in samples.values()]
-    common = set.intersection(*every)
-    if not common or all(tasks == common for tasks in every):
+    tasks = [{sample.task for sample in members} for members in samples.values()]
+    common = sorted(set.intersection(*tasks))
+    if not common or all(len(of_condition) == len(common) for of_condition in tasks):
         return None
-
-    def mean(name: str, measure: str) -> dict[str, float | None] | None:
-        values = {t: value for t, value in means[name][measure].items() if t in common}
-        return interval_dict(bootstrap.mean(values)) if values else None
-
     return {
         "tasks": len(common),
-        "conditions": {name: {m: mean(name, m) for m in HEADLINE} for name in means},
+        "conditions": {
+            name: {m: mean_of(tables[m][name].loc[common], bootstrap) for m in HEADLINE}
+            for name in samples
+        },
     }
 
 
-def _differences(table: Table, bootstrap: GroupBootstrap) -> dict[str, Any]:
-    return {
-        f"{first} - {second}": found
-        for first, second in pairs(list(table))
-        if (found := _difference(table[first], table[second], bootstrap))
-    }
+def _differences(tables: Tables, bootstrap: GroupBootstrap) -> dict[str, Any]:
+    """Differences of pairs of conditions in each measure in which the two have a row in common."""
+    differences: dict[str, Any] = {}
+    for first, second in pairs(list(tables["nll"])):
+        for measure, table in tables.items():
+            difference = compare_columns(table[first], table[second], measure, bootstrap)
+            if difference is not None:
+                differences.setdefault(f"{first} - {second}", {})[measure] = difference
+    return differences
 
 
-def _difference(
-    first: Mapping[str, Values], second: Mapping[str, Values], bootstrap: GroupBootstrap
-) -> dict[str, Any]:
-    """The difference in each measure in which the two have a row in common."""
-    return {
-        m: compare_values(first[m], second[m], m, bootstrap).to_dict()
-        for m in MEASURES
-        if minus(first[m], second[m])
-    }
-
-
-def _descriptions(table: Table, bootstrap: GroupBootstrap) -> dict[str, Any] | None:
+def _descriptions(tables: Tables, bootstrap: GroupBootstrap) -> dict[str, Any] | None:
     """Mean and spread of matched over several descriptions of the tasks that have all of them.
 
     sd: standard deviation between the descriptions' overall means; within_tasks: mean over tasks
@@ -298,88 +243,76 @@ def _descriptions(table: Table, bootstrap: GroupBootstrap) -> dict[str, Any] | N
 
     None where there is one description.
     """
-    names = [name for name in table if name == "matched" or name.startswith("paraphrase.")]
+    every = list(tables["nll"])
+    names = [name for name in every if name == "matched" or name.startswith("paraphrase.")]
     if "matched" not in names or len(names) < 2:
         return None
-    mean: dict[str, dict[Key, float]] = {}
-    found: dict[str, Any] = {}
-    for measure in MEASURES:
-        several = [table[name][measure] for name in names]
-        keys = [
-            key for key in several[0] if all(math.isfinite(of.get(key, math.nan)) for of in several)
-        ]
-        mean[measure] = {k: math.fsum(of[k] for of in several) / len(several) for k in keys}
-        if not keys:
+    measures: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
+    num_tasks = 0
+    for measure, table in tables.items():
+        values = finite_rows(table[names])
+        if values.empty:
             continue
-        by_task = [task_means({key: of[key] for key in keys}) for of in several]
-        means = [bootstrap.mean(of).mean for of in by_task]
-        within = {t: statistics.stdev(of[t] for of in by_task) for t in by_task[0]}
-        found[measure] = {
-            **interval_dict(bootstrap.mean(task_means(mean[measure]))),
-            "means": dict(zip(names, means, strict=True)),
-            "sd": statistics.stdev(means),
-            "range": [min(means), max(means)],
-            "within_tasks": bootstrap.mean(within).mean,
+        by_task = task_means(values)
+        means = {name: float(bootstrap.group_means(by_task[name]).mean()) for name in names}
+        measures[measure] = {
+            **bootstrap.mean(by_task.mean(axis=1)).to_dict(),
+            "means": means,
+            "sd": float(numpy.std(list(means.values()), ddof=1)),
+            "range": [min(means.values()), max(means.values())],
+            "within_tasks": bootstrap.mean(by_task.std(axis=1)).mean,
         }
-    if not found:
+        num_tasks = max(num_tasks, len(by_task))
+        mean = values.mean(axis=1).reindex(table.index)
+        for control in CONTROLS:
+            if control in every:
+                difference = compare_columns(mean, table[control], measure, bootstrap)
+                if difference is not None:
+                    differences.setdefault(f"descriptions - {control}", {})[measure] = difference
+    if not measures:
         return None
     return {
         "conditions": names,
-        "tasks": max(len({task for task, _ in values}) for values in mean.values()),
-        "measures": found,
-        "differences": {
-            f"descriptions - {control}": difference
-            for control in CONTROLS
-            if control in table and (difference := _difference(mean, table[control], bootstrap))
-        },
+        "tasks": num_tasks,
+        "measures": measures,
+        "differences": differences,
     }
 
 
-def _gaps(table: Table, bootstrap: GroupBootstrap) -> dict[str, Any]:
-    """Shares of the gaps from base that the other conditions close, by end, condition, measure."""
-    if "base" not in table:
-        return {}
-    gaps = {
-        goal: {
-            name: {
-                measure: gap
-                for measure in HEADLINE
-                if (gap := _gap(table, goal, name, measure, bootstrap))
-            }
-            for name in table
-            if name not in ("base", goal)
-        }
-        for goal in GOALS
-        if goal in table
-    }
-    return {
-        goal: {n: m for n, m in of.items() if m} for goal, of in gaps.items() if any(of.values())
-    }
+def _gaps(tables: Tables, bootstrap: GroupBootstrap) -> dict[str, Any]:
+    """Shares of the gaps from base that the other conditions close, by goal, condition, measure."""
+    every = list(tables["nll"])
+    gaps: dict[str, Any] = {}
+    for goal in GOALS:
+        for name in every:
+            if not {"base", goal} <= set(every) or name in ("base", goal):
+                continue
+            for measure in HEADLINE:
+                gap = _gap(tables, goal, name, measure, bootstrap)
+                if gap is not None:
+                    gaps.setdefault(goal, {}).setdefault(name, {})[measure] = gap
+    return gaps
 
 
 def _gap(
-    table: Table, goal: str, name: str, measure: str, bootstrap: GroupBootstrap
+    tables: Tables, goal: str, name: str, measure: str, bootstrap: GroupBootstrap
 ) -> dict[str, Any] | None:
     """Share of the way from base to `goal` that `name` goes: a ratio of means over their tasks.
 
-    No share where the goal is not better than base, no interval where it is not clearly so; None
-    where the three have no row in common.
+    There is no share where the goal is not better than base, and no interval where it is not clearly
+    so. None where the three have no row in common.
     """
-    base, end, here = (table[of][measure] for of in ("base", goal, name))
-    gap, closed = minus(end, base), minus(here, base)
-    gap, closed = (  # rows of all three
-        {key: value for key, value in gap.items() if key in closed},
-        {key: value for key, value in closed.items() if key in gap},
-    )
-    if not gap:
+    rows = finite_rows(tables[measure][["base", goal, name]])
+    if rows.empty:
         return None
-    way, done = task_means(gap), task_means(closed)
-    mean = bootstrap.mean(way)
-    better = MEASURES[measure].sign * mean.mean > 0
+    way, done = task_means(rows[goal] - rows["base"]), task_means(rows[name] - rows["base"])
+    gap = bootstrap.mean(way)
+    better = MEASURES[measure].sign * gap.mean > 0
     share = bootstrap.ratio(done, way) if better else Interval(math.nan, None, None)
     return {
-        "share": interval_dict(share),
-        "gap": interval_dict(mean),
-        "gap_clear": mean.clear_of_zero,
+        "share": share.to_dict(),
+        "gap": gap.to_dict(),
+        "gap_clear": gap.clear_of_zero,
         "tasks": len(way),
     }

@@ -31,7 +31,7 @@ class Sample:
     answer: greedy answer, "" where none was generated. Once longer than everything that could be
         right, a classification or exact-match answer is cut, unless whole ones were asked for.
     nll: mean negative log likelihood of the reference, nats per token, its end token included;
-        None where lm-eval asks for written answers
+        None where there is no right answer to read, as for rules and for lm-eval's written answers
     tokens: tokens of the reference, its end token included
     score: by the task's metric, from 0 to 1; None where no answer was generated
     in_labels: whether the answer is one of the labels; None for tasks without labels
@@ -64,19 +64,14 @@ class Evaluation:
     """The folder of an evaluation, read.
 
     settings: of run.json, without the tasks
-    labels: label set of each task
     samples: by condition in the order of KINDS; all derangements are the one condition "shuffled"
-    about: what each condition is made of, as run.json has it
-    seconds: that scoring took, by condition
-    shots_left_out: examples that did not fit the prompts, by condition
+    facts: of each condition: what it is made of (about), the seconds that scoring took, and how many
+        examples did not fit the prompts (shots_left_out)
     """
 
     settings: Mapping[str, Any]
-    labels: Mapping[str, Sequence[str]]
     samples: Mapping[str, Sequence[Sample]]
-    about: Mapping[str, Mapping[str, Any]]
-    seconds: Mapping[str, float]
-    shots_left_out: Mapping[str, int]
+    facts: Mapping[str, Mapping[str, Any]]
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -86,24 +81,21 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     run = read_run(folder)
     samples: dict[str, list[Sample]] = {}
-    about: dict[str, Mapping[str, Any]] = {}
-    seconds: dict[str, float] = {}
-    shots: dict[str, int] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for name, condition in run["conditions"].items():
         path = sample_path(folder, name)
         if path.exists():
-            read, metadata = read_samples(path)
             label = "shuffled" if condition["kind"] == "shuffled" else name
-            samples.setdefault(label, []).extend(read)
-            about.setdefault(label, condition["about"])
-            seconds[label] = round(seconds.get(label, 0.0) + metadata["seconds"], 1)
-            shots[label] = shots.get(label, 0) + metadata["shots_left_out"]
+            members, metadata = read_samples(path)
+            samples.setdefault(label, []).extend(members)
+            counts = {"about": condition["about"], "seconds": 0.0, "shots_left_out": 0}
+            counts = facts.setdefault(label, counts)
+            counts["seconds"] = round(counts["seconds"] + metadata["seconds"], 1)
+            counts["shots_left_out"] += metadata["shots_left_out"]
     if not samples:
         raise ConfigError(f"{str(folder)!r} holds no samples; evaluate first")
     settings = {name: value for name, value in run["settings"].items() if name != "tasks"}
-    ordered = {name: samples[name] for name in in_order(samples)}
-    labels = {name: task["labels"] for name, task in run["settings"]["tasks"].items()}
-    return Evaluation(settings, labels, ordered, about, seconds, shots)
+    return Evaluation(settings, {name: samples[name] for name in in_order(samples)}, facts)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -176,9 +168,8 @@ def _schema() -> pyarrow.Schema:
         "str": pyarrow.string(),
         "int": pyarrow.int64(),
         "float": pyarrow.float64(),
-        "float | None": pyarrow.float64(),
         "bool": pyarrow.bool_(),
-        "bool | None": pyarrow.bool_(),
         "tuple[str, ...]": pyarrow.list_(pyarrow.string()),
     }
-    return pyarrow.schema([(field.name, types[str(field.type)]) for field in fields(Sample)])
+    names = {field.name: str(field.type).removesuffix(" | None") for field in fields(Sample)}
+    return pyarrow.schema([(name, types[of_field]) for name, of_field in names.items()])

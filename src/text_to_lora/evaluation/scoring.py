@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,20 +16,19 @@ from torch.nn.functional import cross_entropy
 
 from text_to_lora.errors import ConfigError, TaskDataError, list_some
 from text_to_lora.evaluation.metrics import in_labels, normalise, score_answer
+from text_to_lora.evaluation.rules import find_rule
 from text_to_lora.inference.generate import cache_name, crop, find_stop_tokens, generate, pad_left
-from text_to_lora.inference.rows import Rows, answer_logits, logits_at
+from text_to_lora.inference.rows import Rows, answer_logits, logits_at, split_by_tokens
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
 from text_to_lora.tasks.task import Example, Row, Task
 
-__all__ = ["Answer", "Row", "Scorer", "choose_rows", "held_out"]
-
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS_PER_BATCH = 8192  # rows x longest prompt and answer
-LOGITS_PER_BATCH = 2**26  # rows x longest answer x vocabulary; 256 MiB in float32
+LOGITS_PER_TOKEN = 2**13  # a batch has 2^26 logits of answers at most, 256 MiB in float32
 SPARE_TOKENS = 4  # beyond the longest right answer, so that a cut answer is never a right one
 UNLIMITED = 2**31  # tokens
 
@@ -38,6 +38,15 @@ _Shots = tuple[tuple[str, str], ...]
 """Input and answer of each solved example."""
 _PromptKey = tuple[str, str | None, int, _Shots]
 """Input, description, room in tokens, and shots."""
+
+
+class ScoringOptions(TypedDict, total=False):
+    """Options of a Scorer; see there."""
+
+    max_new_tokens: int
+    max_length: int
+    label_likelihood: bool
+    cut_descriptions: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,15 @@ class _Encoded:
     labels: list[list[int]]
     cut: bool
     shots: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a model makes of a row in tokens; label: place of the likeliest label."""
+
+    text: str
+    nll: float
+    label: int | None
 
 
 def held_out(task: Task) -> tuple[Example, ...]:
@@ -119,9 +137,12 @@ class Scorer:
         programs are not generated, since they would have to be run.
     max_length: most tokens of prompt and answer together; prompts are cut to leave room
     label_likelihood: find each classification row's likeliest label too (sum over its tokens)
+    cut_descriptions: cut a description that does not fit even without the row's input on its right,
+        to half of the prompt's room; such a prompt counts as cut
 
     The answer's likelihood continues from the cache that generation leaves, where there is one that
-    can be cropped; else prompt and answer run as in training.
+    can be cropped; else prompt and answer run as in training. Rows of tasks whose metric is a rule
+    have no likelihood, since a rule names no right answer.
     """
 
     def __init__(
@@ -132,6 +153,7 @@ class Scorer:
         max_new_tokens: int = 32,
         max_length: int = 512,
         label_likelihood: bool = False,
+        cut_descriptions: bool = False,
     ) -> None:
         positions = getattr(base.config, "max_position_embeddings", max_length)
         self._base = base
@@ -146,6 +168,7 @@ class Scorer:
                 f"{self._max_length} tokens together, give at most half of them"
             )
         self._label_likelihood = label_likelihood
+        self._cut_descriptions = cut_descriptions
         self._stops = find_stop_tokens(base, tokenizer, self._format)
         # Tokens of the texts that come again under every condition.
         self._prompts: dict[_PromptKey, Encoded] = {}
@@ -160,7 +183,7 @@ class Scorer:
         prompt_texts: Sequence[str | None] | None = None,
         shots: Sequence[Sequence[Example]] | None = None,
     ) -> list[Answer]:
-        """Score every row; the order of the answers is that of the rows.
+        """Score every row; the answers are in the order of the rows.
 
         adapters: adapter of each row; None gives every row adapter 0
         prompt_texts: description in each row's prompt; None: in none
@@ -177,24 +200,34 @@ class Scorer:
             )
             for place, row in enumerate(rows)
         ]
-        answers: dict[int, Answer] = {}
+        # Equal rows, as many tasks over the same inputs have without a description, run once.
+        keys = [(repr(e), adapters[place] if adapters else 0) for place, e in enumerate(encoded)]
+        unique = list({key: place for place, key in enumerate(keys)}.values())
+        results: dict[tuple[str, int], _Result] = {}
         with _evaluating(self._base):
-            for places in self._batches(encoded):
-                chosen = [adapters[place] if adapters else 0 for place in places]
-                results = self._score_batch([encoded[place] for place in places], weights, chosen)
-                for place, result in zip(places, results, strict=True):
-                    answers[place] = self._finish(rows[place], encoded[place], result)
-        return [answers[place] for place in range(len(rows))]
+            for batch in split_by_tokens(
+                [self._size(encoded[p]) for p in unique], TOKENS_PER_BATCH
+            ):
+                places = [unique[number] for number in batch]
+                chosen = [keys[place][1] for place in places]
+                scored = self._score_batch([encoded[place] for place in places], weights, chosen)
+                results.update(zip((keys[place] for place in places), scored, strict=True))
+        return [
+            self._finish(row, row_encoded, results[key])
+            for row, row_encoded, key in zip(rows, encoded, keys, strict=True)
+        ]
 
-    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
+    def check_room(self, prompts: Iterable[tuple[Row, str | None]]) -> None:
         """Check before anything is scored that every prompt fits without its input.
 
-        prompt_texts: description in each row's prompt
+        prompts: rows, each with the description in its prompt
 
         Raises ConfigError naming the tasks whose prompts do not, and the max_length that would do.
         """
+        if self._cut_descriptions:
+            return
         needed: dict[str, int] = {}
-        for row, text in zip(rows, prompt_texts, strict=True):
+        for row, text in prompts:
             name = row.task.name
             needed[name] = max(needed.get(name, 0), self._needed_length(row, text))
         tasks = [f"{name!r} ({n})" for name, n in needed.items() if n > self._max_length]
@@ -208,17 +241,15 @@ class Scorer:
         )
         raise ConfigError(
             f"max_length is {self._max_length}; the prompts of {len(tasks)} tasks need more, even "
-            f"without their inputs: {list_some(tasks)}; {remedy}, or leave the tasks out"
+            f"without their inputs: {list_some(tasks)}; {remedy}, pass --cut-descriptions, or leave "
+            "the tasks out"
         )
 
     def _needed_length(self, row: Row, description: str | None) -> int:
         """The least max_length with which a row's prompt fits without its input."""
         prompt = len(self._prompt("", description, UNLIMITED, ()).prompt_ids)
-        texts = [
-            row.example.outputs[0],
-            *(row.task.metric.labels if self._label_likelihood else ()),
-        ]
-        answer = max(len(self._answer_ids(text)) for text in texts)
+        labels = row.task.metric.labels if self._label_likelihood else ()
+        answer = max(len(self._answer_ids(text)) for text in (row.example.outputs[0], *labels))
         limit = self._max_new_tokens
         # An answer takes as much as it needs, or half of all.
         return min(prompt + max(limit, answer), max(2 * prompt - 1, prompt + limit))
@@ -229,13 +260,17 @@ class Scorer:
         if result.label is not None:
             likeliest = normalise(metric.labels[result.label])
             label_score = float(likeliest in map(normalise, outputs))
-        generated = encoded.limit > 0
+        score = None
+        if encoded.limit and metric.kind == "rule":
+            score = float(find_rule(metric.rule).obeys(row.example.input, result.text))
+        elif encoded.limit:
+            score = score_answer(metric, result.text, outputs)
         return Answer(
-            text=result.text if generated else "",
-            nll=result.nll / result.tokens,
-            tokens=result.tokens,
-            score=score_answer(metric, result.text, outputs) if generated else None,
-            in_labels=in_labels(metric, result.text) if generated else None,
+            text=result.text,
+            nll=result.nll / len(encoded.answer),
+            tokens=0 if metric.kind == "rule" else len(encoded.answer),
+            score=score,
+            in_labels=in_labels(metric, result.text) if encoded.limit else None,
             label_score=label_score,
             cut=encoded.cut,
             shots=encoded.shots,
@@ -258,10 +293,25 @@ class Scorer:
     def _prompt(self, text: str, description: str | None, room: int, shots: _Shots) -> Encoded:
         key = text, description, room, shots
         if key not in self._prompts:
-            self._prompts[key] = self._format.encode(
-                self._tokenizer, text, None, description, max_length=room, shots=shots
-            )
+            encode = partial(self._format.encode, self._tokenizer, max_length=room, shots=shots)
+            shown = description
+            if description and self._cut_descriptions:
+                shown = self._fit_description(description, room)
+            prompt = encode(text, None, shown)
+            is_cut = prompt.cut or shown != description
+            self._prompts[key] = Encoded(prompt.prompt_ids, [], is_cut, prompt.shots)
         return self._prompts[key]
+
+    def _fit_description(self, description: str, room: int) -> str:
+        """The description, or so much of its left that it takes half of the room."""
+
+        def length(characters: int) -> int:
+            prompt = self._format.prompt("", description[:characters])
+            return len(self._tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids)
+
+        if length(len(description)) <= room:
+            return description
+        return description[: bisect_right(range(len(description)), room // 2, key=length) - 1]
 
     def _answer_ids(self, answer: str) -> list[int]:
         if answer not in self._answers:
@@ -271,63 +321,38 @@ class Scorer:
             ).answer_ids
         return self._answers[answer]
 
-    def _batches(self, encoded: Sequence[_Encoded]) -> list[list[int]]:
-        """Places of rows of like length that run together, within the memory limits."""
+    def _size(self, row: _Encoded) -> int:
+        """The share of a batch that a row takes, in units of TOKENS_PER_BATCH."""
+        answer = max(row.limit, len(row.answer), *map(len, row.labels), 0)
         vocabulary = self._base.config.get_text_config().vocab_size
-        answers = [
-            max(row.limit, len(row.answer), *map(len, row.labels), 0) for row in encoded
-        ]  # tokens
-        lengths = [len(row.prompt) + answer for row, answer in zip(encoded, answers, strict=True)]
-        batches: list[list[int]] = []
-        longest = 0
-        for place in sorted(range(len(encoded)), key=lengths.__getitem__):
-            batch = [*batches[-1], place] if batches else [place]
-            longest = max(longest, answers[place])
-            fits = (
-                len(batch) * lengths[place] <= TOKENS_PER_BATCH
-                and len(batch) * longest * vocabulary <= LOGITS_PER_BATCH
-            )
-            if batches and fits:
-                batches[-1] = batch
-            else:
-                batches.append([place])
-                longest = answers[place]
-        return batches
+        return max(len(row.prompt) + answer, answer * vocabulary // LOGITS_PER_TOKEN)
 
     @torch.no_grad()
     def _score_batch(
         self, batch: Sequence[_Encoded], weights: LoraWeights | None, adapters: Sequence[int]
     ) -> list[_Result]:
         texts = [""] * len(batch)
+        prompts = [row.prompt for row in batch]
         limit = max(row.limit for row in batch)
-        nll: _Nll | None = None
-        block = nullcontext() if weights is None else adapted(self._base, weights, adapters)
         if limit:
-            prompts, mask = pad_left([row.prompt for row in batch], self._base.device)
-            with block:
+            ids, mask = pad_left(prompts, self._base.device)
+            with nullcontext() if weights is None else adapted(self._base, weights, adapters):
                 output = generate(
-                    self._base, prompts, mask, max_new_tokens=limit, stop_tokens=self._stops
+                    self._base, ids, mask, max_new_tokens=limit, stop_tokens=self._stops
                 )
-                texts = [self._text(ids) for ids in output.answer_ids]
+                texts = [
+                    self._format.read_answer(self._tokenizer, answer) if row.limit else ""
+                    for row, answer in zip(batch, output.answer_ids, strict=True)
+                ]
                 if output.cache is not None:
-                    nll = partial(
-                        self._cached_nll, mask, [r.prompt[-1] for r in batch], output.cache
-                    )
+                    last = [prompt[-1] for prompt in prompts]
+                    nll = partial(self._cached_nll, mask, last, output.cache)
                     return self._results(batch, texts, nll)
-        prompts_of_rows = [row.prompt for row in batch]
-        return self._results(batch, texts, partial(self._nll, prompts_of_rows, weights, adapters))
+        return self._results(batch, texts, partial(self._nll, prompts, weights, adapters))
 
     def _results(self, batch: Sequence[_Encoded], texts: Sequence[str], nll: _Nll) -> list[_Result]:
         nlls = nll([row.answer for row in batch]).tolist()
-        labels = self._likeliest_labels(batch, nll)
-        return [
-            _Result(text, nll, len(row.answer), label)
-            for text, nll, row, label in zip(texts, nlls, batch, labels, strict=True)
-        ]
-
-    def _text(self, ids: list[int]) -> str:
-        end = next((place for place, token in enumerate(ids) if token in self._stops), len(ids))
-        return self._format.read_answer(self._tokenizer, ids[:end])
+        return list(map(_Result, texts, nlls, self._likeliest_labels(batch, nll)))
 
     def _nll(
         self,
@@ -387,14 +412,6 @@ class Scorer:
             nlls[:, place] = nll(answers).cpu().where(torch.tensor(has), torch.inf)
         best = nlls.argmin(dim=1).tolist()
         return [label if row.labels else None for row, label in zip(batch, best, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    text: str
-    nll: float
-    tokens: int
-    label: int | None
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the ends of its 95% interval; ends are None where one cannot be given."""
+    """A mean and the ends of its 95% interval; the ends are None where there is no interval."""
 
     mean: float
     low: float | None
@@ -29,13 +30,17 @@ class Interval:
         """Whether both ends have the same sign."""
         return self.low is not None and self.high is not None and self.low * self.high > 0
 
+    def to_dict(self) -> dict[str, float | None]:
+        """The fields as JSON values; a mean that is not finite is null."""
+        return asdict(self) | {"mean": self.mean if math.isfinite(self.mean) else None}
+
 
 class GroupBootstrap:
-    """Resamples groups of tasks with replacement; percentile intervals.
+    """Resamples groups of tasks with replacement; gives percentile intervals.
 
     Tasks are averaged inside their group and every group counts once, in the means too: tasks of
     one data set are one piece of evidence, however many of them there are. Equal group names and
-    seed give equal resamples, so that intervals are reproducible.
+    an equal seed give equal resamples.
 
     groups: group of each task
     """
@@ -58,12 +63,12 @@ class GroupBootstrap:
     def ratio(self, above: Mapping[str, float], below: Mapping[str, float]) -> Interval:
         """Ratio of two means over the same tasks, resampled together.
 
-        No ends where the lower mean is not clear of zero: the ratio then has no meaning.
+        There is no interval where the lower mean is not clear of zero, since the ratio then has no
+        meaning.
         """
         tops, bottoms = self.group_means(above), self.group_means(below)
-        mean = float(tops.mean() / bottoms.mean()) if bottoms.mean() else float("nan")
-        low, high = self._ends(numpy.mean, bottoms)
-        if low is None or high is None or low * high <= 0:
+        mean = float(tops.mean() / bottoms.mean()) if bottoms.mean() else math.nan
+        if not self.mean(below).clear_of_zero:
             return Interval(mean, None, None)
         return Interval(mean, *self._ends(_ratio, tops, bottoms))
 
@@ -72,11 +77,11 @@ class GroupBootstrap:
 
         Raises ConfigError when there is no task.
         """
-        if not values:
+        if not len(values):
             raise ConfigError("no task has a value under both conditions; nothing to average")
         members: dict[str, list[float]] = {}
-        for task in sorted(values):
-            members.setdefault(self._groups[task], []).append(values[task])
+        for task, value in sorted(values.items()):
+            members.setdefault(self._groups[task], []).append(value)
         return numpy.array([numpy.mean(members[group]) for group in sorted(members)])
 
     def _ends(
@@ -86,7 +91,7 @@ class GroupBootstrap:
             return None, None
         from scipy.stats import bootstrap  # of the extra eval, which not every user of means has
 
-        found = bootstrap(
+        interval = bootstrap(
             samples,
             statistic,
             n_resamples=self._resamples,
@@ -96,9 +101,9 @@ class GroupBootstrap:
             vectorized=True,
             rng=numpy.random.default_rng(self._seed),
         ).confidence_interval
-        if not (numpy.isfinite(found.low) and numpy.isfinite(found.high)):
+        if not (numpy.isfinite(interval.low) and numpy.isfinite(interval.high)):
             return None, None
-        return float(found.low), float(found.high)
+        return float(interval.low), float(interval.high)
 
 
 def _ratio(tops: Floats, bottoms: Floats, axis: int) -> Floats:

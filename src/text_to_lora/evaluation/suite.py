@@ -1,4 +1,4 @@
-"""The suite: tasks and conditions -> samples of every row -> report; what is done is kept."""
+"""The suite: tasks and conditions -> samples of every row -> report; finished work is not done again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
@@ -28,43 +28,29 @@ from text_to_lora.evaluation.samples import (
     sample_path,
     write_samples,
 )
-from text_to_lora.evaluation.scoring import Answer, Row, Scorer, choose_rows, held_out
+from text_to_lora.evaluation.scoring import (
+    Answer,
+    Scorer,
+    ScoringOptions,
+    choose_rows,
+    held_out,
+)
 from text_to_lora.files import check_results, content_hash, one_job_a_folder, write_json
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.task import Example, Task
+from text_to_lora.tasks.task import Example, Row, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# What is scored at once, and lost when a run stops; a part's adapters are in memory together.
+    from text_to_lora.evaluation.lm_eval import LmEvalScorer
+
+    RowScorer = Scorer | LmEvalScorer
+
+# Rows that are scored together, and lost when a run stops; their adapters are in memory together.
 ROWS_PER_PART = 256
 ADAPTERS_PER_PART = 64
 
-
 Planned = tuple[Row, Setup]
-
-
-class RowScorer(Protocol):
-    """What scores rows with one model: `Scorer`, or `lm_eval.LmEvalScorer`."""
-
-    def score(
-        self,
-        rows: Sequence[Row],
-        *,
-        weights: LoraWeights | None,
-        adapters: Sequence[int] | None,
-        prompt_texts: Sequence[str | None],
-        shots: Sequence[Sequence[Example]],
-    ) -> list[Answer]:
-        """Score every row; the order of the answers is that of the rows."""
-        ...
-
-    def check_room(self, rows: Sequence[Row], prompt_texts: Sequence[str | None]) -> None:
-        """Raise ConfigError before anything is scored when a prompt cannot fit."""
-        ...
-
-
-MakeScorer = Callable[["PreTrainedModel"], RowScorer]
 
 
 @one_job_a_folder
@@ -78,75 +64,52 @@ def evaluate_suite(
     rows_per_task: int | None = 40,
     seed: int = 0,
     examples: Callable[[Task], Sequence[Example]] = held_out,
-    max_new_tokens: int = 32,
-    max_length: int = 512,
-    label_likelihood: bool = True,
-    make_scorer: MakeScorer | None = None,
+    make_scorer: Callable[[PreTrainedModel], RowScorer] | None = None,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
+    **scoring: Unpack[ScoringOptions],
 ) -> dict[str, Any]:
     """Score tasks under conditions and write samples, tables and plots; give the report.
 
-    conditions: the conditions; those of `plan_conditions`, or others behind the same protocol
+    conditions: those of `plan_conditions`, or others behind the same protocol
     output_dir: `run.json` (settings, rows, what each condition is made of),
         `samples/<condition>.parquet`, and what `build_report` writes. A condition whose samples are
         there already is not scored again, nor are parts of one that stopped in the middle.
-    examples: the rows that may be drawn; by default those that nothing is trained on
-    label_likelihood: find the likeliest label of classification rows too
-    make_scorer: gives what scores rows with a model; None for `Scorer` with the options above
+    examples: rows that may be drawn; by default those that nothing is trained on
+    make_scorer: gives what scores rows with a model; None for `Scorer` with the options `scoring`
     provenance: JSON of what is evaluated (names, hashes); it has to be equal on resuming
     progress: called with a line about each condition and each part
 
     Tasks of programs are scored by likelihood alone, and a T2LWarning names them.
 
     Raises ConfigError for equal names of tasks or conditions, a condition that takes no row, prompts
-    that do not fit into `max_length` without their inputs, or an output folder of another
-    evaluation; TaskDataError for a task without rows.
+    that do not fit, or an output folder of another evaluation; TaskDataError for a task without rows.
     """
-    output_dir = Path(output_dir)
-    report_progress = progress or (lambda line: None)
     _check(tasks, conditions)
+    output_dir, report = Path(output_dir), progress or (lambda line: None)
     rows = choose_rows(tasks, rows_per_task=rows_per_task, seed=seed, examples=examples)
-    scorer_options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "max_length": max_length,
-        "label_likelihood": label_likelihood,
-    }
-    if make_scorer is None:
-
-        def make_scorer(model: PreTrainedModel) -> RowScorer:
-            return Scorer(model, tokenizer, **scorer_options)
-
-    scorer = make_scorer(base)
+    make = make_scorer or (lambda model: Scorer(model, tokenizer, **options))
+    options: ScoringOptions = {"label_likelihood": True, **scoring}
+    if not options.get("cut_descriptions"):
+        options.pop("cut_descriptions", None)  # runs that are older than this option can go on
+    scorer = make(base)
+    plans = {condition.name: _plan(condition, rows) for condition in conditions}
+    every = [planned for plan in plans.values() for planned in plan]
+    scorer.check_room([(row, setup.description) for row, setup in every])
     settings = {
         "base": base_identity(base),
         "seed": seed,
         "rows_per_task": rows_per_task,
-        **scorer_options,
+        **{"max_new_tokens": 32, "max_length": 512, **options},
         "provenance": dict(provenance or {}),
         "tasks": _describe_rows(rows),
     }
-    plans = {condition.name: _planned(condition, rows) for condition in conditions}
-    for planned in plans.values():
-        scorer.check_room([row for row, _ in planned], [setup.description for _, setup in planned])
-    _open_run(output_dir, settings, {b.name: _describe(b, plans[b.name]) for b in conditions})
-    report_progress(f"{len(rows)} rows of {len(tasks)} tasks, seed {seed}")
+    _open_run(output_dir, settings, {c.name: _describe(c, plans[c.name]) for c in conditions})
+    report(f"{len(rows)} rows of {len(tasks)} tasks, seed {seed}")
     for place, condition in enumerate(conditions, start=1):
-        title = f"{place}/{len(conditions)} {condition.name}"
         run = _ConditionRun(output_dir, condition, plans[condition.name])
-        if run.path.exists():
-            run.check_finished()
-            report_progress(f"{title}: finished before")
-            continue
-        with condition.on(base) as model:
-            own = scorer if model is base else make_scorer(model)
-            for done, seconds in run.score(own):
-                pace = done / max(seconds, 1e-9)
-                left = (run.num_rows - done) / pace
-                report_progress(
-                    f"{title}: {done}/{run.num_rows} rows, {pace:.1f} rows/s, {left:.0f} s left"
-                )
-        run.join()
+        for line in run.run(base, scorer, make):
+            report(f"{place}/{len(conditions)} {condition.name}: {line}")
     return build_report(output_dir)
 
 
@@ -157,30 +120,53 @@ class _ConditionRun:
     """
 
     def __init__(self, folder: Path, condition: Condition, planned: Sequence[Planned]) -> None:
-        self.path = sample_path(folder, condition.name)
-        self.num_rows = len(planned)
+        self._path = sample_path(folder, condition.name)
         self._parts_folder = folder / "parts" / condition.name
         self._condition = condition
+        self._num_rows = len(planned)
         self._parts = list(_split(planned))
 
-    def check_finished(self) -> None:
-        """Raise ConfigError when the samples there were scored with other adapters.
+    def run(
+        self,
+        base: PreTrainedModel,
+        scorer: RowScorer,
+        make: Callable[[PreTrainedModel], RowScorer],
+    ) -> Iterator[str]:
+        """Score what is not finished yet; gives lines about the progress.
 
-        The adapters of the first part are made again; a library's are told apart in run.json.
+        scorer: of the base; make: gives that of another model, as Arrow routing has one
         """
-        _, metadata = read_samples(self.path)
-        check_signature(self.path, metadata["signature"], signature_of(self._adapters(0)[0]))
+        if self._is_finished():
+            yield "finished before"
+            return
+        with self._condition.on(base) as model:
+            yield from self._score(scorer if model is base else make(model))
 
-    def score(self, scorer: RowScorer) -> Iterator[tuple[int, float]]:
-        """Score part after part; gives the rows done so far and the seconds that these took."""
+    def _is_finished(self) -> bool:
+        """Whether the samples are there.
+
+        Raises ConfigError when they were scored with other adapters. The adapters of the first part
+        are made again to tell; those of a library are told apart in run.json.
+        """
+        if not self._path.exists():
+            return False
+        signature = signature_of(self._adapters(self._parts[0])[0])
+        check_signature(self._path, read_samples(self._path)[1]["signature"], signature)
+        return True
+
+    def _score(self, scorer: RowScorer) -> Iterator[str]:
+        """Score the parts that are not there yet, and write the samples of all as one file.
+
+        Gives a line about the progress after each part.
+        """
         done, seconds = 0, 0.0
-        for place, part in enumerate(self._parts):
-            path = self._part_path(place)
+        paths = [self._parts_folder / f"{place:05}.parquet" for place in range(len(self._parts))]
+        for path, part in zip(paths, self._parts, strict=True):
             started = time.perf_counter()
-            weights, adapters = self._adapters(place)
+            weights, adapters = self._adapters(part)
             signature = signature_of(weights)
             if path.exists():
-                _, metadata = read_samples(path)
+                metadata = read_samples(path)[1]
                 check_signature(path, metadata["signature"], signature)
                 done, seconds = done + len(part), seconds + metadata["seconds"]
                 continue
@@ -191,41 +177,43 @@ class _ConditionRun:
                 prompt_texts=[setup.description for _, setup in part],
                 shots=[setup.shots for _, setup in part],
             )
-            took = time.perf_counter() - started
+            done, seconds = done + len(part), seconds + time.perf_counter() - started
+            metadata = {
+                "seconds": time.perf_counter() - started,
+                "signature": signature,
+                "shots_left_out": sum(len(setup.shots) for _, setup in part)
+                - sum(answer.shots for answer in answers),
+            }
             samples = [
                 _sample(self._condition.name, row, setup, answer)
                 for (row, setup), answer in zip(part, answers, strict=True)
             ]
-            left_out = sum(
-                len(setup.shots) - answer.shots
-                for (_, setup), answer in zip(part, answers, strict=True)
-            )
-            metadata = {"seconds": took, "signature": signature, "shots_left_out": left_out}
             write_samples(path, samples, metadata)
-            done, seconds = done + len(part), seconds + took
-            yield done, seconds
+            pace = done / max(seconds, 1e-9)
+            left = (self._num_rows - done) / pace
+            yield f"{done}/{self._num_rows} rows, {pace:.1f} rows/s, {left:.0f} s left"
+        self._join([read_samples(path) for path in paths])
 
-    def join(self) -> None:
+    def _join(self, parts: Sequence[tuple[list[Sample], Mapping[str, Any]]]) -> None:
         """Write the samples of all parts as one file, and take the parts away."""
-        read = [read_samples(self._part_path(place)) for place in range(len(self._parts))]
         metadata = {
-            "seconds": round(sum(part["seconds"] for _, part in read), 1),
-            "signature": read[0][1]["signature"],
-            "shots_left_out": sum(part["shots_left_out"] for _, part in read),
+            "seconds": round(sum(part["seconds"] for _, part in parts), 1),
+            "signature": parts[0][1]["signature"],
+            "shots_left_out": sum(part["shots_left_out"] for _, part in parts),
         }
-        write_samples(self.path, [sample for samples, _ in read for sample in samples], metadata)
+        write_samples(self._path, [sample for samples, _ in parts for sample in samples], metadata)
         shutil.rmtree(self._parts_folder)
         with suppress(OSError):  # parts of another condition are still there
             self._parts_folder.parent.rmdir()
 
-    def _adapters(self, place: int) -> tuple[LoraWeights | None, list[int] | None]:
+    def _adapters(self, part: Sequence[Planned]) -> tuple[LoraWeights | None, list[int] | None]:
         """The adapters of a part, and which of them each row takes."""
-        keys = [setup.adapter for _, setup in self._parts[place]]
-        if keys[0] is None:
+        keys = [setup.adapter for _, setup in part if setup.adapter is not None]
+        if not keys:
             return None, None
         places = {key: number for number, key in enumerate(dict.fromkeys(keys))}
         with torch.no_grad():
-            weights = self._condition.adapters([key for key in places if key is not None]).detach()
+            weights = self._condition.adapters(list(places)).detach()
         if weights.num_adapters != len(places):
             raise ConfigError(
                 f"condition {self._condition.name!r} gave {weights.num_adapters} adapters for "
@@ -233,9 +221,6 @@ class _ConditionRun:
             )
         weights.check_finite()
         return weights, [places[key] for key in keys]
-
-    def _part_path(self, place: int) -> Path:
-        return self._parts_folder / f"{place:05}.parquet"
 
 
 def _check(tasks: Sequence[Task], conditions: Sequence[Condition]) -> None:
@@ -259,7 +244,7 @@ def _check(tasks: Sequence[Task], conditions: Sequence[Condition]) -> None:
         )
 
 
-def _planned(condition: Condition, rows: Sequence[Row]) -> list[Planned]:
+def _plan(condition: Condition, rows: Sequence[Row]) -> list[Planned]:
     """The rows that a condition takes, and how."""
     setups = condition.plan(rows)
     if len(setups) != len(rows):
@@ -286,8 +271,8 @@ def _split(planned: Sequence[Planned]) -> Iterator[list[Planned]]:
     part: list[Planned] = []
     keys: set[str | None] = set()
     for row, setup in planned:
-        full = len(keys) == ADAPTERS_PER_PART and setup.adapter not in keys
-        if full or len(part) == ROWS_PER_PART:
+        is_full = len(keys) == ADAPTERS_PER_PART and setup.adapter not in keys
+        if is_full or len(part) == ROWS_PER_PART:
             yield part
             part, keys = [], set()
         part.append((row, setup))
@@ -320,42 +305,37 @@ def _sample(condition: str, row: Row, setup: Setup, answer: Answer) -> Sample:
 def _open_run(
     output_dir: Path, settings: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Write run.json, or check that the folder's own is of the same evaluation and add to it."""
+    """Write run.json, or check that the one in the folder is of the same evaluation and add to it."""
     path = output_dir / "run.json"
     check_results(output_dir, marker=path.name, names=REPORT_FILES)
     known: dict[str, Any] = {}
     if path.exists():
         earlier = read_run(output_dir)
-        for field, value in settings.items():
-            if content_hash(earlier["settings"].get(field)) != content_hash(value):
-                raise ConfigError(
-                    f"{str(output_dir)!r} holds an evaluation with another {field!r}; "
-                    "choose another output folder or delete it"
-                )
         known = earlier["conditions"]
+        if field := _first_difference(earlier["settings"], settings):
+            raise ConfigError(
+                f"{str(output_dir)!r} holds an evaluation with another {field!r}; "
+                "choose another output folder or delete it"
+            )
         for name in set(conditions) & set(known):
-            if content_hash(known[name]) != content_hash(conditions[name]):
+            before, now = (
+                {**record["about"], **record} for record in (known[name], conditions[name])
+            )
+            if field := _first_difference(before, now):
                 raise ConfigError(
                     f"{str(output_dir)!r} holds condition {name!r} made of other things "
-                    f"({_difference(known[name], conditions[name])}); choose another output folder"
+                    f"(another {field!r}); choose another output folder"
                 )
-    write_json(
-        path,
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "settings": dict(settings),
-            "conditions": {**known, **conditions},
-        },
-    )
+    run = {"format": FORMAT, "version": VERSION, "settings": dict(settings)}
+    write_json(path, {**run, "conditions": {**known, **conditions}})
 
 
-def _difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first field in which two conditions differ."""
-    before, after = ({**of["about"], **of} for of in (earlier, now))
-    names = [name for name in {**before, **after} if name != "about"]
-    name = next(name for name in names if before.get(name) != after.get(name))
-    return f"another {name!r}"
+def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first field that differs, as JSON."""
+    for name in {**now, **before}:
+        if content_hash(before.get(name)) != content_hash(now.get(name)):
+            return name
+    return None
 
 
 def _describe(condition: Condition, planned: Sequence[Planned]) -> dict[str, Any]:
@@ -375,15 +355,15 @@ def _describe(condition: Condition, planned: Sequence[Planned]) -> dict[str, Any
 
 def _describe_rows(rows: Sequence[Row]) -> dict[str, Any]:
     described = {}
-    for _, members in groupby(rows, key=lambda row: row.task.name):
-        chosen = list(members)
-        task = chosen[0].task
-        described[task.name] = {
+    for name, members in groupby(rows, key=lambda row: row.task.name):
+        examples = [(row.task, row.example) for row in members]
+        task = examples[0][0]
+        described[name] = {
             "group": group_of(task),
             "metric": task.metric.kind,
             "labels": list(task.metric.labels),
             "split": task.split,
-            "rows": [row.example.idx for row in chosen],
-            "content": content_hash([[r.example.input, list(r.example.outputs)] for r in chosen]),
+            "rows": [example.idx for _, example in examples],
+            "content": content_hash([[e.input, list(e.outputs)] for _, e in examples]),
         }
     return described

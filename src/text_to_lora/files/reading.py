@@ -34,6 +34,25 @@ def read_json(
     return payload
 
 
+def read_finished(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the JSON of finished work, so that it is not done again; None where there is none yet.
+
+    identity: fields by which the work is told from other work
+
+    Raises ConfigError when the file is of other work.
+    """
+    if not path.exists():
+        return None
+    payload = read_json(path)
+    for field, value in identity.items():
+        if payload.get(field) != value:
+            raise ConfigError(
+                f"{str(path)!r} has {field} {payload.get(field)!r}, this run {value!r}; delete it or "
+                "choose another output folder"
+            )
+    return payload
+
+
 class JsonError(ValueError):
     """Says what is wrong with a JSON text, as the predicate of a sentence about its file.
 

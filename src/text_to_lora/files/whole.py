@@ -38,30 +38,26 @@ def write_folder(
     two jobs that make one new folder the later one fails; and when `path` cannot be written.
     """
     check_output(path, overwrite=overwrite)
-    try:
+    with _errors_of_writing(path):
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise write_error(path, error) from error
-    try:
-        yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                file.chmod(0o644)  # safetensors makes its files for their owner alone
-                _sync(file)
-        temporary.chmod(0o755)
-        _put_in_place(temporary, target, path, check_replaced if overwrite else None)
-        _sync(target.parent)
-    except Exception as error:
-        if (cause := _system_error(error)) is None:
-            raise
-        raise write_error(path, cause) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            yield temporary
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    file.chmod(0o644)  # safetensors makes its files for their owner alone
+                    _sync(file)
+            temporary.chmod(0o755)
+            _put_in_place(temporary, target, path, check_replaced if overwrite else None)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_file(path: Path | str, write: Callable[[Path], None], *, overwrite: bool = True) -> None:
+def write_file(
+    path: Path | str, write: Callable[[Path], object], *, overwrite: bool = True
+) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it into place.
 
     overwrite: False fails when the file exists by then, and keeps it
@@ -71,24 +67,21 @@ def write_file(path: Path | str, write: Callable[[Path], None], *, overwrite: bo
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        _sync(temporary)
-        if overwrite:
-            temporary.replace(target)
-        else:
-            _rename_new(temporary, target)
-    except FileExistsError:
-        raise ConfigError(
-            f"output file {str(path)!r} exists already; choose another path"
-        ) from None
-    except Exception as error:
-        if (cause := _system_error(error)) is None:
-            raise
-        raise write_error(target, cause) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _errors_of_writing(path):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            _sync(temporary)
+            if overwrite:
+                temporary.replace(target)
+            else:
+                _rename_new(temporary, target)
+        except FileExistsError:
+            raise ConfigError(
+                f"output file {str(path)!r} exists already; choose another path"
+            ) from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, payload: Mapping[str, Any], *, overwrite: bool = True) -> None:
@@ -99,11 +92,7 @@ def write_json(path: Path | str, payload: Mapping[str, Any], *, overwrite: bool 
 
 def write_text(path: Path | str, text: str, *, overwrite: bool = True) -> None:
     """Write a text as UTF-8, whole or not at all; `overwrite` as in `write_file`."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_file(path, write, overwrite=overwrite)
+    write_file(path, lambda file: file.write_text(text, encoding="utf-8"), overwrite=overwrite)
 
 
 def _put_in_place(
@@ -190,11 +179,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _system_error(error: Exception) -> OSError | None:
-    """The system's error behind one of writing; safetensors gives its number in words only."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    if type(error).__name__ != "SafetensorError" or number is None:
-        return None
-    return OSError(int(number[1]), os.strerror(int(number[1])))
+@contextmanager
+def _errors_of_writing(path: Path | str) -> Iterator[None]:
+    """Turn an error of the system into one for users; safetensors gives its number in words only."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if type(error).__name__ != "SafetensorError" or number is None:
+            raise
+        code = int(number[1])
+        raise write_error(path, OSError(code, os.strerror(code))) from error

@@ -61,8 +61,8 @@ class TrainingDescriptions:
         """
         total = sum(len(text.encode()) + 2 * embeddings.shape[1] for text in texts)
         stride = max(1, -(-total // MOST_BYTES))
-        chosen = functional.normalize(embeddings.detach().cpu().float()[::stride], dim=-1)
-        return cls(tuple(texts[::stride]), chosen.half().contiguous())
+        unit = functional.normalize(embeddings.detach().cpu().float()[::stride], dim=-1)
+        return cls(tuple(texts[::stride]), unit.half().contiguous())
 
     def nearest(self, embeddings: Tensor) -> list[NearestDescription]:
         """Find the training description nearest to each of some descriptions.

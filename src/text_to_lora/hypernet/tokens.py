@@ -154,16 +154,16 @@ class WordMemory(nn.Module):
         sizes = [len(group.layers) for group in spec.groups]
         places = torch.split(torch.arange(sum(sizes), device="cpu"), sizes)
         grouped = zip(spec.groups, places, strict=True)
-        chosen = [(group, place) for group, place in grouped if group.module in config.direct]
-        self.groups = tuple(group for group, _ in chosen)
+        writing = [(group, place) for group, place in grouped if group.module in config.direct]
+        self.groups = tuple(group for group, _ in writing)
         writers = {g.module: None for g in spec.groups if g.out_features == config.hidden_size}
-        if not chosen or any(group.module not in writers for group in self.groups):
+        if not writing or any(group.module not in writers for group in self.groups):
             raise ConfigError(
                 f"hypernet.tokens: direct is {list(config.direct)}; leave it empty, or choose among "
                 f"the adapters' modules of {config.hidden_size} outputs: "
                 f"{', '.join(writers) or 'there are none'}"
             )
-        slots = torch.cat([place for _, place in chosen])
+        slots = torch.cat([place for _, place in writing])
         self.register_buffer("slot_index", slots, persistent=False)
         level = torch.tensor(levels, device="cpu")[slots]
         self.register_buffer("level_index", level, persistent=False)

@@ -29,10 +29,14 @@ _RESERVED: Final = frozenset(  # device names of Windows, and the mapping's own
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export did: folder name of every task that was asked for, and which were there."""
+    """What an export did.
+
+    folders: task -> name of its folder, of every task that was asked for
+    unchanged: tasks whose folders an earlier run had finished
+    """
 
     folders: dict[str, str]
-    kept: tuple[str, ...]
+    unchanged: tuple[str, ...]
 
 
 def export_library(
@@ -55,32 +59,37 @@ def export_library(
     something else without `overwrite`, or when it may not be replaced (`check_output`).
     """
     root = Path(path)
-    chosen = library.names if tasks is None else list(dict.fromkeys(tasks))
     names = folder_names(library.names)
-    folders = {library.entry(task).task: names[task] for task in chosen}
+    wanted = library.names if tasks is None else tasks
+    folders = {library.entry(task).task: names[task] for task in wanted}
     _read_mapping(root)
-    kept = []
     fingerprint = library.fingerprint
-    provenances = {task: _provenance(library, task, fingerprint) for task in folders}
-    ours = {task for task, name in folders.items() if _is_ours(root / name, provenances[task])}
+    provenances = {task: _make_provenance(library, task, fingerprint) for task in folders}
+    same = {task for task, name in folders.items() if _is_of(root / name, provenances[task])}
     for task, name in folders.items():
-        _check_folder(root / name, task, ours=task in ours, overwrite=overwrite)
+        if (root / name).exists() and not (task in same or overwrite):
+            raise ConfigError(
+                f"{str(root / name)!r} is not this library's adapter of {task!r}; "
+                "pass --overwrite or choose another folder"
+            )
+        check_output(root / name, overwrite=True)
+    unchanged = []
     for number, (task, name) in enumerate(folders.items(), 1):
         progress(f"writing {number} of {len(folders)}: {task}")
-        if task in ours and _is_whole(root / name, library):
-            kept.append(task)
+        if task in same and _is_whole(root / name, library):
+            unchanged.append(task)
             continue
         save_adapter(
             library.adapter(task),
             root / name,
             provenance=provenances[task],
-            overwrite=overwrite or task in ours,
+            overwrite=overwrite or task in same,
         )
     refusal = f"another job writes into {str(root)!r}"
     with lock(root / f".{MAPPING_FILE}.lock", wait_seconds=LOCK_SECONDS, refusal=refusal):
         mapping = _read_mapping(root) | folders
         write_json(root / MAPPING_FILE, {"format": FORMAT, "version": VERSION, "folders": mapping})
-    return ExportReport(folders, tuple(kept))
+    return ExportReport(folders, tuple(unchanged))
 
 
 def folder_names(tasks: Sequence[str]) -> dict[str, str]:
@@ -101,33 +110,24 @@ def folder_names(tasks: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _provenance(library: AdapterLibrary, task: str, fingerprint: str) -> dict[str, Any]:
+def _make_provenance(library: AdapterLibrary, task: str, fingerprint: str) -> dict[str, Any]:
     entry = asdict(library.entry(task))
-    return {
-        **{name: value for name, value in entry.items() if name != "hash"},
+    stored_hash = entry.pop("hash")
+    return entry | {
         "descriptions": list(entry["descriptions"]),
-        "adapter_hash": library.entry(task).hash or hash_adapter(library.adapter(task)),
+        "adapter_hash": stored_hash or hash_adapter(library.adapter(task)),
         "base": library.spec.base.name,
         "library": fingerprint,
     }
 
 
-def _check_folder(folder: Path, task: str, *, ours: bool, overwrite: bool) -> None:
-    if folder.exists() and not (ours or overwrite):
-        raise ConfigError(
-            f"{str(folder)!r} is not this library's adapter of {task!r}; "
-            "pass --overwrite or choose another folder"
-        )
-    check_output(folder, overwrite=True)
-
-
-def _is_ours(folder: Path, provenance: dict[str, Any]) -> bool:
+def _is_of(folder: Path, provenance: dict[str, Any]) -> bool:
     """Whether a folder was written for this task and this adapter."""
     try:
-        found = read_json(folder / PROVENANCE_FILE)
+        stored = read_json(folder / PROVENANCE_FILE)
     except ConfigError:
         return False
-    return all(found.get(name) == provenance[name] for name in ("task", "adapter_hash"))
+    return all(stored.get(name) == provenance[name] for name in ("task", "adapter_hash"))
 
 
 def _is_whole(folder: Path, library: AdapterLibrary) -> bool:

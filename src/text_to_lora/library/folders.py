@@ -81,6 +81,9 @@ def make_entry(adapter: AdapterFolder, descriptions: Mapping[str, Sequence[str]]
     provenance = _read_provenance(adapter.folder)
     texts = provenance.get("descriptions", provenance.get("description"))
     texts = texts if isinstance(texts, list) else [texts]
+    numbers: dict[str, Any] = {
+        field: provenance.get(field) for field in ("validation_loss", "base_loss", "steps", "rows")
+    }
     try:
         return LibraryEntry(
             task=adapter.task,
@@ -89,11 +92,8 @@ def make_entry(adapter: AdapterFolder, descriptions: Mapping[str, Sequence[str]]
                 or tuple(filter(None, texts))
                 or tuple(filter(None, [_read_card_description(adapter.folder)]))
             ),
-            **{
-                field: provenance.get(field)
-                for field in ("validation_loss", "base_loss", "steps", "rows")
-            },
             source=adapter.source,
+            **numbers,
         )
     except ConfigError as error:
         file = adapter.folder / PROVENANCE_FILE

@@ -110,15 +110,8 @@ def import_adapters(
             adapters = broken.leave_out(adapters, lambda adapter: _select_slots(adapter, known))
             check_alike(adapters, library, rank)
         adapters = broken.leave_out(adapters, lambda adapter: _read_dtype(adapter, spec))
-
-        def check_unchanged() -> None:
-            if _hash_index(path) != index_hash:
-                raise ConfigError(
-                    f"another job changed the library {str(path)!r} in the meantime; nothing was "
-                    "added; repeat"
-                )
-
-        report = _write(adapters, path, spec, library, descriptions or {}, check_unchanged)
+        check = functools.partial(_check_unchanged, path, index_hash)
+        report = _write(adapters, path, spec, library, descriptions or {}, check)
     return replace(report, skipped=broken.reasons)
 
 
@@ -171,6 +164,14 @@ def _hash_index(path: Path | str) -> str | None:
     """What tells one state of a library from another; None where there is none."""
     file = Path(path) / INDEX_FILE
     return file_hash(file) if file.is_file() else None
+
+
+def _check_unchanged(path: Path | str, index_hash: str | None) -> None:
+    """Check that a library is in the state of this hash."""
+    if _hash_index(path) != index_hash:
+        raise ConfigError(
+            f"another job changed the library {str(path)!r} in the meantime; nothing was added; repeat"
+        )
 
 
 def _check_tasks(

@@ -181,9 +181,8 @@ class AdapterLibrary:
         return self._places[task]
 
     def _take(self, places: list[int]) -> LoraWeights:
-        first, end = places[0], places[0] + len(places)
-        if places == list(range(first, end)):
-            return self.weights.map(lambda tensor: tensor[first:end])
+        if places == list(range(places[0], places[0] + len(places))):
+            return self.weights.narrow(places[0], len(places))
         return self.weights.select(places)
 
 

@@ -189,14 +189,14 @@ class _Run:
     def check_rows(self, x: Tensor, name: str) -> None:
         """Raise unless the rows of the running batch can be told apart in a target's input."""
         if self.spans is not None:
-            told_apart = x.shape[:-1].numel() == sum(self.spans)
+            distinguishable = x.shape[:-1].numel() == sum(self.spans)
             place = f"in a sequence of {sum(self.spans)} tokens for {self.num_rows} rows"
         else:
             by_row = x.ndim == 3 and x.shape[0] in self.batches
             by_token = x.ndim == 2 and x.shape[0] in self.tokens  # as shared experts see it
-            told_apart = by_row or by_token
+            distinguishable = by_row or by_token
             place = f"flattened over a batch of {sorted(self.batches)}"
-        if not told_apart:
+        if not distinguishable:
             raise SpecError(
                 f"{name} got an input of shape {tuple(x.shape)}, {place}; its rows cannot be told "
                 "apart, so use one adapter for all"

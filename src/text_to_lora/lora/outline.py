@@ -176,15 +176,15 @@ def _find_layers(model: PreTrainedModel, config: PreTrainedConfig) -> tuple[str,
     get_decoder: Callable[[], nn.Module] = model.get_decoder
     decoder = get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
-    found = [
+    candidates = [
         (sum(parameter.numel() for parameter in module.parameters()), name, module)
         for name, module in decoder.named_modules(prefix=prefix)
         if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
-    if not found:
+    if not candidates:
         raise SpecError(
             f"{type(model).__name__} shows no list of {depth or 'a known number of'} decoder layers; "
             "this model family is not supported"
         )
-    _, path, layers = max(found, key=lambda item: item[0])
+    _, path, layers = max(candidates, key=lambda item: item[0])
     return path, layers

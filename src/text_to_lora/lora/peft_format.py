@@ -190,7 +190,7 @@ def _spec_of_folder(
     outline = ModelOutline.from_config(base_config)
     slots = {f"{outline.layers_path}.{slot.layer}.{slot.module}": slot for slot in outline.slots}
     selected = PeftSelection(config, repr(str(folder))).select(slots)
-    chosen = [slot for name, slot in slots.items() if name in selected]
+    selected_slots = [slot for name, slot in slots.items() if name in selected]
     adapted = {match["module"] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))}
     place, base_type = repr(str(folder)), base_config.model_type
     if foreign := sorted(adapted - slots.keys()):
@@ -203,13 +203,13 @@ def _spec_of_folder(
             f"{place} adapts {list_some(foreign)}, no linear module of the decoder layers of "
             f"this {base_type} base; {remedy}"
         )
-    for slot in chosen:
+    for slot in selected_slots:
         if reason := outline.refused.get((slot.layer, slot.module)):
             raise AdapterFormatError(
                 f"{place} adapts {slot.module!r}, which cannot carry an adapter here: {reason}; "
                 "make it again without"
             )
-    if not chosen:
+    if not selected_slots:
         raise AdapterFormatError(
             f"{place} has target_modules={shorten(config['target_modules'])}, which selects "
             f"nothing in this {base_type} base; load it with the base it was made for"
@@ -217,7 +217,7 @@ def _spec_of_folder(
     name = config.get("base_model_name_or_path")
     return LoraSpec.from_outline(
         outline,
-        chosen,
+        selected_slots,
         base=base_model_ref(base_config, name=name or None, revision=config.get("revision")),
         rank=config["r"],
         alpha=float(config["lora_alpha"]),

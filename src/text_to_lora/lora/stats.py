@@ -18,20 +18,20 @@ def delta_norms(weights: LoraWeights) -> dict[str, Tensor]:
     return norms
 
 
-def delta_errors(found: LoraWeights, wanted: LoraWeights) -> Tensor:
+def delta_errors(weights: LoraWeights, wanted: LoraWeights) -> Tensor:
     """Relative error |ΔW - ΔW'| / |ΔW'| over all slots of each adapter, [adapters].
 
-    found, wanted: as many adapters of one spec; infinite where `wanted` is zero and `found` is not
+    wanted: as many adapters of the same spec; the error is infinite where only they are zero
     """
     spec = wanted.spec
     difference = LoraWeights(  # B A - B' A' as one product of twice the rank
         spec.with_rank(2 * spec.rank),
-        {key: torch.cat([found.a[key], wanted.a[key]], dim=2) for key in wanted.a},
-        {key: torch.cat([found.b[key], -wanted.b[key]], dim=3) for key in wanted.b},
+        {key: torch.cat([weights.a[key], wanted.a[key]], dim=2) for key in wanted.a},
+        {key: torch.cat([weights.b[key], -wanted.b[key]], dim=3) for key in wanted.b},
     )
     lost, whole = (
-        torch.stack([norm.square().sum(1) for norm in delta_norms(weights).values()]).sum(0)
-        for weights in (difference, wanted)
+        torch.stack([norm.square().sum(1) for norm in delta_norms(each).values()]).sum(0)
+        for each in (difference, wanted)
     )
     return torch.where(lost > 0, lost / whole, 0.0).sqrt()
 

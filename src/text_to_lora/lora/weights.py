@@ -101,9 +101,13 @@ class LoraWeights:
         index = check_indices(indices, self.num_adapters).to(self.device)
         return self.map(lambda tensor: tensor.index_select(0, index))
 
+    def narrow(self, start: int, length: int) -> Self:
+        """A batch of neighbouring adapters; views, no copies."""
+        return self.map(lambda tensor: tensor.narrow(0, start, length))
+
     def unbind(self) -> list[Self]:
         """Each adapter as a batch of one; views, no copies."""
-        return [self.map(lambda tensor, i=i: tensor[i : i + 1]) for i in range(self.num_adapters)]
+        return [self.narrow(place, 1) for place in range(self.num_adapters)]
 
     @staticmethod
     def stack(batches: Sequence[LoraWeights]) -> LoraWeights:

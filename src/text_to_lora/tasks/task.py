@@ -8,8 +8,11 @@ from typing import Literal, get_args
 
 from text_to_lora.errors import ConfigError
 
-MetricKind = Literal["classification", "exact_match", "rougeL", "final_number", "code_execution"]
-METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
+MetricKind = Literal[
+    "classification", "exact_match", "rougeL", "final_number", "code_execution", "rule"
+]
+METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)[:-1]
+"""The kinds that task folders can name; rules are code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Metric:
-    """How an answer is scored; `labels` is the label set of a classification task."""
+    """How an answer is scored.
+
+    labels: label set of a classification task; rule: name of the rule of a metric of kind "rule"
+    """
 
     kind: MetricKind
     labels: tuple[str, ...] = ()
+    rule: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in METRIC_KINDS:
+        if self.kind not in (*METRIC_KINDS, "rule"):
             raise ConfigError(
                 f"unknown metric kind {self.kind!r}; choose one of {', '.join(METRIC_KINDS)}"
             )

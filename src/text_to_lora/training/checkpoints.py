@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.files import check_format, read_json, write_file, write_folder, write_json
+from text_to_lora.files import check_format, read_json, write_folder, write_json, write_text
 from text_to_lora.training.config import Recipe
 
 FORMAT: Final = "text-to-lora run"
@@ -54,10 +54,10 @@ class RunFolder:
         file = self.path / "config.json"
         payload = {"format": FORMAT, "version": VERSION, **config.to_dict()}
         if file.exists():
-            found = read_json(file)
-            check_format(found, file, name=FORMAT, version=VERSION, error=ConfigError)
+            stored = read_json(file)
+            check_format(stored, file, name=FORMAT, version=VERSION, error=ConfigError)
             if resume:
-                self._check_settings(found, config)
+                self._check_settings(stored, config)
                 self._clean()
                 return
             self._delete(_OURS)
@@ -105,7 +105,7 @@ class RunFolder:
     def write_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Replace the history, as after going back to a checkpoint."""
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
-        write_file(self.path / "history.jsonl", lambda file: _write(file, text))
+        write_text(self.path / "history.jsonl", text)
 
     def add_history(self, line: Mapping[str, Any]) -> None:
         """Append a line to the history."""
@@ -115,10 +115,11 @@ class RunFolder:
     def _checkpoints(self) -> list[Path]:
         return [mark.parent for mark in self.path.glob(f"{_PREFIX}*/{MARK}")]
 
-    def _check_settings(self, found: Mapping[str, Any], config: Recipe) -> None:
+    def _check_settings(self, stored: Mapping[str, Any], config: Recipe) -> None:
         # A field that is younger than the run had its default, where it has one.
         known = {
-            section: type(fields).model_construct().model_dump(mode="json") | found.get(section, {})
+            section: type(fields).model_construct().model_dump(mode="json")
+            | stored.get(section, {})
             for section, fields in config
         }
         changed = [
@@ -141,16 +142,12 @@ class RunFolder:
                 shutil.rmtree(folder)
 
     def _delete(self, patterns: Iterable[str]) -> None:
-        for found in [path for pattern in patterns for path in self.path.glob(pattern)]:
-            if found.is_dir():
-                shutil.rmtree(found)
+        for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
+            if path.is_dir():
+                shutil.rmtree(path)
             else:
-                found.unlink()
+                path.unlink()
 
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(_PREFIX))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

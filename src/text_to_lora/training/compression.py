@@ -10,25 +10,19 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
+from torch import nn
 
 from text_to_lora.choices import HeadName
 from text_to_lora.errors import ConfigError, list_some
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.files import write_folder
 from text_to_lora.generate import TextToLora
-from text_to_lora.hypernet.checkpoint import load_hypernet
 from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.folder import load_data_dir, load_folder
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.reconstruction import (
-    embed_tasks,
-    load_reading_base,
-    make_reader,
-    reconstruct,
-    reconstruction_errors,
-)
+from text_to_lora.training.reconstruction import reconstruct
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
 
 if TYPE_CHECKING:
@@ -129,7 +123,7 @@ def compress(
     output: Path | str,
     overwrite: bool = False,
     resume: bool = True,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = lambda line: None,
     base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> Compression:
     """Train a hypernetwork to reconstruct a library and write its folder, whole or not at all.
@@ -151,30 +145,25 @@ def compress(
             )
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
-    cpu = torch.device("cpu")
-    base = base or load_reading_base(library, config, cpu)
     result = reconstruct(library, config, output_dir=run, resume=resume, report=report, base=base)
-    loaded = load_hypernet(result)
-    embeddings = embed_tasks(library, config, run, cpu)
-    errors = reconstruction_errors(
-        loaded.hypernet,
-        library.weights,
-        embeddings.first(),
-        embeddings.first_texts(),
-        None if base is None else make_reader(loaded.hypernet, *base, cpu),
-    )
-    made = Compression(
+    if base is not None:  # which the run may have moved to another device
+        module: nn.Module = base[0]
+        module.to("cpu")
+    outcome = RunFolder(run).result
+    assert outcome is not None
+    errors = outcome["last" if config.run.select_by == "last" else "best"]
+    compression = Compression(
         adapters=len(library),
-        parameters=loaded.hypernet.num_parameters,
+        parameters=outcome["parameters"],
         bytes_before=_size(Path(library_path)),
         bytes_after=_size(result),
-        factor_l1=errors["factor_l1"].double().mean().item(),
-        delta_error=errors["delta_error"].double().mean().item(),
+        factor_l1=errors["factor_l1"],
+        delta_error=errors["delta_error"],
     )
     with write_folder(target, overwrite=overwrite) as folder:
         shutil.copytree(result, folder, dirs_exist_ok=True)
     RunFolder(run).delete()
-    return made
+    return compression
 
 
 def choose_tasks(library: AdapterLibrary, data: Path | str, *, count: int) -> list[Task]:
@@ -189,14 +178,14 @@ def choose_tasks(library: AdapterLibrary, data: Path | str, *, count: int) -> li
     folder = Path(data)
     tree = (folder / "splits.json").is_file() or not (folder / "tasks.json").is_file()
     known = {task.name: task for task in (load_data_dir if tree else load_folder)(folder)}
-    own = [known[name] for name in library.names if name in known and known[name].validation()]
-    if not own:
+    tasks = [known[name] for name in library.names if name in known and known[name].validation()]
+    if not tasks:
         raise ConfigError(
             f"{str(folder)!r} has none of the library's tasks with rows to validate on "
             f"(idx % 10 == 9): {list_some(library.names)}; give the data that it was trained on"
         )
-    places = sorted({round(i * (len(own) - 1) / max(1, count - 1)) for i in range(count)})
-    return [own[place] for place in places]
+    places = sorted({round(i * (len(tasks) - 1) / max(1, count - 1)) for i in range(count)})
+    return [tasks[place] for place in places]
 
 
 def score_compression(

@@ -273,7 +273,7 @@ class LengthSection(Section):
     device: Literal["auto", "cpu"] = "auto"
     """an accelerator where there is one, or the CPU"""
     report_to: tuple[str, ...] = ()
-    """loggers of transformers, such as "tensorboard" or "wandb\""""
+    """loggers of accelerate, such as "tensorboard" or "wandb\""""
 
 
 class RunSection(LengthSection):
@@ -343,9 +343,7 @@ def recipes(verb: str | None = None) -> list[str]:
     """Names of the recipes that come with the package, of one command of `t2l train` or of all."""
     folder = resources.files("text_to_lora.recipes")
     names = sorted(f.name[: -len(".yaml")] for f in folder.iterdir() if f.name.endswith(".yaml"))
-    if verb is None:
-        return names
-    return [name for name in names if _verb(_read(name, seen=())) == verb]
+    return [name for name in names if verb is None or _verb(_read(name, seen=())) == verb]
 
 
 @overload
@@ -453,10 +451,10 @@ def _parse(text: str, override: str) -> Any:
 
 def _distinct(error: ValidationError) -> list[Any]:
     """One entry a key: a value that fits no member of a union is reported once for each."""
-    found: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
     for item in error.errors():
-        found.setdefault(".".join(_key(item["loc"])), item)
-    return list(found.values())
+        by_key.setdefault(".".join(_key(item["loc"])), item)
+    return list(by_key.values())
 
 
 def _key(location: tuple[int | str, ...]) -> list[str]:

@@ -1,177 +1,219 @@
-"""Many adapters trained side by side: their stacked weights, and an optimiser that keeps them apart."""
+"""Many adapters trained side by side: rows of like length share a pass, each adapter is as if alone."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Self, final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import functional_call
 
-from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.errors import T2LError
+from text_to_lora.inference.packing import takes_packed_rows
+from text_to_lora.inference.rows import split_by_tokens, split_in_order
 from text_to_lora.lora.weights import LoraWeights
+from text_to_lora.training.batches import Batch, Part
 from text_to_lora.training.config import AdamWSection
-from text_to_lora.training.static import StaticAdapter
+from text_to_lora.training.encoding import RowEncoder
+from text_to_lora.training.module import SftModule
+from text_to_lora.training.objectives import Lesson
+from text_to_lora.training.optimizer import TaskwiseAdamW
+from text_to_lora.training.step_adapters import read_weights
 
 
-class TaskAdapters(nn.Module, ABC):
-    """Adapters of many tasks, from parameters whose first dimension is the task.
+@dataclass(frozen=True)
+class Job:
+    """What one adapter is trained on.
 
-    spec: of the adapters
+    name: of the task; rows: (input, answer) in the order of training, a batch after the other
+    selection: rows that choose the best state; batch_size: rows of a step
+    eval_every: steps between validations
     """
 
-    spec: LoraSpec
+    name: str
+    rows: Sequence[tuple[str, str]]
+    selection: Sequence[tuple[str, str]]
+    batch_size: int
+    eval_every: int
 
-    @abstractmethod
-    def forward(self, embeddings: Tensor) -> LoraWeights:
-        """Every adapter, differentiable; `embeddings` are not read."""
+    @property
+    def num_steps(self) -> int:
+        """Steps until the rows are used up; the last may lack rows."""
+        return math.ceil(len(self.rows) / self.batch_size)
 
-    def weights(self) -> LoraWeights:
-        """Every adapter, without gradient; may be views."""
-        weights: LoraWeights = self(torch.empty(0, 0))
-        return weights.detach()
-
-
-@final
-class StackedAdapters(TaskAdapters):
-    """One trainable LoRA for each of many tasks, all from the same start.
-
-    Starts as PEFT does (see StaticAdapter). One start for all, since a hypernetwork that is to
-    reconstruct the adapters then has only what training changed to tell apart.
-    Source: Text-to-LoRA (arXiv 2506.06105), released code, where all oracle adapters share a seed.
-    """
-
-    def __init__(
-        self, spec: LoraSpec, num_tasks: int, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__()
-        self.spec = spec
-        self.num_tasks = num_tasks
-        start = StaticAdapter(spec, generator)
-        self.a = nn.ParameterList(p.data.repeat(num_tasks, 1, 1, 1) for p in start.a)
-        self.b = nn.ParameterList(p.data.repeat(num_tasks, 1, 1, 1) for p in start.b)
-
-    @classmethod
-    def from_weights(cls, weights: LoraWeights) -> Self:
-        """One trainable LoRA for each of these adapters, starting as a copy of it, in float32."""
-        adapters = cls(weights.spec, weights.num_adapters, torch.Generator())
-        with torch.no_grad():
-            for parameters, factors in ((adapters.a, weights.a), (adapters.b, weights.b)):
-                for parameter, factor in zip(parameters, factors.values(), strict=True):
-                    parameter.copy_(factor)
-        return adapters.to(weights.device)
-
-    def forward(self, embeddings: Tensor) -> LoraWeights:
-        """See TaskAdapters.forward."""
-        keys = [group.key for group in self.spec.groups]
-        return LoraWeights(
-            self.spec,
-            dict(zip(keys, self.a, strict=True)),
-            dict(zip(keys, self.b, strict=True)),
-        )
+    def batch(self, step: int) -> Sequence[tuple[str, str]]:
+        """The rows of a step, counted from 0."""
+        return self.rows[step * self.batch_size : (step + 1) * self.batch_size]
 
 
-@final
-class TaskwiseAdamW:
-    """AdamW on stacked tensors in which each task has moments, step count, schedule and clipping.
+class JointTrainer:
+    """Trains one adapter a job, all at once; each as if it were alone.
 
-    tensors: parameters whose gradients are read, [tasks, ...] each
-    settings: learning rate, schedule, weight decay, moments and clipping, the same for all tasks
-    total_steps: length of each task's schedule, in steps
-    anchors: values that weight decay pulls the tensors towards; None for zero
-
-    What it does to a task is what torch.optim.AdamW does to a model of that task alone, with
-    clip_grad_norm_ before and the schedule of transformers after; a task that is not stepped keeps
-    weights, moments and count bit by bit.
+    module: with the adapters, one for each job, and the frozen base
+    label_smoothing: share of the target spread over the vocabulary, in training
+    pull_to_start: weight decay is towards the state at the start instead of zero
+    A step takes the next batch of every job that it is given. Rows of like length run through the
+    base together, whatever their job, each with its own job's adapter.
     """
 
     def __init__(
         self,
-        tensors: Sequence[Tensor],
-        settings: AdamWSection,
-        total_steps: Sequence[int],
-        anchors: Sequence[Tensor] | None = None,
+        module: SftModule,
+        jobs: Sequence[Job],
+        encoder: RowEncoder,
+        optimizer: AdamWSection,
+        *,
+        tokens_per_pass: int,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+        pull_to_start: bool = False,
     ) -> None:
-        self._tensors = list(tensors)
-        self._anchors: Sequence[Tensor | None] = anchors or [None] * len(tensors)
-        self._settings = settings
-        self._total = torch.tensor(total_steps)
-        self.steps = torch.zeros(len(total_steps), dtype=torch.long)
-        self._first = [torch.zeros_like(tensor) for tensor in tensors]
-        self._second = [torch.zeros_like(tensor) for tensor in tensors]
+        self.jobs = list(jobs)
+        self.adapters = module.adapters
+        self._module = module
+        self._encoder = encoder
+        self._tokens_per_pass = tokens_per_pass
+        self._label_smoothing = label_smoothing
+        self.learning_rate = optimizer.lr
+        self._seed = seed
+        self._parameters = list(self.adapters.parameters())
+        anchors = [p.detach().clone() for p in self._parameters] if pull_to_start else None
+        lengths = [job.num_steps for job in jobs]
+        self._optimizer = TaskwiseAdamW(self._parameters, optimizer, lengths, anchors)
+        self._best = [parameter.detach().clone() for parameter in self._parameters]
 
-    @torch.no_grad()
-    def step(self, tasks: Sequence[int]) -> None:
-        """Update these tasks from the gradients, and set the gradients to None."""
-        settings = self._settings
-        places = torch.tensor(tasks)
-        index = places.to(self._tensors[0].device)
-        gradients = [
-            torch.zeros_like(tensor[index]) if tensor.grad is None else tensor.grad[index]
-            for tensor in self._tensors
+    @property
+    def steps(self) -> list[int]:
+        """Steps taken of each job."""
+        taken: list[int] = self._optimizer.steps.tolist()
+        return taken
+
+    def step(self, present: Sequence[int]) -> tuple[float, int]:
+        """Take the next step of these jobs; gives their mean loss and the tokens that it took.
+
+        Raises T2LError naming the tasks whose loss is not finite, the step and the learning rate.
+        """
+        steps = self.steps
+        drawn = []
+        shares: dict[int, int] = {}
+        for place in present:
+            rows = self.jobs[place].batch(steps[place])
+            shares[place] = len(rows)
+            drawn += [(place, number, row) for number, row in enumerate(rows)]
+        # Rows of a job that is short of rows weigh more, so that each job's loss is a mean; jobs
+        # with equally many rows run together, since a batch has one number of rows to divide by.
+        total, tokens = 0.0, 0
+        for count in sorted(set(shares.values())):
+            batch = self._batch([item for item in drawn if shares[item[0]] == count], count)
+            try:
+                loss = self._module(batch)
+            except T2LError as error:
+                raise T2LError(
+                    f"{error} at step {steps[present[0]] + 1}; the learning rate is "
+                    f"{self.learning_rate:g}, lower it"
+                ) from None
+            loss.backward()
+            total += float(loss.detach())
+            tokens += batch.size
+        self._optimizer.step(present)
+        return total / len(present), tokens
+
+    def measure(
+        self,
+        jobs: Sequence[int],
+        rows: Sequence[Sequence[tuple[str, str]]] | None = None,
+        *,
+        adapted: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """How well each of these jobs' adapters answers its rows, [jobs] each; NaN without rows.
+
+        rows: (input, answer) for each of the jobs; None for their selection rows
+        adapted: False lets the base alone answer
+        Gives the mean loss in nats a token, and the share of rows whose greedy answer is right.
+        """
+        rows = [self.jobs[place].selection for place in jobs] if rows is None else rows
+        drawn = [
+            (place, number, row)
+            for place, job_rows in zip(jobs, rows, strict=True)
+            for number, row in enumerate(job_rows)
         ]
-        if settings.max_grad_norm:
-            squares = torch.stack([g.square().flatten(1).sum(1) for g in gradients]).sum(0)
-            # 1e-6 as in torch.nn.utils.clip_grad_norm_
-            keep = (settings.max_grad_norm / (squares.sqrt() + 1e-6)).clamp_max(1.0)
-            for gradient in gradients:
-                gradient.mul_(_column(keep, gradient))
-        done = self.steps[places]
-        rate = settings.lr * schedule_factor(settings, done, self._total[places])
-        count = done + 1
-        beta1, beta2 = settings.betas
-        correction1 = 1 - torch.tensor(beta1, dtype=torch.float64) ** count
-        correction2 = (1 - torch.tensor(beta2, dtype=torch.float64) ** count).sqrt()
-        for tensor, anchor, gradient, first, second in zip(
-            self._tensors, self._anchors, gradients, self._first, self._second, strict=True
-        ):
-            weight = tensor[index] * _column(1 - rate * settings.weight_decay, gradient)
-            if anchor is not None:
-                weight += anchor[index] * _column(rate * settings.weight_decay, gradient)
-            mean = first[index].lerp_(gradient, 1 - beta1)
-            square = second[index].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            root = (square.sqrt() / _column(correction2, gradient)).add_(settings.eps)
-            weight -= _column(rate / correction1, gradient) * (mean / root)
-            tensor.index_copy_(0, index, weight)
-            first.index_copy_(0, index, mean)
-            second.index_copy_(0, index, square)
-            tensor.grad = None
-        self.steps[places] += 1
+        sums = torch.zeros(3, len(self.jobs), dtype=torch.float64)  # loss, right answers, rows
+        if drawn:
+            batch = self._batch(drawn, 1)
+            losses, exact = (
+                figure.cpu().double() for figure in self._module.measure(batch, adapted=adapted)
+            )
+            owners = torch.tensor([place for part in batch.parts for place in part.adapters])
+            sums.index_add_(1, owners, torch.stack([losses, exact, torch.ones_like(losses)]))
+        index = torch.tensor(jobs, dtype=torch.long)
+        return (sums[0] / sums[2])[index], (sums[1] / sums[2])[index]
+
+    def keep(self, jobs: Sequence[int]) -> None:
+        """Take the weights of these jobs as the best so far."""
+        index = torch.tensor(jobs, dtype=torch.long)
+        for best, parameter in zip(self._best, self._parameters, strict=True):
+            on_device = index.to(best.device)
+            best.index_copy_(0, on_device, parameter.detach()[on_device])
+
+    def weights(self) -> LoraWeights:
+        """The adapters of all jobs as they are; may be views."""
+        return read_weights(self.adapters)
+
+    def best(self) -> LoraWeights:
+        """The best state of every job, as one batch."""
+        names = [name for name, _ in self.adapters.named_parameters()]
+        best = dict(zip(names, self._best, strict=True))
+        weights: LoraWeights = functional_call(self.adapters, best, (torch.empty(0, 0), ()))
+        return weights.detach()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments by place, and the step counts."""
-        state = {"steps": self.steps}
-        for place, (first, second) in enumerate(zip(self._first, self._second, strict=True)):
-            state |= {f"first.{place}": first, f"second.{place}": second}
+        """Everything that going on depends on."""
+        state = {f"optimizer.{key}": value for key, value in self._optimizer.state_dict().items()}
+        for place, (parameter, best) in enumerate(zip(self._parameters, self._best, strict=True)):
+            state |= {f"weight.{place}": parameter.detach(), f"best.{place}": best}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave."""
-        self.steps.copy_(state["steps"])
-        for place, (first, second) in enumerate(zip(self._first, self._second, strict=True)):
-            first.copy_(state[f"first.{place}"])
-            second.copy_(state[f"second.{place}"])
+        for key, value in self.state_dict().items():
+            value.copy_(state[key])
 
+    def _batch(self, drawn: Sequence[tuple[int, int, tuple[str, str]]], divisor: int) -> Batch:
+        """Rows as (job, number in its batch, row), in parts of like length.
 
-def schedule_factor(settings: AdamWSection, step: Tensor, total: Tensor) -> Tensor:
-    """Share of the peak learning rate at steps counted from 0, as get_scheduler of transformers.
+        divisor: number that the sum of the losses is divided by
+        """
+        lengths = [self._encoder.length((*row, None)) for _, _, row in drawn]
+        parts = []
+        for places in self._passes(lengths):
+            # Neighbours of one job share its adapter's product where they can.
+            chosen = [drawn[place] for place in sorted(places)]
+            lesson = Lesson(tuple(range(len(chosen))), label_smoothing=self._label_smoothing)
+            parts.append(
+                Part(
+                    rows=self._encoder.join((*row, None) for _, _, row in chosen),
+                    adapters=tuple(place for place, _, _ in chosen),
+                    task_names=tuple(self.jobs[place].name for place, _, _ in chosen),
+                    lessons=(lesson,),
+                    noise_seeds=tuple(self._noise_seed(place, n) for place, n, _ in chosen),
+                )
+            )
+        batch = Batch(tuple(parts), torch.empty(0, 0), texts=(), total_rows=divisor)
+        return batch.to(self._parameters[0].device)
 
-    step, total: of each task, [tasks]
-    """
-    warmup = (settings.warmup * total).round()
-    rising = step / warmup.clamp_min(1)
-    if settings.schedule == "constant":
-        falling = torch.ones_like(rising)
-    else:
-        passed = (step - warmup) / (total - warmup).clamp_min(1)
-        linear = settings.schedule == "linear"
-        falling = 1 - passed if linear else 0.5 * (1 + torch.cos(math.pi * passed))
-        falling = falling.clamp_min(0)
-    return torch.where(step < warmup, rising, falling)
+    def _passes(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """The places of rows that run through the base together, from their lengths in tokens.
 
+        Packed rows need not be of like length; those of one job then stay together, so that few
+        adapters run in a pass.
+        """
+        if takes_packed_rows(self._module.base, max(lengths)):
+            return split_in_order(lengths, self._tokens_per_pass)
+        return split_by_tokens(lengths, self._tokens_per_pass)
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """One number a task, to multiply [tasks, ...] with."""
-    return values.to(like).reshape(-1, *[1] * (like.ndim - 1))
+    def _noise_seed(self, place: int, number: int) -> int:
+        step = int(self._optimizer.steps[place])
+        return Random(f"{self._seed}/noise/{self.jobs[place].name}/{step}/{number}").getrandbits(62)

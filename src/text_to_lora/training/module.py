@@ -1,4 +1,4 @@
-"""SftModule: hypernetwork and frozen base; a batch in, the loss of its rows out."""
+"""SftModule: adapters on a frozen base; a batch in, the loss of its rows out."""
 
 from __future__ import annotations
 
@@ -11,21 +11,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from text_to_lora.errors import T2LError
 from text_to_lora.hypernet.layers import HeadLinear, has_fast_product
-from text_to_lora.hypernet.model import Hypernetwork
-from text_to_lora.hypernet.token_reader import TokenReader
-from text_to_lora.hypernet.tokens import TokenStates
 from text_to_lora.inference.rows import Noise, answer_logits
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.training.config import ObjectiveSection
-from text_to_lora.training.data import Batch, Part
-from text_to_lora.training.joint import TaskAdapters
-from text_to_lora.training.losses import (
-    answer_losses,
-    are_answers_exact,
-    distillation_kl,
-    weight_penalty,
-)
-from text_to_lora.training.static import StaticAdapter
+from text_to_lora.training.batches import Batch, Part
+from text_to_lora.training.losses import answer_losses, are_answers_exact, weight_penalty
+from text_to_lora.training.step_adapters import StepAdapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,45 +23,45 @@ if TYPE_CHECKING:
 
 @final
 class SftModule(nn.Module):
-    """Gives the loss of a batch, with its gradient on the hypernetwork.
+    """Gives the loss of a batch, with its gradient on what gives the step its adapters.
 
-    hypernet: what is trained; base: frozen here, and in eval mode whatever the mode of the module
-    objective: the loss; reader: gives the base's token states where the hypernetwork reads them
+    adapters: what is trained; base: frozen here, and in eval mode whatever the mode of the module
+    neftune_alpha: noise on input embeddings, uniform to ± alpha / sqrt(tokens · hidden)
+    penalty: factor of mean(A²) + mean(B²), summed over groups
 
-    The base is no submodule, so that state, optimiser and gradient reduction hold the hypernetwork
+    The base is no submodule, so that state, optimiser and gradient reduction hold the adapters
     alone. It runs part by part inside `forward`, each part's backward at once, so that the
     activations of one part are in memory at a time; what reaches A and B is handed on to the
-    hypernetwork, which runs once a step for each distinct description; with a base in bfloat16 its
-    widest products run in that dtype as well.
+    adapters, which are made once a step; with a base in bfloat16 the widest products of a
+    hypernetwork run in that dtype as well.
     """
 
     def __init__(
         self,
-        hypernet: Hypernetwork | StaticAdapter | TaskAdapters,
+        adapters: StepAdapters,
         base: PreTrainedModel,
-        objective: ObjectiveSection,
         *,
+        neftune_alpha: float = 0.0,
+        penalty: float = 0.0,
         gradient_checkpointing: bool = False,
-        reader: TokenReader | None = None,
     ) -> None:
         super().__init__()
-        self.hypernet = hypernet
+        self.adapters = adapters
         frozen: nn.Module = base
         frozen.requires_grad_(False).eval()
         if gradient_checkpointing:
             base.activation_checkpointing_enable({"use_reentrant": False})
             for layer in base.modules():
                 if isinstance(layer, GradientCheckpointingLayer):
-                    layer.training = (
-                        True  # a layer checkpoints in this mode only; not what it holds
-                    )
+                    # A layer checkpoints in training mode only; what it holds stays in eval mode.
+                    layer.training = True
         if base.dtype == torch.bfloat16 and has_fast_product(base.dtype, base.device):
-            for layer in hypernet.modules():
+            for layer in adapters.modules():
                 if isinstance(layer, HeadLinear):  # the base rounds the factors to bfloat16 anyway
                     layer.compute_dtype = base.dtype
         self._base = (base,)  # in a tuple, which nn.Module does not register
-        self._objective = objective
-        self._reader = reader
+        self._neftune_alpha = neftune_alpha
+        self._penalty = penalty
 
     @property
     def base(self) -> PreTrainedModel:
@@ -81,17 +71,17 @@ class SftModule(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """This process's share of the step's loss: its rows' sum over `total_rows`, in nats.
 
-        Differentiable in the hypernetwork's parameters, once.
+        Differentiable in the parameters of the adapters, once.
 
         Raises T2LError naming the tasks when a row's loss is not finite.
         """
-        weights = self._generate(batch)
+        weights = self._step_weights(batch)
         factors = _factors(weights)
         gradients: list[Tensor] = []
         total = batch.embeddings.new_zeros(())
         for part in batch.parts:
             # Only the adapters of these rows, as leaves that catch the gradient.
-            used = sorted(set(self._rows(part, weights)))
+            used = sorted(set(self._places(part, weights)))
             whole = len(used) == weights.num_adapters
             leaves = weights.detach() if whole else weights.detach().select(used)
             for leaf in _factors(leaves):
@@ -106,79 +96,59 @@ class SftModule(nn.Module):
                 gradient.index_add_(0, index, _gradient(leaf).float())
         carry: Callable[..., Tensor] = _Carry.apply
         loss = carry(total, gradients, *factors)
-        if self._objective.weight_penalty:
-            rows = [row for part in batch.parts for row in self._rows(part, weights)]
-            penalty = weight_penalty(weights)[rows].sum() / batch.total_rows
-            loss = loss + self._objective.weight_penalty * penalty
+        if self._penalty:
+            places = [place for part in batch.parts for place in self._places(part, weights)]
+            penalty = weight_penalty(weights)[places].sum() / batch.total_rows
+            loss = loss + self._penalty * penalty
         return loss
 
-    def validate(self, batch: Batch) -> Tensor:
-        """Cross-entropy of every row without smoothing, noise or dropout, in nats a token."""
-        return self.measure(batch)[0]
-
     @torch.no_grad()
-    def measure(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What `validate` gives, and whether each row's answer is the greedy one, [rows] each."""
-        hypernet = self.hypernet.eval()
-        weights = hypernet(self._embeddings(batch), **self._states(batch))
+    def measure(self, batch: Batch, *, adapted: bool = True) -> tuple[Tensor, Tensor]:
+        """How well adapters answer, without smoothing, noise or dropout, [rows] each.
+
+        adapted: False lets the base alone answer
+        Gives the cross-entropy of every row in nats a token, and whether its answer is the greedy
+        one.
+        """
+        self.adapters.eval()
+        weights = self.adapters(batch.embeddings, batch.texts) if adapted else None
         losses, exact = [], []
         for part in batch.parts:
-            with answer_logits(
-                self.base, part.student, weights, self._rows(part, weights)
-            ) as logits:
-                losses.append(answer_losses(logits, part.student))
-                exact.append(are_answers_exact(logits, part.student))
+            places = None if weights is None else self._places(part, weights)
+            with answer_logits(self.base, part.rows, weights, places) as logits:
+                losses.append(answer_losses(logits, part.rows))
+                exact.append(are_answers_exact(logits, part.rows))
         return torch.cat(losses), torch.cat(exact)
 
-    def _generate(self, batch: Batch) -> LoraWeights:
+    def _step_weights(self, batch: Batch) -> LoraWeights:
         """The adapters of the whole step, with the step's own dropout."""
-        embeddings = self._embeddings(batch)
-        devices = [embeddings.device] if embeddings.is_cuda else []
+        devices = [batch.embeddings.device] if batch.embeddings.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(batch.seed)
-            weights: LoraWeights = self.hypernet(embeddings, **self._states(batch))
+            weights: LoraWeights = self.adapters(batch.embeddings, batch.texts)
         return weights
 
-    def _embeddings(self, batch: Batch) -> Tensor:
-        """Task embeddings to generate from; a static adapter serves every row with one."""
-        static = isinstance(self.hypernet, StaticAdapter)
-        return batch.embeddings[:1] if static else batch.embeddings
-
-    def _states(self, batch: Batch) -> dict[str, TokenStates]:
-        """Token states of the step's descriptions, where the hypernetwork reads them."""
-        return {} if self._reader is None else {"states": self._reader(batch.texts)}
-
     @staticmethod
-    def _rows(part: Part, weights: LoraWeights) -> tuple[int, ...]:
+    def _places(part: Part, weights: LoraWeights) -> tuple[int, ...]:
         """The adapter of each row."""
-        return part.rows if weights.num_adapters > 1 else (0,) * len(part.rows)
+        return part.adapters if weights.num_adapters > 1 else (0,) * len(part.adapters)
 
-    def _run_part(self, part: Part, own: LoraWeights, used: list[int], total_rows: int) -> Tensor:
-        """Run rows through the base and leave their gradient on `own`; gives their share.
+    def _run_part(
+        self, part: Part, weights: LoraWeights, used: list[int], total_rows: int
+    ) -> Tensor:
+        """Run rows through the base and leave their gradient on `weights`; gives their share.
 
-        used: the numbers in the batch of the adapters in `own`
+        used: the numbers in the batch of the adapters in `weights`
         """
-        objective, student = self._objective, part.student
-        teacher_logits = None
-        if part.teacher is not None:
-            with torch.no_grad(), answer_logits(self.base, part.teacher) as teacher_logits:
-                pass
-        rows = [used.index(row) for row in part.rows] if len(used) > 1 else None
-        with answer_logits(self.base, student, own, rows, noise=self._noise(part)) as logits:
-            swapped = torch.tensor(part.swapped, device=logits.device)
-            losses = logits.new_zeros(len(student), dtype=torch.float32)
-            if objective.ce_weight:
-                smoothing = objective.label_smoothing
-                cross_entropy = answer_losses(logits, student, label_smoothing=smoothing)
-                losses = losses + objective.ce_weight * cross_entropy.masked_fill(swapped, 0.0)
-            if part.teacher is not None and teacher_logits is not None:
-                taught = torch.tensor(part.taught, device=logits.device)
-                is_taught = torch.isin(student.of_row, taught)
-                kl = distillation_kl(logits[is_taught], teacher_logits, part.teacher)
-                weight = torch.where(
-                    swapped[taught], objective.swapped_weight, objective.distill_weight
-                )
-                losses = losses.index_add(0, taught, weight * kl)
+        references = [lesson.reference(self.base) for lesson in part.lessons]
+        places = [used.index(place) for place in part.adapters] if len(used) > 1 else None
+        with answer_logits(
+            self.base, part.rows, weights, places, noise=self._noise(part)
+        ) as logits:
+            losses = logits.new_zeros(len(part.rows), dtype=torch.float32)
+            for lesson, reference in zip(part.lessons, references, strict=True):
+                index = torch.tensor(lesson.places, device=logits.device)
+                losses = losses.index_add(0, index, lesson.losses(logits, part.rows, reference))
             finite = losses.detach().isfinite()
             if not finite.all():
                 bad = {name for name, ok in zip(part.task_names, finite, strict=True) if not ok}
@@ -193,7 +163,7 @@ class SftModule(nn.Module):
         Source: Jain et al. (2023), arXiv 2310.05914; here a row's length is that of its own tokens,
         so that noise does not depend on padding.
         """
-        alpha = self._objective.neftune_alpha
+        alpha = self._neftune_alpha
         if not alpha:
             return None
 

@@ -1,64 +1,41 @@
-"""Plots of runs: of supervised training, and of the reconstruction of a library."""
+"""Plots of runs: of supervised training, of a reconstruction, and of a library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from text_to_lora.files import write_file
+from text_to_lora.plots import new_figure, save_figure
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-def plot_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw the losses over the steps; solid for matched descriptions, dashed for shuffled ones.
-
-    history: lines of history.jsonl
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-
-    def draw(key: str, label: str, style: str, color: str) -> None:
-        points = [(line["step"], line[key]) for line in history if key in line]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, color=color, label=label)
-
-    draw("loss", "training", "-", "0.75")
-    for place, name in enumerate(("seen_tasks", "unseen_tasks", "unseen_families")):
-        title = name.replace("_", " ")
-        draw(f"eval_{name}_loss", title, "o-", f"C{place}")
-        draw(f"eval_{name}_shuffled", f"{title}, shuffled", "s--", f"C{place}")
-    axes.set_xlabel("step")
-    axes.set_ylabel("answer NLL, nats per token (training: the whole objective)")
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+History = Sequence[Mapping[str, float]]
+"""Lines of history.jsonl."""
 
 
-def plot_reconstruction(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw the training loss and both errors of the library over the steps, logarithmic.
+def plot_history(history: History, path: Path) -> None:
+    """Draw the losses over the steps; solid for matched descriptions, dashed for shuffled ones."""
+    with _plot(path) as axes:
+        _draw(axes, history, "loss", "training", "-", color="0.75")
+        for place, name in enumerate(("seen_tasks", "unseen_tasks", "unseen_families")):
+            title, color = name.replace("_", " "), f"C{place}"
+            _draw(axes, history, f"eval_{name}_loss", title, "o-", color=color)
+            _draw(axes, history, f"eval_{name}_shuffled", f"{title}, shuffled", "s--", color=color)
+        axes.set_xlabel("step")
+        axes.set_ylabel("answer NLL, nats per token (training: the whole objective)")
 
-    history: lines of history.jsonl
-    """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for key, label, style in (
-        ("loss", "training loss, in its own unit", "-"),
-        ("eval_delta_error", "relative error of ΔW", "o-"),
-        ("eval_factor_l1", "mean |error| of A and B", "s-"),
-    ):
-        points = [(line["step"], line[key]) for line in history if line.get(key, 0) > 0]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label)
-    axes.set_yscale("log")
-    axes.set_xlabel("step")
-    axes.grid(alpha=0.3, which="both")
-    if axes.lines:
-        axes.legend()
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+def plot_reconstruction(history: History, path: Path) -> None:
+    """Draw the training loss and both errors of the library over the steps, logarithmic."""
+    with _plot(path) as axes:
+        _draw(axes, history, "loss", "training loss, in its own unit", "-", color="C0")
+        _draw(axes, history, "eval_delta_error", "relative error of ΔW", "o-", color="C1")
+        _draw(axes, history, "eval_factor_l1", "mean |error| of A and B", "s-", color="C2")
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_xlabel("step")
 
 
 def plot_library(losses: Sequence[tuple[float, float]], path: Path) -> None:
@@ -66,17 +43,30 @@ def plot_library(losses: Sequence[tuple[float, float]], path: Path) -> None:
 
     losses: of the base and of the adapter, in nats a token, one pair a task
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    axes = figure.subplots()
-    before, after = zip(*losses, strict=True)
-    axes.scatter(before, after, s=12, alpha=0.6)
     limit = 1.05 * max(max(pair) for pair in losses)
-    axes.plot([0, limit], [0, limit], "-", color="0.75", label="no change")
-    axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
-    axes.set_xlabel("base, answer NLL on the selection rows, nats per token")
-    axes.set_ylabel("with the task's adapter")
+    with _plot(path, size=(6, 6)) as axes:
+        before, after = zip(*losses, strict=True)
+        axes.scatter(before, after, s=12, alpha=0.6)
+        axes.plot([0, limit], [0, limit], "-", color="0.75", label="no change")
+        axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
+        axes.set_xlabel("base, answer NLL on the selection rows, nats per token")
+        axes.set_ylabel("with the task's adapter")
+
+
+@contextmanager
+def _plot(path: Path, size: tuple[float, float] = (8, 5)) -> Iterator[Axes]:
+    """Axes to draw on, written as a PNG file when the block is left."""
+    figure = new_figure(*size)
+    axes = figure.subplots()
+    yield axes
     axes.grid(alpha=0.3)
-    axes.legend()
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    if axes.lines:
+        axes.legend()
+    save_figure(figure, path)
+
+
+def _draw(axes: Axes, history: History, key: str, label: str, style: str, *, color: str) -> None:
+    """Draw one figure of the history over the steps, where there is one."""
+    points = [(line["step"], line[key]) for line in history if key in line]
+    if points:
+        axes.plot(*zip(*points, strict=True), style, color=color, label=label)

@@ -6,25 +6,19 @@ No base model is loaded, unless the hypernetwork reads the descriptions with it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import TrainingArguments
 
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.encoders.one_hot import OneHotEncoder
-from text_to_lora.errors import ConfigError, T2LError, list_some
+from text_to_lora.errors import ConfigError, T2LError
 from text_to_lora.files import one_job_a_folder
 from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig, TokenConfig
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
-from text_to_lora.hypernet.heads import Factors
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.hypernet.token_reader import TokenReader
@@ -32,13 +26,18 @@ from text_to_lora.library.library import AdapterLibrary, load_library
 from text_to_lora.lora.stats import delta_errors
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
-from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.data import seed_of
+from text_to_lora.training.descent import DescentLearner, Session
+from text_to_lora.training.library_batches import (
+    LibraryBatches,
+    TaskBatch,
+    TaskEmbeddings,
+    embed_tasks,
+    take_adapters,
+)
 from text_to_lora.training.plots import plot_reconstruction
 from text_to_lora.training.reconstruction_config import ReconstructionConfig, TargetSection
 from text_to_lora.training.reconstruction_losses import delta_loss, factor_loss
-from text_to_lora.training.sft import embed_texts, shared_settings, token_config
-from text_to_lora.training.trainer import RunTrainer, make_arguments
+from text_to_lora.training.setup import shared_settings, token_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -53,7 +52,7 @@ def train_reconstruction(
     *,
     output_dir: Path | str,
     resume: bool = True,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train a hypernetwork to reconstruct the library that a configuration names.
 
@@ -75,8 +74,7 @@ def reconstruct(
     *,
     output_dir: Path | str,
     resume: bool = True,
-    report: Callable[[str], None] | None = None,
-    embeddings: TaskEmbeddings | None = None,
+    report: Callable[[str], None] = lambda line: None,
     base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> Path:
     """Train a hypernetwork to reconstruct a library, and give the folder of the result.
@@ -86,180 +84,45 @@ def reconstruct(
         errors of both, and the newest checkpoints
     resume: go on with an interrupted run of the same settings; False deletes it first
     report: gets lines of progress
-    embeddings: of the library's tasks; None makes them as `conditioning` and `encoder` say
     base: the base model and its tokenizer, loaded already, where `tokens.read` is true; the model is
-        moved to the run's device; None loads what `load_reading_base` names
+        moved to the run's device; None loads the one that `data.base` names, or else the adapters
 
     Raises ConfigError when settings, library or folder cannot work, and T2LError naming tasks and
     step when a loss is not finite.
     Source: Text-to-LoRA (arXiv 2506.06105), equation 6.
     """
-    folder = RunFolder(output_dir)
-    arguments = make_arguments(config.run, config.optimizer, folder.path, evaluate=True)
-    device, main = arguments.device, arguments.process_index == 0
-    library = _choose(library, config)
+    session = Session(config.run, output_dir, report)
+    library = _choose_adapters(library, config)
     config = _sign(config, library)
-    if main:
-        folder.open(config, resume=resume)
-    PartialState().wait_for_everyone()
-    result = folder.path / "hypernet"
-    if folder.result is not None:
+    result = session.folder.path / "hypernet"
+    if session.open(config, resume=resume):
         return result
-
-    tell = report if report is not None and main else _silent
-    if embeddings is None:
-        embeddings = embed_tasks(library, config, folder.path, device)
-    base = base or load_reading_base(library, config, device)
-    tokens = None if base is None else token_config(config.tokens, base[0].config)
-    hypernet = make_hypernet(config, library, embeddings.encoder, tokens)
-    reader = None if base is None else make_reader(hypernet, *base, device)
-    tell(
+    device = session.device
+    embeddings = embed_tasks(library, config, session.folder.path, device)
+    hypernet, reader = _make_reading_hypernet(config, library, embeddings.encoder, device, base)
+    session.report(
         f"{len(library)} adapters of {library.spec.num_parameters:,} numbers, "
         f"{hypernet.num_parameters:,} parameters to train"
     )
-
-    stored = None
-    if config.conditioning.kind == "text":
-        stored = TrainingDescriptions.make(embeddings.first_texts(), embeddings.first())
-
-    def save(path: Path) -> None:
-        """Write the weights as they are."""
-        save_hypernet(
-            path,
-            hypernet,
-            embeddings.encoder,
-            training=shared_settings(config),
-            descriptions=stored,
-            overwrite=True,
-        )
-
+    save = _make_saver(hypernet, config, embeddings)
     last_counts = config.run.select_by == "last"
-    trainer = ReconstructionTrainer(
-        ReconstructionModule(hypernet, config.objective, reader),
-        arguments,
-        config,
-        folder,
-        batches=LibraryBatches(
-            library,
-            embeddings,
-            steps=config.run.steps,
-            tasks_per_batch=config.data.tasks_per_batch,
-            seed=config.run.seed,
-            process=arguments.process_index,
-            processes=arguments.world_size,
-        ),
-        library=library,
-        embeddings=embeddings,
-        save_best=_nothing if last_counts else lambda: save(result),
-        report=tell,
-    )
-    trainer.run()
-    errors = trainer.last_errors()
-    if main:
-        save(folder.path / "last")
-        if last_counts:
+
+    def save_best() -> None:
+        if not last_counts:
             save(result)
-        folder.finish(trainer.summary() | errors)
-    PartialState().wait_for_everyone()
+
+    module = ReconstructionModule(hypernet, config.objective, reader)
+    learner = _make_learner(config, module, library, embeddings, session, save_best)
+    loop = session.train(learner, lambda lines, path: plot_reconstruction(lines, path))
+    measured = {line["step"]: line for line in loop.lines if "eval_delta_error" in line}
+    errors = {
+        part: {name: measured[step][f"eval_{name}"] for name in ("factor_l1", "delta_error")}
+        for part, step in (("last", loop.step), ("best", learner.best_step or 0))
+    }
+    outcome = loop.result() | learner.best() | errors
+    outcome["parameters"] = hypernet.num_parameters
+    session.finish(save, result, outcome, last_counts=last_counts)
     return result
-
-
-@dataclass(frozen=True)
-class TaskEmbeddings:
-    """The embeddings that stand for each task of a library.
-
-    rows: of all tasks one after another, [rows, embedding_dim]
-    texts: what each row is the embedding of: a description, or the name of a task
-    starts, counts: first row of each task and how many it has, both [tasks]
-    encoder: that made them
-    """
-
-    rows: Tensor
-    texts: tuple[str, ...]
-    starts: Tensor
-    counts: Tensor
-    encoder: EncoderConfig
-
-    def first(self) -> Tensor:
-        """The first embedding of each task, [tasks, embedding_dim]."""
-        return self.rows[self.starts]
-
-    def first_texts(self) -> list[str]:
-        """The text of the first embedding of each task."""
-        return self.choose_texts(self.starts)
-
-    def choose_texts(self, rows: Tensor) -> list[str]:
-        """The texts of these rows."""
-        return [self.texts[row] for row in rows.tolist()]
-
-    def draw(self, tasks: Tensor, generator: torch.Generator) -> Tensor:
-        """The number of a row of each of these tasks at random, [tasks]."""
-        places = torch.rand(len(tasks), generator=generator, dtype=torch.float64)
-        return self.starts[tasks] + (places * self.counts[tasks]).long()
-
-
-def embed_tasks(
-    library: AdapterLibrary, config: ReconstructionConfig, folder: Path, device: torch.device
-) -> TaskEmbeddings:
-    """Embed the tasks of a library by what `config.conditioning` takes for them.
-
-    folder: keeps the embeddings of descriptions unless `config.encoder` names another
-
-    Raises ConfigError naming the tasks without descriptions where descriptions are asked for.
-    """
-    tasks = len(library)
-    if config.conditioning.kind != "text":
-        encoder = OneHotEncoder(library.names)
-        ones = torch.ones(tasks, dtype=torch.long)
-        names = tuple(library.names)
-        return TaskEmbeddings(torch.eye(tasks), names, torch.arange(tasks), ones, encoder.config)
-    limit = config.data.descriptions_per_task
-    texts = [entry.descriptions[:limit] for entry in library.entries]
-    if silent := [entry.task for entry in library.entries if not entry.descriptions]:
-        raise ConfigError(
-            f"{len(silent)} of {tasks} tasks have no description: {list_some(silent)}; add descriptions "
-            "to the library, or set conditioning.kind to one-hot"
-        )
-    counts = torch.tensor([len(own) for own in texts])
-    flat = [text for own in texts for text in own]
-    rows, config_of_encoder = embed_texts(config.encoder, flat, folder, device)
-    starts = counts.cumsum(0) - counts
-    return TaskEmbeddings(rows, tuple(flat), starts, counts, config_of_encoder)
-
-
-def load_reading_base(
-    library: AdapterLibrary, config: ReconstructionConfig, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
-    """The base model that reads descriptions, with its tokenizer; None where none is read.
-
-    It is the one that `data.base` names, or else the one that the library's adapters name.
-
-    Raises ConfigError when it cannot be loaded, SpecError when it is not the adapters' base.
-    """
-    if not config.tokens.read:
-        return None
-    return load_base(config.data.base, spec=library.spec, device=device)
-
-
-def make_reader(
-    hypernet: Hypernetwork,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    device: torch.device,
-) -> TokenReader | None:
-    """What reads descriptions for a hypernetwork with a base that is moved to a device.
-
-    None where the hypernetwork reads no token states.
-
-    Raises SpecError when the model is not the base of the hypernetwork's adapters.
-    """
-    tokens = hypernet.config.tokens
-    if tokens is None:
-        return None
-    hypernet.spec.check_base(model.config)
-    module: nn.Module = model
-    module.to(device)
-    return TokenReader(model, tokenizer, hypernet.spec, tokens)
 
 
 @torch.no_grad()
@@ -285,107 +148,13 @@ def reconstruction_errors(
     hypernet.eval()
     for start in range(0, library.num_adapters, size):
         part = slice(start, start + size)
-        wanted = LoraWeights(library.spec, *_take(library, itemgetter(part), device))
+        wanted = LoraWeights(library.spec, *take_adapters(library, itemgetter(part), device))
         states = None if reader is None else reader(texts[part])
-        found: LoraWeights = hypernet(embeddings[part].to(device), states)
-        factors.append(_factor_l1(found, wanted))
-        deltas.append(delta_errors(found, wanted))
+        generated: LoraWeights = hypernet(embeddings[part].to(device), states)
+        factors.append(_factor_l1(generated, wanted))
+        deltas.append(delta_errors(generated, wanted))
     hypernet.train(training)
     return {"factor_l1": torch.cat(factors).cpu(), "delta_error": torch.cat(deltas).cpu()}
-
-
-@dataclass(frozen=True)
-class TaskBatch:
-    """The adapters of one step that a process predicts.
-
-    embeddings: one for each adapter, [tasks, embedding_dim]
-    a, b: the adapters, as in LoraWeights, fp32
-    names: gives the tasks' names; share: of the step's adapters; seed: of the dropout
-    texts: gives what each embedding is of
-    """
-
-    embeddings: Tensor
-    a: Factors
-    b: Factors
-    names: Callable[[], list[str]]
-    share: float
-    seed: int
-    texts: Callable[[], list[str]] = list
-
-    def to(self, device: torch.device) -> TaskBatch:
-        """The same adapters on another device."""
-        return replace(
-            self,
-            embeddings=self.embeddings.to(device),
-            a={key: factor.to(device) for key, factor in self.a.items()},
-            b={key: factor.to(device) for key, factor in self.b.items()},
-        )
-
-
-@final
-class LibraryBatches(Dataset[TaskBatch]):
-    """The batches of a process by step; each depends on (seed, step) and the process alone.
-
-    Every pass over the library shuffles it; adapters that do not fill a step wait for the next pass.
-    A step reads its adapters from the stacked tensors by number: what Python does for it does not
-    grow with their number.
-
-    Raises ConfigError when a step has fewer adapters than there are processes.
-    """
-
-    def __init__(
-        self,
-        library: AdapterLibrary,
-        embeddings: TaskEmbeddings,
-        *,
-        steps: int,
-        tasks_per_batch: int,
-        seed: int,
-        process: int = 0,
-        processes: int = 1,
-    ) -> None:
-        self._library = library
-        self._embeddings = embeddings
-        self._steps = steps
-        self._size = min(tasks_per_batch, len(library))
-        if self._size < processes:
-            raise ConfigError(
-                f"a step has {self._size} adapters, too few for {processes} processes; "
-                "raise data.tasks_per_batch or use fewer"
-            )
-        self._seed = seed
-        self._own = slice(
-            self._size * process // processes, self._size * (process + 1) // processes
-        )
-        self._pass = -1
-        self._order = torch.empty(0)
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __getitem__(self, step: int) -> TaskBatch:
-        tasks = self.tasks(step)[self._own]
-        generator = torch.Generator().manual_seed(seed_of(f"{self._seed}/descriptions/{step}"))
-        a, b = _take(self._library.weights, lambda factor: factor.index_select(0, tasks))
-        rows = self._embeddings.draw(tasks, generator)
-        return TaskBatch(
-            embeddings=self._embeddings.rows[rows],
-            a=a,
-            b=b,
-            names=lambda: [self._library.entries[task].task for task in tasks.tolist()],
-            share=len(tasks) / self._size,
-            seed=seed_of(f"{self._seed}/dropout/{step}"),
-            texts=lambda: self._embeddings.choose_texts(rows),
-        )
-
-    def tasks(self, step: int) -> Tensor:
-        """The numbers of the step's adapters, over all processes, [tasks]."""
-        number, place = divmod(step, len(self._library) // self._size)
-        if number != self._pass:
-            generator = torch.Generator().manual_seed(seed_of(f"{self._seed}/pass/{number}"))
-            self._order = torch.randperm(len(self._library), generator=generator)
-            self._pass = number
-        return self._order[place * self._size : (place + 1) * self._size]
 
 
 @final
@@ -415,92 +184,72 @@ class ReconstructionModule(nn.Module):
         devices = [batch.embeddings.device] if batch.embeddings.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(batch.seed)
-            found = self.hypernet.predict(batch.embeddings, states)
-        loss = self._loss(found, wanted) * (self._factor * batch.share)
+            predicted = self.hypernet.predict(batch.embeddings, states)
+        loss = self._loss(predicted, wanted) * (self._factor * batch.share)
         if not loss.isfinite():
             raise T2LError(f"the loss is {loss.item()} for adapters {', '.join(batch.names())}")
         return loss
 
 
-@final
-class ReconstructionTrainer(RunTrainer):
-    """Trains a ReconstructionModule; measures it on the whole library.
+def _make_saver(
+    hypernet: Hypernetwork, config: ReconstructionConfig, embeddings: TaskEmbeddings
+) -> Callable[[Path], None]:
+    """What writes the weights as they are."""
+    descriptions = None
+    if config.conditioning.kind == "text":
+        descriptions = TrainingDescriptions.make(embeddings.first_texts(), embeddings.first())
+    training = shared_settings(config)
 
-    library: the adapters; embeddings: of their tasks, the first of each is measured
-    """
+    def save(path: Path) -> None:
+        encoder = embeddings.encoder
+        described: Any = {"training": training, "descriptions": descriptions}
+        save_hypernet(path, hypernet, encoder, **described, overwrite=True)
 
-    unit = "adapters"
-
-    def __init__(
-        self,
-        module: ReconstructionModule,
-        arguments: TrainingArguments,
-        config: ReconstructionConfig,
-        folder: RunFolder,
-        *,
-        batches: LibraryBatches,
-        library: AdapterLibrary,
-        embeddings: TaskEmbeddings,
-        save_best: Callable[[], None],
-        report: Callable[[str], None],
-    ) -> None:
-        self._hypernet = module.hypernet
-        self._library = library
-        self._reader = module.reader
-        self._embeddings, self._texts = embeddings.first(), embeddings.first_texts()
-        by_factors = config.run.select_by == "factors"
-        self._selected = "factor_l1" if by_factors else "delta_error"
-        super().__init__(
-            module,
-            arguments,
-            folder,
-            run=config.run,
-            optimizer=config.optimizer,
-            batches=batches,
-            save_best=save_best,
-            report=report,
-        )
-
-    def count(self, batch: Any) -> int:
-        """See RunTrainer.count; adapters."""
-        return len(batch.embeddings)
-
-    def validate(self) -> dict[str, float]:
-        """See RunTrainer.validate; means of `reconstruction_errors` over the library."""
-        count = len(self._library)
-        processes, process = self.args.world_size, self.args.process_index
-        own = slice(count * process // processes, count * (process + 1) // processes)
-        weights = LoraWeights(self._library.spec, *_take(self._library.weights, itemgetter(own)))
-        errors = reconstruction_errors(
-            self._hypernet, weights, self._embeddings[own], self._texts[own], self._reader
-        )
-        sums = self._add(torch.stack([error.double().sum() for error in errors.values()]))
-        return dict(zip(errors, (sums / count).tolist(), strict=True))
-
-    def selection(self, metrics: Mapping[str, float]) -> float:
-        """See RunTrainer.selection."""
-        return metrics[self._selected]
-
-    def plot(self) -> None:
-        """See RunTrainer.plot."""
-        plot_reconstruction(self.state.log_history, self._folder.path / "history.png")
-
-    def last_errors(self) -> dict[str, Any]:
-        """Errors of the last and of the best step; measures the last where it was not yet."""
-        measured = [line for line in self.state.log_history if "eval_delta_error" in line]
-        if not measured or measured[-1]["step"] != self.state.global_step:
-            self.evaluate()
-            measured = [line for line in self.state.log_history if "eval_delta_error" in line]
-        best = next(line for line in measured if line["step"] == self.state.best_global_step)
-        names = ("factor_l1", "delta_error")
-        return {
-            "last": {name: measured[-1][f"eval_{name}"] for name in names},
-            "best": {name: best[f"eval_{name}"] for name in names},
-            "parameters": self._hypernet.num_parameters,
-        }
+    return save
 
 
-def _choose(library: AdapterLibrary, config: ReconstructionConfig) -> AdapterLibrary:
+def _make_learner(
+    config: ReconstructionConfig,
+    module: ReconstructionModule,
+    library: AdapterLibrary,
+    embeddings: TaskEmbeddings,
+    session: Session,
+    save_best: Callable[[], None],
+) -> DescentLearner:
+    """What the loop trains: the module on the library, measured on all of it."""
+    count, process, processes = len(library), session.process, session.processes
+    share = slice(count * process // processes, count * (process + 1) // processes)
+    weights = LoraWeights(library.spec, *take_adapters(library.weights, itemgetter(share)))
+    vectors, texts = embeddings.first()[share], embeddings.first_texts()[share]
+
+    def measure() -> dict[str, float]:
+        errors = reconstruction_errors(module.hypernet, weights, vectors, texts, module.reader)
+        sums = torch.stack([error.double().sum() for error in errors.values()])
+        means = session.add(sums) / count
+        return dict(zip(errors, means.tolist(), strict=True))
+
+    selected = "factor_l1" if config.run.select_by == "factors" else "delta_error"
+    return DescentLearner(
+        module,
+        LibraryBatches(
+            library,
+            embeddings,
+            tasks_per_batch=config.data.tasks_per_batch,
+            seed=config.run.seed,
+            process=process,
+            processes=processes,
+        ),
+        session,
+        run=config.run,
+        optimizer=config.optimizer,
+        unit="adapters",
+        measure=measure,
+        select=lambda metrics: metrics[selected],
+        save_best=save_best,
+    )
+
+
+def _choose_adapters(library: AdapterLibrary, config: ReconstructionConfig) -> AdapterLibrary:
     """The adapters that the run is about."""
     count = config.data.adapters
     if count is not None:
@@ -520,13 +269,38 @@ def _choose(library: AdapterLibrary, config: ReconstructionConfig) -> AdapterLib
 
 def _sign(config: ReconstructionConfig, library: AdapterLibrary) -> ReconstructionConfig:
     """The configuration with the library's fingerprint."""
-    found, known = library.fingerprint, config.data.fingerprint
-    if known and known != found:
+    actual, known = library.fingerprint, config.data.fingerprint
+    if known and known != actual:
         raise ConfigError(
-            f"the library has fingerprint {found[:12]}, not data.fingerprint {known[:12]}; give the "
+            f"the library has fingerprint {actual[:12]}, not data.fingerprint {known[:12]}; give the "
             "library that the run was made for"
         )
-    return config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": found})})
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"fingerprint": actual})}
+    )
+
+
+def _make_reading_hypernet(
+    config: ReconstructionConfig,
+    library: AdapterLibrary,
+    encoder: EncoderConfig,
+    device: torch.device,
+    base: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None,
+) -> tuple[Hypernetwork, TokenReader | None]:
+    """A fresh hypernetwork, and what reads descriptions for it where `tokens.read` is true.
+
+    Raises ConfigError when no base can be loaded, SpecError when it is not the adapters' base.
+    """
+    if not config.tokens.read:
+        return make_hypernet(config, library, encoder), None
+    model, tokenizer = base or load_base(config.data.base, spec=library.spec, device=device)
+    library.spec.check_base(model.config)
+    module: nn.Module = model
+    module.to(device)
+    tokens = token_config(config.tokens, model.config)
+    assert tokens is not None
+    hypernet = make_hypernet(config, library, encoder, tokens)
+    return hypernet, TokenReader(model, tokenizer, library.spec, tokens)
 
 
 def make_hypernet(
@@ -558,31 +332,11 @@ def make_hypernet(
     return hypernet
 
 
-def _take(
-    library: LoraWeights,
-    choose: Callable[[Tensor], Tensor],
-    device: torch.device | None = None,
-) -> tuple[Factors, Factors]:
-    """Adapters chosen from the stacked tensors, fp32."""
-    return (
-        {key: choose(factor).to(device, torch.float32) for key, factor in library.a.items()},
-        {key: choose(factor).to(device, torch.float32) for key, factor in library.b.items()},
-    )
-
-
-def _factor_l1(found: LoraWeights, wanted: LoraWeights) -> Tensor:
+def _factor_l1(generated: LoraWeights, wanted: LoraWeights) -> Tensor:
     """Mean |error| of A and of B, halved and added, over groups, [adapters]."""
     sides = [
-        (found_side[key] - wanted_side[key]).abs().mean(dim=(1, 2, 3))
-        for found_side, wanted_side in ((found.a, wanted.a), (found.b, wanted.b))
+        (side[key] - wanted_side[key]).abs().mean(dim=(1, 2, 3))
+        for side, wanted_side in ((generated.a, wanted.a), (generated.b, wanted.b))
         for key in wanted_side
     ]
     return torch.stack(sides).mean(0)
-
-
-def _silent(line: str) -> None:
-    """Report nothing."""
-
-
-def _nothing() -> None:
-    """Keep no weights before the last."""

@@ -21,29 +21,29 @@ Pair = tuple[Factors, Factors]
 """Per group key A [tasks, slots, rank, in] and B [tasks, slots, out, rank]."""
 
 
-def factor_loss(found: Pair, wanted: Pair) -> Tensor:
+def factor_loss(predicted: Pair, wanted: Pair) -> Tensor:
     """Mean absolute difference of the factors: A and B count half each, groups count alike.
 
     Source: Text-to-LoRA (arXiv 2506.06105), released code with `factorized`.
     """
     losses = [
-        functional.l1_loss(found_side[key], wanted_side[key])
-        for found_side, wanted_side in zip(found, wanted, strict=True)
-        for key in found_side
+        functional.l1_loss(predicted_side[key], wanted_side[key])
+        for predicted_side, wanted_side in zip(predicted, wanted, strict=True)
+        for key in predicted_side
     ]
     return torch.stack(losses).mean()
 
 
-def delta_loss(found: Pair, wanted: Pair) -> Tensor:
+def delta_loss(predicted: Pair, wanted: Pair) -> Tensor:
     """Mean absolute difference of the products B A, over groups that count alike.
 
     No product ever exists as a whole: blocks of a fixed size are compared one after another, and
-    the gradient is made beside the loss. It reaches `found` alone, once.
+    the gradient is made beside the loss. It reaches `predicted` alone, once.
 
     Source: Text-to-LoRA (arXiv 2506.06105), released code without `factorized`.
     """
     compare: Callable[..., Tensor] = _ProductL1.apply
-    (a, b), (wanted_a, wanted_b) = found, wanted
+    (a, b), (wanted_a, wanted_b) = predicted, wanted
     return torch.stack([compare(a[key], b[key], wanted_a[key], wanted_b[key]) for key in a]).mean()
 
 

@@ -5,45 +5,35 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from text_to_lora.errors import T2LError, T2LWarning
-from text_to_lora.files import read_json, write_json
+from text_to_lora.errors import T2LWarning
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.config import ObjectiveSection
-from text_to_lora.training.interrupts import deferred_interrupt
-from text_to_lora.training.joint import StackedAdapters
-from text_to_lora.training.joint_trainer import Job, JointTrainer
+from text_to_lora.training.encoding import RowEncoder
+from text_to_lora.training.joint import Job, JointTrainer
+from text_to_lora.training.joint_learner import JointLearner
+from text_to_lora.training.loop import Loop, Pace
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.refine_folds import (
-    PATIENCE,
-    Mark,
-    best_mark,
-    is_due,
-    make_folds,
-    make_job,
-    outlook,
-)
-from text_to_lora.training.refine_inputs import check_memory, hash_rows, identify, make_encoder
+from text_to_lora.training.refine_folds import PATIENCE, is_due, make_folds, make_job, outlook
 from text_to_lora.training.refine_settings import (
     Limits,
     RefineConfig,
     RefineSettings,
     RefineTask,
+    check_memory,
+    make_encoder,
 )
+from text_to_lora.training.step_adapters import StackedAdapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MAX_STEPS: Final = 1000
 """Steps of a task where seconds are the only limit."""
-_SAVE_SECONDS: Final = 10.0  # between states to resume from
-_SAVE_SHARE: Final = 0.05  # of the time may go into saving them
 
 
 @dataclass(frozen=True)
@@ -81,103 +71,88 @@ def refine_adapters(
     """
     assert len(tasks) == start.num_adapters
     start = start.detach().to(device=base.device, dtype=torch.float32)
-    search = _Search(start, tasks, base, tokenizer, settings, limits, clock)
+    encoder = make_encoder(tasks, base, tokenizer, settings)
+    search = _Search(start, tasks, base, encoder, settings, limits.steps or MAX_STEPS)
     if state is not None:
-        state.open(
-            RefineConfig(settings=settings, inputs=identify(start.spec, tasks)), resume=resume
-        )
-    search.run(state, report)
-    weights = search.best_weights()
-    return Refined(weights, tuple(search.record(place) for place in range(len(tasks))))
+        state.open(RefineConfig.make(settings, start.spec, tasks), resume=resume)
+    seconds = float("inf") if limits.seconds is None else limits.seconds
+    pace = Pace(seconds=seconds * search.share_of_time())
+    loop = Loop(search.learner, state, pace, report=report, clock=clock)
+    loop.run()
+    records = [search.record(task, loop.seconds) for task in range(len(tasks))]
+    return Refined(search.best_weights(), tuple(records))
 
 
+@final
 class _Search:
-    """Trains every task step by step and judges its kept-out rows, until no step helps."""
+    """The search for the best step of every task: its jobs, and what came of it.
+
+    A task has one job, or a job for each row that is left out in turn.
+    num_steps: of each task, at most
+    """
 
     def __init__(
         self,
         start: LoraWeights,
         tasks: Sequence[RefineTask],
         base: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        encoder: RowEncoder,
         settings: RefineSettings,
-        limits: Limits,
-        clock: Callable[[], float],
+        num_steps: int,
     ) -> None:
         self._start, self._tasks, self._settings = start, tasks, settings
-        self._limits, self._clock = limits, clock
-        self._base = base
-        self._encoder = make_encoder(tasks, base, tokenizer, settings)
-        steps = limits.steps or MAX_STEPS
-        folds = [make_folds(task, settings, steps) for task in tasks]
-        self._jobs = [job for jobs in folds for job in jobs]
-        ends = torch.tensor([len(jobs) for jobs in folds]).cumsum(0).tolist()
-        self._places = [list(range(e - len(jobs), e)) for jobs, e in zip(folds, ends, strict=True)]
+        self._base, self._encoder = base, encoder
+        self._jobs: list[Job] = []
+        self._folds: list[list[int]] = []  # places of the jobs of each task
+        for task in tasks:
+            jobs = make_folds(task, settings, num_steps)
+            self._folds.append([len(self._jobs) + place for place in range(len(jobs))])
+            self._jobs += jobs
         check_memory(len(self._jobs), start.spec.num_parameters, settings.memory_gib)
-        owners = [task for task, places in enumerate(self._places) for _ in places]
-        self._trainer = self._make_trainer(start.select(owners), self._jobs)
-        self._base_marks: list[Mark] = []
-        self._marks: list[list[Mark]] = [[] for _ in tasks]
-        self._seconds = 0.0
+        owners = [task for task, places in enumerate(self._folds) for _ in places]
+        self.learner = JointLearner(
+            self._make_trainer(start.select(owners), self._jobs),
+            self._folds,
+            is_due=lambda place, step: is_due(step),
+            patience=PATIENCE,
+            by_score=settings.select_by == "score",
+            start_counts=True,
+        )
 
-    def run(self, state: RunFolder | None, report: Callable[[str], None]) -> None:
-        """Take steps until all tasks are done or the time is over; the state is written at the end."""
-        if state is not None:
-            self._load(state, report)
-        began = self._clock() - self._seconds
-        if not self._base_marks:
-            self._judge_starts()
-        saved_at, save_seconds, step_seconds = self._clock(), 0.0, 0.0
-        with deferred_interrupt() as is_interrupted:
-            while live := self._live():
-                self._seconds = self._clock() - began
-                if is_interrupted() or self._seconds + step_seconds > self._budget():
-                    break
-                self._take_step(live)
-                report(self._progress())
-                step_seconds = self._clock() - began - self._seconds
-                pause = max(_SAVE_SECONDS, save_seconds / _SAVE_SHARE)
-                if state is not None and self._clock() - saved_at > pause:
-                    saving_at = self._clock()
-                    self._save(state, saving_at - began)
-                    saved_at = self._clock()
-                    save_seconds = saved_at - saving_at
-            if not is_interrupted():
-                self._judge([task for task in range(len(self._tasks)) if self._is_unjudged(task)])
-            self._seconds = self._clock() - began
-            if state is not None:
-                self._save(state, self._seconds)
-            if is_interrupted():
-                raise KeyboardInterrupt
+    def share_of_time(self) -> float:
+        """Share of the time for the search; the rest trains tasks anew that are judged in turn."""
+        search = sum(job.batch_size + len(job.selection) / 3 for job in self._jobs)
+        last = sum(
+            min(self._settings.batch_size, len(task.rows))
+            for task, places in zip(self._tasks, self._folds, strict=True)
+            if len(places) > 1
+        )
+        return search / (search + last)
 
     def best_weights(self) -> LoraWeights:
         """The adapters after the chosen steps; those whose rows were left out in turn train on all."""
-        best = self._trainer.best()
-        adapters = [best.select([places[0]]) for places in self._places]
-        chosen = [best_mark(marks, self._settings).step for marks in self._marks]
-        again = [task for task, places in enumerate(self._places) if len(places) > 1]
-        jobs = [
-            make_job(self._tasks[task].name, self._tasks[task].rows, self._settings, chosen[task])
-            for task in again
-            if chosen[task]
-        ]
-        again_trained = [task for task in again if chosen[task]]
-        for task in again:
-            adapters[task] = self._start.select([task])
-        if again_trained:
-            trainer = self._make_trainer(self._start.select(again_trained), jobs)
-            while live := trainer.live:
-                trainer.step(live)
-            for task, weights in zip(
-                again_trained, trainer.adapters.weights().unbind(), strict=True
-            ):
+        best = self.learner.trainer.best()
+        adapters = [best.select([places[0]]) for places in self._folds]
+        again: dict[int, Job] = {}
+        for task, places in enumerate(self._folds):
+            if len(places) > 1:
+                adapters[task] = self._start.select([task])
+                if steps := self.learner.best(task).step:
+                    name, rows = self._tasks[task].name, self._tasks[task].rows
+                    again[task] = make_job(name, rows, self._settings, steps)
+        if again:
+            jobs = list(again.values())
+            trainer = self._make_trainer(self._start.select(list(again)), jobs)
+            for step in range(max(job.num_steps for job in jobs)):
+                trainer.step([place for place, job in enumerate(jobs) if step < job.num_steps])
+            for task, weights in zip(again, trainer.weights().unbind(), strict=True):
                 adapters[task] = weights
         return LoraWeights.stack(adapters)
 
-    def record(self, task: int) -> dict[str, Any]:
-        """What provenance says of a task's refinement, and warnings about its figures."""
-        rows, marks = self._tasks[task].rows, self._marks[task]
-        best, base = best_mark(marks, self._settings), self._base_marks[task]
+    def record(self, task: int, seconds: float) -> dict[str, Any]:
+        """What provenance says of a task's refinement; warns where its figures look wrong."""
+        rows, marks = self._tasks[task].rows, self.learner.marks[task]
+        best, base = self.learner.best(task), self.learner.base_marks[task]
         if marks[0].loss > base.loss:
             warnings.warn(
                 f"the kept-out rows of {self._tasks[task].name} have a loss of {marks[0].loss:.2f} "
@@ -187,15 +162,15 @@ class _Search:
                 T2LWarning,
                 stacklevel=4,
             )
-        folds = len(self._places[task])
+        folds = len(self._folds[task])
+        in_turn = folds > 1
+        selection = self._jobs[self._folds[task][0]].selection
         return {
             "rows": len(rows),
-            "rows_sha256": hash_rows(self._tasks[task]),
-            "kept_out_rows": folds
-            if folds > 1
-            else len(self._jobs[self._places[task][0]].selection),
-            "kept_out_by": "each left out in turn" if folds > 1 else "a share kept out",
-            "seconds": round(self._seconds, 2),
+            "rows_sha256": self._tasks[task].rows_hash,
+            "kept_out_rows": folds if in_turn else len(selection),
+            "kept_out_by": "each left out in turn" if in_turn else "a share kept out",
+            "seconds": round(seconds, 2),
             "steps": best.step,
             "steps_tried": marks[-1].step,
             "kept_out": {
@@ -208,9 +183,8 @@ class _Search:
         }
 
     def _make_trainer(self, start: LoraWeights, jobs: Sequence[Job]) -> JointTrainer:
-        objective = ObjectiveSection(label_smoothing=0.0, neftune_alpha=0.0, weight_penalty=0.0)
         return JointTrainer(
-            SftModule(StackedAdapters.from_weights(start), self._base, objective),
+            SftModule(StackedAdapters.from_weights(start), self._base),
             jobs,
             self._encoder,
             self._settings.optimizer(),
@@ -218,100 +192,3 @@ class _Search:
             seed=self._settings.seed,
             pull_to_start=True,
         )
-
-    def _judge_starts(self) -> None:
-        """Judge the base alone and the starts; the adapters of LoRA's usual start change nothing."""
-        jobs = range(len(self._jobs))
-        usual = StackedAdapters(self._start.spec, len(self._jobs), torch.Generator()).weights()
-        base = self._make_trainer(usual.to(device=self._start.device), self._jobs)
-        self._base_marks = self._mark(base, range(len(self._tasks)))
-        assert base.steps == [0] * len(jobs)
-        self._judge(range(len(self._tasks)))
-
-    def _judge(self, tasks: Sequence[int]) -> None:
-        """Note the kept-out figures of these tasks, and keep the states that are their best."""
-        for task, mark in zip(tasks, self._mark(self._trainer, tasks), strict=True):
-            self._marks[task].append(mark)
-            if best_mark(self._marks[task], self._settings) is mark:
-                self._trainer.keep(self._places[task])
-
-    def _mark(self, trainer: JointTrainer, tasks: Sequence[int]) -> list[Mark]:
-        jobs = [place for task in tasks for place in self._places[task]]
-        losses, scores = trainer.measure(jobs, [self._jobs[place].selection for place in jobs])
-        loss_of = dict(zip(jobs, losses.tolist(), strict=True))
-        score_of = dict(zip(jobs, scores.tolist(), strict=True))
-        marks = []
-        for task in tasks:
-            places = self._places[task]
-            loss = sum(loss_of[place] for place in places) / len(places)
-            score = sum(score_of[place] for place in places) / len(places)
-            marks.append(Mark(trainer.steps[places[0]], loss, score))
-        return marks
-
-    def _take_step(self, live: Sequence[int]) -> None:
-        try:
-            self._trainer.step([place for task in live for place in self._places[task]])
-        except T2LError as error:
-            raise T2LError(
-                f"{error}; the learning rate is {self._settings.lr:g}, lower it"
-            ) from None
-        self._judge([task for task in live if is_due(self._step(task))])
-
-    def _step(self, task: int) -> int:
-        return self._trainer.steps[self._places[task][0]]
-
-    def _is_unjudged(self, task: int) -> bool:
-        return self._marks[task][-1].step < self._step(task)
-
-    def _live(self) -> list[int]:
-        """Tasks with steps left whose kept-out figures got better within the last marks."""
-        limit = self._limits.steps or MAX_STEPS
-        live = []
-        for task, marks in enumerate(self._marks):
-            step = self._step(task)
-            best = marks.index(best_mark(marks, self._settings))
-            within = step < min(limit, self._jobs[self._places[task][0]].num_steps)
-            if within and len(marks) - 1 - best < PATIENCE:
-                live.append(task)
-        return live
-
-    def _budget(self) -> float:
-        """Seconds for the search: the limit without the last training of tasks judged in turn."""
-        if self._limits.seconds is None:
-            return float("inf")
-        in_search = sum(job.batch_size + len(job.selection) / 3 for job in self._jobs)
-        last = sum(
-            min(self._settings.batch_size, len(task.rows))
-            for task, places in zip(self._tasks, self._places, strict=True)
-            if len(places) > 1
-        )
-        return self._limits.seconds * in_search / (in_search + last)
-
-    def _progress(self) -> str:
-        latest = [marks[-1] for marks in self._marks]
-        loss = sum(mark.loss for mark in latest) / len(latest)
-        score = sum(mark.score for mark in latest) / len(latest)
-        step = max(self._trainer.steps)
-        return f"step {step}: kept-out loss {loss:.3f} nats, {score:.0%} of answers exact"
-
-    def _save(self, state: RunFolder, seconds: float) -> None:
-        with state.checkpoint(max(self._trainer.steps), keep=1) as folder:
-            save_file(self._trainer.state_dict(), folder / "state.safetensors")
-            history = {
-                "seconds": seconds,
-                "base": [asdict(mark) for mark in self._base_marks],
-                "marks": [[asdict(mark) for mark in marks] for marks in self._marks],
-            }
-            write_json(folder / "history.json", history)
-
-    def _load(self, state: RunFolder, report: Callable[[str], None]) -> None:
-        checkpoint = state.newest_checkpoint()
-        if checkpoint is None:
-            return
-        device = str(self._start.device)
-        self._trainer.load_state_dict(load_file(checkpoint / "state.safetensors", device=device))
-        history = read_json(checkpoint / "history.json")
-        self._seconds = history["seconds"]
-        self._base_marks = [Mark(**mark) for mark in history["base"]]
-        self._marks = [[Mark(**mark) for mark in marks] for marks in history["marks"]]
-        report(f"going on after step {max(self._trainer.steps)} and {self._seconds:.0f} s")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 from text_to_lora.tasks.user_rows import Rows
-from text_to_lora.training.joint_trainer import Job
+from text_to_lora.training.joint import Job
+from text_to_lora.training.joint_learner import Mark
 from text_to_lora.training.refine_settings import RefineSettings, RefineTask
 
 LEAVE_ONE_OUT_BELOW: Final = 8
@@ -18,18 +18,6 @@ FOLD_STEPS: Final = 16
 PATIENCE: Final = 8
 """Marks without a better one after which a task stops."""
 _SMALL_FALL: Final = 0.01  # nats a token; less is within what another draw of rows changes
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Kept-out figures of a task after some steps, means over its kept-out rows.
-
-    loss: nats an answer token; score: share of rows whose greedy answer is right word for word
-    """
-
-    step: int
-    loss: float
-    score: float
 
 
 def make_folds(task: RefineTask, settings: RefineSettings, steps: int) -> list[Job]:
@@ -43,21 +31,21 @@ def make_folds(task: RefineTask, settings: RefineSettings, steps: int) -> list[J
     rng.shuffle(rows)
     rows.sort(key=lambda row: row[1])  # of each answer in proportion, as far as that goes
     if len(rows) < LEAVE_ONE_OUT_BELOW:
-        kept_out = [{place} for place in range(len(rows))]
+        folds = [{place} for place in range(len(rows))]
         steps = min(steps, FOLD_STEPS)
     else:
         count = min(max(2, round(settings.keep_out * len(rows))), len(rows) - 2)
         offset = rng.random()
-        kept_out = [{int((part + offset) * len(rows) / count) for part in range(count)}]
+        folds = [{int((part + offset) * len(rows) / count) for part in range(count)}]
     return [
         make_job(
             task.name,
             [row for place, row in enumerate(rows) if place not in places],
             settings,
             steps,
-            kept_out=tuple(rows[place] for place in sorted(places)),
+            selection=tuple(rows[place] for place in sorted(places)),
         )
-        for places in kept_out
+        for places in folds
     ]
 
 
@@ -66,7 +54,7 @@ def make_job(
     rows: Sequence[tuple[str, str]],
     settings: RefineSettings,
     steps: int,
-    kept_out: Rows = (),
+    selection: Rows = (),
 ) -> Job:
     """Whole shuffled passes over rows, as many as the steps need."""
     rng = Random(f"{settings.seed}/order")
@@ -74,19 +62,12 @@ def make_job(
     order: list[tuple[str, str]] = []
     while len(order) < steps * batch_size:
         order += rng.sample(rows, len(rows))
-    return Job(name, order[: steps * batch_size], kept_out, batch_size, eval_every=1)
+    return Job(name, order[: steps * batch_size], selection, batch_size, eval_every=1)
 
 
 def is_due(step: int) -> bool:
     """Whether kept-out rows are judged after a step: after each at first, then at growing distances."""
     return step % max(1, step // 8) == 0
-
-
-def best_mark(marks: Sequence[Mark], settings: RefineSettings) -> Mark:
-    """The mark whose step is chosen; of equal ones the first."""
-    if settings.select_by == "loss":
-        return min(marks, key=lambda mark: mark.loss)
-    return min(marks, key=lambda mark: (-mark.score, mark.loss))
 
 
 def outlook(marks: Sequence[Mark]) -> str:

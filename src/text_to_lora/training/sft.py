@@ -1,59 +1,48 @@
-"""Supervised training: task rows through the frozen base teach the hypernetwork."""
+"""Supervised training: rows of tasks through the frozen base teach a hypernetwork."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import torch
-from accelerate import PartialState
-from torch import Tensor
 
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.encoders.load import load_encoder
-from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.errors import ConfigError
 from text_to_lora.files import one_job_a_folder
-from text_to_lora.hypernet.checkpoint import load_hypernet, save_hypernet
-from text_to_lora.hypernet.config import HypernetConfig, TokenConfig
+from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
-from text_to_lora.hypernet.layers import has_fast_product
-from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.lora.peft_format import save_adapter
-from text_to_lora.lora.spec import LoraSpec
-from text_to_lora.models.base import load_base
-from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
 from text_to_lora.tasks.sampling import TaskSampler
-from text_to_lora.tasks.task import Task
-from text_to_lora.training.checkpoints import RunFolder
-from text_to_lora.training.config import (
-    AdapterSection,
-    BaseSection,
-    EncoderSection,
-    Recipe,
-    RunConfig,
-    TokensSection,
-)
-from text_to_lora.training.data import (
-    Descriptions,
-    EvalRow,
-    RowEncoder,
-    TaskSplit,
-    TrainingBatches,
-    check_context,
-    load_tasks,
-    warn_long,
-)
+from text_to_lora.training.batches import TrainingBatches
+from text_to_lora.training.config import RunConfig
+from text_to_lora.training.descent import DescentLearner, Session
+from text_to_lora.training.encoding import RowEncoder, TextEmbeddings, check_positions
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.static import StaticAdapter
-from text_to_lora.training.trainer import SftTrainer, check_selection, make_arguments
-from text_to_lora.training.validation import make_sets, validation_rows
+from text_to_lora.training.objectives import make_objectives
+from text_to_lora.training.plots import plot_history
+from text_to_lora.training.setup import (
+    embed_texts,
+    load_for_training,
+    make_spec,
+    resolve_dtype,
+    shared_settings,
+)
+from text_to_lora.training.split import TaskSplit, load_tasks
+from text_to_lora.training.start import make_hypernet
+from text_to_lora.training.step_adapters import (
+    StackedAdapters,
+    StepAdapters,
+    TextAdapters,
+    read_weights,
+)
+from text_to_lora.training.validation import ValidationRow, ValidationSet, validate, validation_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @one_job_a_folder
@@ -62,7 +51,7 @@ def train_sft(
     *,
     output_dir: Path | str,
     resume: bool = True,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train a hypernetwork, or the multi-task adapter, and give the folder of the result.
 
@@ -76,196 +65,185 @@ def train_sft(
     when a loss is not finite.
     Source: Text-to-LoRA (arXiv 2506.06105), equation 5.
     """
-    folder = RunFolder(output_dir)
-    arguments = make_arguments(
-        config.run, config.optimizer, folder.path, evaluate=config.data.eval_rows > 0
-    )
-    device, main = arguments.device, arguments.process_index == 0
-    config = config.model_copy(update={"base": resolve_dtype(config.base, device)})
-    if main:
-        folder.open(config, resume=resume)
-    PartialState().wait_for_everyone()
-    result = folder.path / ("hypernet" if config.hypernet.kind == "text" else "adapter")
-    if folder.result is not None:
+    session = Session(config.run, output_dir, report)
+    config = config.model_copy(update={"base": resolve_dtype(config.base, session.device)})
+    folder = session.folder.path
+    result = folder / ("hypernet" if config.hypernet.kind == "text" else "adapter")
+    if session.open(config, resume=resume):
         return result
-
-    tell = report if report is not None and main else _silent
-    base, tokenizer = load_for_training(config.base, device)
-    distill = config.objective.distill_weight > 0
-    described = distill or config.data.in_prompt or config.data.swapped_examples > 0
-    check_context(config.data, base.config, described=described)
-    split = TaskSplit.make(load_tasks(config.data), config.data)
-    counts = {name: len(tasks) for name, tasks in split.evaluation.items()}
-    tell(f"{len(split.training)} tasks to train on, validation on {counts}")
-    sampler = TaskSampler(
-        split.training,
-        tasks_per_batch=config.data.tasks_per_batch,
-        examples_per_task=config.data.examples_per_task,
-        family_share=config.data.family_share,
-        one_description=config.data.one_description,
-        seed=config.run.seed,
-    )
-    evaluated = validation_rows(split.evaluation, config.data)
-    reads_input = config.hypernet.reads == "input"
-    texts = _inputs(sampler, config.run.steps, evaluated) if reads_input else _descriptions(split)
-    embeddings, encoder = embed_texts(config.encoder, texts, folder.path, device)
-    descriptions = Descriptions(texts, embeddings)
-    hypernet = _make_hypernet(config, base.config, encoder)
-    tell(f"{sum(p.numel() for p in hypernet.parameters()):,} parameters to train")
-
-    rows = RowEncoder(
-        tokenizer,
-        description_in=config.data.definition_in if config.data.in_prompt else "system",
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        max_description_tokens=config.data.max_description_tokens,
-        max_answer_tokens=config.data.max_answer_tokens,
-    )
-    sets = make_sets(
-        evaluated,
-        rows,
-        descriptions,
-        in_prompt=config.data.in_prompt,
-        shuffle=config.hypernet.kind == "text" and not reads_input,
-        reads_input=reads_input,
-    )
-    check_selection(config, sets)
-    batches = TrainingBatches(
-        sampler,
-        rows,
-        descriptions,
-        steps=config.run.steps,
-        parts=config.optimizer.accumulation,
-        process=arguments.process_index,
-        processes=arguments.world_size,
-        in_prompt=config.data.in_prompt,
-        distill=distill,
-        reads_input=reads_input,
-        swapped=config.data.swapped_examples,
-        swapped_after=config.data.swapped_after,
-    )
-    checkpointing = config.base.gradient_checkpointing
-    reader = None
-    if isinstance(hypernet, Hypernetwork) and hypernet.config.tokens is not None:
-        reader = TokenReader(base, tokenizer, hypernet.spec, hypernet.config.tokens)
+    base, tokenizer = load_for_training(config.base, session.device)
+    data = _Data.make(config, base, tokenizer, folder)
+    counts = {name: len(tasks) for name, tasks in data.split.evaluation.items()}
+    session.report(f"{len(data.split.training)} tasks to train on, validation on {counts}")
+    adapters, save = _make_adapters(config, base, tokenizer, data)
+    session.report(f"{sum(p.numel() for p in adapters.parameters()):,} parameters to train")
     module = SftModule(
-        hypernet, base, config.objective, gradient_checkpointing=checkpointing, reader=reader
+        adapters,
+        base,
+        neftune_alpha=config.objective.neftune_alpha,
+        penalty=config.objective.weight_penalty,
+        gradient_checkpointing=config.base.gradient_checkpointing,
     )
-
-    def save(path: Path) -> None:
-        """Write the weights as they are."""
-        training = shared_settings(config)
-        if isinstance(hypernet, StaticAdapter):
-            save_adapter(hypernet.adapter(), path, provenance=training, overwrite=True)
-        else:
-            save_hypernet(
-                path,
-                hypernet,
-                encoder,
-                training=training,
-                descriptions=None if reads_input else _stored(split.training, descriptions),
-                overwrite=True,
-            )
-
-    trainer = SftTrainer(
-        module,
-        arguments,
-        config,
-        folder,
-        batches=batches,
-        sets=sets,
-        save_best=lambda: save(result),
-        report=tell,
-    )
-    trainer.run()
-    if main:
-        save(folder.path / "last")
-        if not sets:
-            save(result)
-        folder.finish(trainer.summary())
-    PartialState().wait_for_everyone()
+    sets = data.validation_sets(config)
+    learner = _make_learner(config, module, data, sets, session, lambda: save(result))
+    loop = session.train(learner, lambda lines, path: plot_history(lines, path))
+    session.finish(save, result, loop.result() | learner.best(), last_counts=not sets)
     return result
 
 
-def shared_settings(config: Recipe) -> dict[str, Any]:
-    """A run's settings as they are stored beside weights: folders by their last name alone."""
+@dataclass(frozen=True)
+class _Data:
+    """The tasks and rows of a run, their tokens, and the embeddings of what adapters are made from.
 
-    def shorten(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: shorten(item) for key, item in value.items()}
-        if isinstance(value, tuple):
-            return [shorten(item) for item in value]
-        return value.name if isinstance(value, Path) else value
-
-    settings: dict[str, Any] = shorten(config.model_dump())
-    base = getattr(config, "base", None)
-    if isinstance(base, BaseSection):
-        settings["base"]["name"] = base_name(base)
-    return settings
-
-
-def resolve_dtype(base: BaseSection, device: torch.device) -> BaseSection:
-    """Settle a dtype of "auto", so that a run goes on in the dtype that it began in."""
-    if base.dtype != "auto":
-        return base
-    dtype = "bfloat16" if has_fast_product(torch.bfloat16, device) else "float32"
-    return base.model_copy(update={"dtype": dtype})
-
-
-def load_for_training(
-    base: BaseSection, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model as a run asks for it, and its tokenizer.
-
-    Raises ConfigError when it cannot be loaded.
+    rows: of the validation sets, by name
     """
-    model, tokenizer = load_base(
-        base.name, revision=base.revision, device=device, dtype=getattr(torch, base.dtype)
+
+    split: TaskSplit
+    sampler: TaskSampler
+    rows: Mapping[str, list[ValidationRow]]
+    encoder: RowEncoder
+    embeddings: TextEmbeddings
+    encoder_config: EncoderConfig
+
+    @classmethod
+    def make(
+        cls,
+        config: RunConfig,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+    ) -> Self:
+        """Read the tasks and embed the texts that the run will see."""
+        data, reads = config.data, config.hypernet.reads
+        parts = [data.max_prompt_tokens, data.max_answer_tokens]
+        if config.objective.distill_weight > 0 or data.in_prompt or data.swapped_examples > 0:
+            parts.append(data.max_description_tokens)
+        check_positions(parts, base.config)
+        split = TaskSplit.make(load_tasks(data), data)
+        sampler = TaskSampler(
+            split.training,
+            tasks_per_batch=data.tasks_per_batch,
+            examples_per_task=data.examples_per_task,
+            family_share=data.family_share,
+            one_description=data.one_description,
+            seed=config.run.seed,
+        )
+        rows = validation_rows(split.evaluation, data)
+        inputs = reads == "input"
+        texts = _inputs(sampler, config.run.steps, rows) if inputs else _descriptions(split)
+        embeddings, encoder_config = embed_texts(config.encoder, texts, folder, base.device)
+        encoder = RowEncoder(
+            tokenizer,
+            description_in=data.definition_in if data.in_prompt else "system",
+            in_prompt=data.in_prompt,
+            max_prompt_tokens=data.max_prompt_tokens,
+            max_description_tokens=data.max_description_tokens,
+            max_answer_tokens=data.max_answer_tokens,
+        )
+        table = TextEmbeddings(texts, embeddings, reads)
+        return cls(split, sampler, rows, encoder, table, encoder_config)
+
+    def validation_sets(self, config: RunConfig) -> dict[str, ValidationSet]:
+        """The validation sets as batches.
+
+        Raises ConfigError when the one that picks the weights is not there, if there is to be any.
+        """
+        shuffle = config.hypernet.kind == "text" and config.hypernet.reads == "description"
+        sets = {
+            name: ValidationSet.make(rows, self.encoder, self.embeddings, shuffle=shuffle)
+            for name, rows in self.rows.items()
+        }
+        select_by = config.run.select_by
+        if config.data.eval_rows and not sets:
+            raise ConfigError(
+                "no task has rows to validate on (idx % 10 == 9); add rows, or set data.eval_rows "
+                "to 0"
+            )
+        if sets and select_by != "mean" and select_by not in sets:
+            raise ConfigError(
+                f"run.select_by is {select_by!r}, but the run has only {', '.join(sets)}; choose "
+                "one of these or 'mean', or set tasks aside by data.validation_one_in"
+            )
+        return sets
+
+    def stored_descriptions(self) -> TrainingDescriptions | None:
+        """The first description of each training task; None where adapters are made from inputs."""
+        if self.embeddings.reads == "input":
+            return None
+        texts = list(dict.fromkeys(task.descriptions[0] for task in self.split.training))
+        return TrainingDescriptions.make(texts, self.embeddings.batch(texts)[0])
+
+
+def _make_adapters(
+    config: RunConfig, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: _Data
+) -> tuple[StepAdapters, Callable[[Path], None]]:
+    """What gives a step its adapters, and what writes its weights as they are."""
+    spec = make_spec(config.base, config.adapter, base.config)
+    training = shared_settings(config)
+    if config.hypernet.kind == "static":
+        adapter = StackedAdapters(spec, generator=torch.Generator().manual_seed(config.run.seed))
+
+        def save_static(path: Path) -> None:
+            save_adapter(read_weights(adapter), path, provenance=training, overwrite=True)
+
+        return adapter, save_static
+    hypernet = make_hypernet(config, spec, base.config, data.encoder_config)
+    tokens = hypernet.config.tokens
+    reader = None if tokens is None else TokenReader(base, tokenizer, spec, tokens)
+
+    def save_text(path: Path) -> None:
+        save_hypernet(
+            path,
+            hypernet,
+            data.encoder_config,
+            training=training,
+            descriptions=data.stored_descriptions(),
+            overwrite=True,
+        )
+
+    return TextAdapters(hypernet, reader), save_text
+
+
+def _make_learner(
+    config: RunConfig,
+    module: SftModule,
+    data: _Data,
+    sets: Mapping[str, ValidationSet],
+    session: Session,
+    save_best: Callable[[], None],
+) -> DescentLearner:
+    """What the loop trains: the module on the run's batches, judged by its validation sets."""
+
+    def measure() -> dict[str, float]:
+        return validate(
+            sets,
+            lambda batch: module.measure(batch.to(session.device))[0],
+            process=session.process,
+            processes=session.processes,
+            add=session.add,
+        )
+
+    select_by = config.run.select_by
+    selected = "mean_loss" if select_by == "mean" else f"{select_by}_loss"
+    return DescentLearner(
+        module,
+        TrainingBatches(
+            data.sampler,
+            data.encoder,
+            data.embeddings,
+            make_objectives(config.objective, config.data),
+            parts=config.optimizer.accumulation,
+            process=session.process,
+            processes=session.processes,
+        ),
+        session,
+        run=config.run,
+        optimizer=config.optimizer,
+        unit="tokens",
+        measure=measure if sets else None,
+        select=lambda metrics: metrics[selected],
+        save_best=save_best,
     )
-    if base.attention is not None:
-        model.set_attn_implementation(base.attention)
-    return model, tokenizer
-
-
-def make_spec(
-    base: BaseSection, adapter: AdapterSection, base_config: PreTrainedConfig
-) -> LoraSpec:
-    """The spec of the adapters of a run.
-
-    base_config: of the base model, as transformers reads it
-
-    Raises SpecError when the base has no such targets or layers.
-    """
-    return LoraSpec.from_config(
-        base_config,
-        targets=adapter.targets,
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        rslora=adapter.rslora,
-        layers=adapter.layers,
-        name=base_name(base),
-        revision=base.revision,
-    )
-
-
-def embed_texts(
-    section: EncoderSection, texts: Sequence[str], folder: Path, device: torch.device
-) -> tuple[Tensor, EncoderConfig]:
-    """Embed each text once, [texts, embedding_dim]; the encoder's weights are free afterwards.
-
-    folder: of the run, which keeps the embeddings unless the section names another
-    """
-    encoder = load_encoder(
-        section.name,
-        device=device,
-        revision=section.revision,
-        cache_dir=section.cache_dir or folder / "embeddings",
-    )
-    with warnings.catch_warnings():
-        # One for each text; `warn_long` sums them up.
-        warnings.filterwarnings("ignore", "the encoder read", T2LWarning)
-        embeddings = encoder.encode(texts)
-    warn_long(texts, encoder.count_tokens(texts), encoder.config.max_tokens)
-    return embeddings, encoder.config
 
 
 def _descriptions(split: TaskSplit) -> list[str]:
@@ -274,99 +252,10 @@ def _descriptions(split: TaskSplit) -> list[str]:
     return list(dict.fromkeys(text for task in tasks for text in task.descriptions))
 
 
-def _stored(tasks: Sequence[Task], descriptions: Descriptions) -> TrainingDescriptions:
-    """The first description of each training task, to be stored beside the hypernetwork."""
-    texts = list(dict.fromkeys(task.descriptions[0] for task in tasks))
-    return TrainingDescriptions.make(texts, descriptions.batch(texts)[0])
-
-
 def _inputs(
-    sampler: TaskSampler, steps: int, evaluated: Mapping[str, Sequence[EvalRow]]
+    sampler: TaskSampler, steps: int, rows: Mapping[str, Sequence[ValidationRow]]
 ) -> list[str]:
     """Every input that the run will see, once; of the tasks' other rows nothing is embedded."""
     drawn = (row.input for step in range(steps) for row in sampler.batch(step))
-    validated = (row.input for rows in evaluated.values() for row in rows)
+    validated = (row.input for part in rows.values() for row in part)
     return list(dict.fromkeys((*drawn, *validated)))
-
-
-def _make_hypernet(
-    config: RunConfig, base_config: PreTrainedConfig, encoder: EncoderConfig
-) -> Hypernetwork | StaticAdapter:
-    spec = make_spec(config.base, config.adapter, base_config)
-    generator = torch.Generator().manual_seed(config.run.seed)
-    if config.hypernet.kind == "static":
-        return StaticAdapter(spec, generator)
-    if config.hypernet.start_from is not None:
-        tokens = token_config(config.tokens, base_config)
-        start_from, dropout = config.hypernet.start_from, config.hypernet.dropout
-        return _continue(start_from, spec, base_config, encoder, dropout, tokens, generator)
-    sizes = config.hypernet.model_dump(exclude={"kind", "reads", "start_from"})
-    tokens = token_config(config.tokens, base_config)
-    return Hypernetwork.from_config(
-        HypernetConfig(embedding_dim=encoder.embedding_dim, tokens=tokens, **sizes), spec, generator
-    )
-
-
-def token_config(section: TokensSection, base_config: PreTrainedConfig) -> TokenConfig | None:
-    """Sizes of the parts that read token states; None where a run reads none."""
-    if not section.read:
-        return None
-    hidden_size = base_config.get_text_config(decoder=True).hidden_size
-    return TokenConfig(hidden_size=hidden_size, **section.model_dump(exclude={"read"}))
-
-
-def _continue(
-    folder: Path,
-    spec: LoraSpec,
-    base_config: PreTrainedConfig,
-    encoder: EncoderConfig,
-    dropout: float,
-    tokens: TokenConfig | None,
-    generator: torch.Generator,
-) -> Hypernetwork:
-    """The hypernetwork of a folder, to train on; for the adapters and the encoder of this run.
-
-    tokens: parts that read token states are added where the folder's network has none
-    """
-    loaded = load_hypernet(folder)
-    own, wanted = _parts(loaded.hypernet.spec), _parts(spec)
-    if loaded.hypernet.spec.is_for(base_config):  # perhaps under the hash of an earlier release
-        own |= {key: wanted[key] for key in ("base.config_hash", "base.model_type")}
-    changed = [f"{key} {own[key]!r}, not {wanted[key]!r}" for key in own if own[key] != wanted[key]]
-    known = loaded.encoder.fingerprint or encoder.fingerprint  # "" is not checked
-    if (loaded.encoder.embedding_dim, known) != (encoder.embedding_dim, encoder.fingerprint):
-        changed.append(f"encoder {loaded.encoder.name!r}, not {encoder.name!r} as it is now")
-    if changed:
-        raise ConfigError(
-            f"hypernet.start_from={str(folder)!r} is of another kind: {'; '.join(changed)}; set "
-            "base, adapter and encoder as they were for it (base.alias sets the base's name)"
-        )
-    config = replace(loaded.hypernet.config, dropout=dropout)
-    state = loaded.hypernet.state_dict()
-    if config.tokens is None and tokens is not None:  # the new parts start as in a fresh network
-        config = replace(config, tokens=tokens)
-        state = {**Hypernetwork.from_config(config, spec, generator).state_dict(), **state}
-    hypernet = Hypernetwork.empty(config, spec)
-    hypernet.load_state_dict(state, assign=True)
-    return hypernet
-
-
-def _parts(spec: LoraSpec) -> dict[str, Any]:
-    """What tells specs apart, in short values; all else follows from the base's configuration."""
-    return {
-        **{f"base.{key}": value for key, value in asdict(spec.base).items()},
-        "rank": spec.rank,
-        "alpha": spec.alpha,
-        "rslora": spec.rslora,
-        "targets": [group.key for group in spec.groups],
-        "layers": sorted({slot.layer for slot in spec.slots}),
-    }
-
-
-def base_name(base: BaseSection) -> str:
-    """The name under which adapters and hypernetworks know a base."""
-    return base.alias or (EMBEDDED_BASE if base.name == EMBEDDED else base.name)
-
-
-def _silent(line: str) -> None:
-    """Report nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import sha256
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Metric, Row, Task
-from tiny_models import make_config
+from tiny_models import adapters_of_texts, make_config, random_adapters
 
 TOPICS = ("rivers", "poems", "prices", "birds", "engines", "letters")
 
@@ -25,36 +25,25 @@ def base() -> PreTrainedModel:
 
 
 @pytest.fixture(scope="session")
-def draw(base: PreTrainedModel) -> Callable[..., LoraWeights]:
+def spec(base: PreTrainedModel) -> LoraSpec:
+    targets = ["q_proj", "v_proj", "down_proj"]
+    return LoraSpec.from_config(base.config, targets=targets, rank=3, alpha=6, rslora=True)
+
+
+@pytest.fixture(scope="session")
+def draw(spec: LoraSpec) -> Callable[..., LoraWeights]:
     """Give `count` random adapters, strong enough to change every logit."""
-    spec = LoraSpec.from_config(
-        base.config, targets=["q_proj", "v_proj", "down_proj"], rank=3, alpha=6, rslora=True
-    )
 
     def make(count: int, seed: int = 0) -> LoraWeights:
-        generator = torch.Generator().manual_seed(seed)
-
-        def tensor(*shape: int) -> torch.Tensor:
-            return 0.4 * torch.randn(shape, generator=generator)
-
-        return LoraWeights(
-            spec,
-            {g.key: tensor(count, len(g.layers), spec.rank, g.in_features) for g in spec.groups},
-            {g.key: tensor(count, len(g.layers), g.out_features, spec.rank) for g in spec.groups},
-        )
+        return random_adapters(spec, count, torch.Generator().manual_seed(seed)).scale(2.0)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def generate(draw: Callable[..., LoraWeights]) -> Callable[[Sequence[str]], LoraWeights]:
+def generate(spec: LoraSpec) -> Callable[[Sequence[str]], LoraWeights]:
     """Adapters of texts: equal texts give equal adapters."""
-
-    def from_texts(texts: Sequence[str]) -> LoraWeights:
-        seeds = [int(sha256(text.encode()).hexdigest()[:8], 16) for text in texts]
-        return LoraWeights.stack([draw(1, seed) for seed in seeds])
-
-    return from_texts
+    return partial(adapters_of_texts, spec)
 
 
 @pytest.fixture(scope="session")

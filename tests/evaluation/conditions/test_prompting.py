@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
+from transformers import PreTrainedModel
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.conditions import Base, InContext, InPrompt, Setup
+from text_to_lora.evaluation.conditions import Condition, Setup
+from text_to_lora.evaluation.conditions.prompting import Base, InContext, InPrompt
 from text_to_lora.tasks.task import Row, Task
 
 
@@ -52,3 +54,19 @@ def test_a_task_with_few_support_rows_shows_what_it_has_and_without_any_is_left_
 def test_no_shots_are_refused() -> None:
     with pytest.raises(ConfigError, match="shots is 0; give at least 1, or leave 'icl' out"):
         InContext(shots=0)
+
+
+class Plain(Condition):
+    name = "own"
+
+    def plan(self, rows: Sequence[Row]) -> list[Setup]:
+        return [Setup(description="Say it.") for _ in rows]
+
+
+def test_a_plug_in_needs_a_name_and_a_plan_alone(base: PreTrainedModel, rows: list[Row]) -> None:
+    plain = Plain()
+    assert plain.about == {}
+    with plain.on(base) as model:
+        assert model is base
+    with pytest.raises(ConfigError, match="condition 'own' plans adapters but has none"):
+        plain.adapters(["key"])

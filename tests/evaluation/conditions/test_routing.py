@@ -12,8 +12,8 @@ from peft import ArrowConfig, create_arrow_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from text_to_lora.errors import ConfigError, SpecError
-from text_to_lora.evaluation.conditions import Arrow, Setup
-from text_to_lora.evaluation.conditions.routing import find_prototypes
+from text_to_lora.evaluation.conditions import Setup
+from text_to_lora.evaluation.conditions.routing import Arrow, find_prototypes
 from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
@@ -24,8 +24,8 @@ IDS = torch.arange(3, 33).reshape(2, 15)
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=IDS).logits
-    return found
+        values: torch.Tensor = model(input_ids=IDS).logits
+    return values
 
 
 @pytest.mark.parametrize(("experts", "top_k", "temperature"), [(None, 3, 1.0), (4, 2, 0.5)])
@@ -75,10 +75,10 @@ def test_prototypes_are_first_right_singular_vectors() -> None:
     right = torch.linalg.qr(torch.randn(4, 20, 3, generator=generator)).Q
     # well apart, so that 15 iterations are enough
     b, a = left * torch.tensor([4.0, 1.5, 0.5]), right.mT
-    found = find_prototypes(a, b, seed=0)
+    values = find_prototypes(a, b, seed=0)
     for expert in range(4):
         exact = torch.linalg.svd(b[expert] @ a[expert]).Vh[0]
-        assert abs(float(found[expert] @ exact)) == pytest.approx(1, abs=1e-5)
+        assert abs(float(values[expert] @ exact)) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_routing_is_noted_and_rows_have_no_adapter_of_their_own(

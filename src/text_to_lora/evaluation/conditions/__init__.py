@@ -7,43 +7,17 @@ import warnings
 from collections.abc import Sequence
 
 from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.evaluation.conditions import described, given, prompting, routing
 from text_to_lora.evaluation.conditions.condition import Condition, Setup, Sources
-from text_to_lora.evaluation.conditions.described import (
-    JUNK,
-    Junk,
-    Matched,
-    MatchedInPrompt,
-    Paraphrase,
-    Shuffled,
-)
+from text_to_lora.evaluation.conditions.described import JUNK
 from text_to_lora.evaluation.conditions.donors import derangements, group_of
-from text_to_lora.evaluation.conditions.fixed import Mean, Multitask, MultitaskInPrompt
-from text_to_lora.evaluation.conditions.inputs import Hyperdecoder
-from text_to_lora.evaluation.conditions.library import Oracle, Retrieval
-from text_to_lora.evaluation.conditions.prompting import Base, InContext, InPrompt
-from text_to_lora.evaluation.conditions.routing import Arrow
 
 __all__ = [
     "CONDITIONS",
     "JUNK",
     "KINDS",
-    "Arrow",
-    "Base",
     "Condition",
-    "Hyperdecoder",
-    "InContext",
-    "InPrompt",
-    "Junk",
-    "Matched",
-    "MatchedInPrompt",
-    "Mean",
-    "Multitask",
-    "MultitaskInPrompt",
-    "Oracle",
-    "Paraphrase",
-    "Retrieval",
     "Setup",
-    "Shuffled",
     "Sources",
     "check_kinds",
     "derangements",
@@ -52,21 +26,21 @@ __all__ = [
 ]
 
 CONDITIONS: tuple[type[Condition], ...] = (
-    Base,
-    InPrompt,
-    InContext,
-    Mean,
-    Retrieval,
-    Arrow,
-    Multitask,
-    MultitaskInPrompt,
-    Hyperdecoder,
-    Matched,
-    MatchedInPrompt,
-    Paraphrase,
-    Shuffled,
-    Junk,
-    Oracle,
+    prompting.Base,
+    prompting.InPrompt,
+    prompting.InContext,
+    given.Mean,
+    given.Retrieval,
+    routing.Arrow,
+    given.Multitask,
+    given.MultitaskInPrompt,
+    described.Hyperdecoder,
+    described.Matched,
+    described.MatchedInPrompt,
+    described.Paraphrase,
+    described.Shuffled,
+    described.Junk,
+    given.Oracle,
 )
 """All conditions, in the order of tables."""
 
@@ -100,16 +74,16 @@ def plan_conditions(kinds: Sequence[str] | None, sources: Sources) -> list[Condi
         if kinds is not None and condition.kind not in kinds:
             continue
         try:
-            made = condition.from_sources(sources)
+            members = condition.from_sources(sources)
         except ConfigError as error:
             if kinds is not None:
                 raise
             warnings.warn(f"{condition.kind!r} is left out: {error}", T2LWarning, stacklevel=2)
             continue
-        if made is None and kinds is not None:
+        if members is None and kinds is not None:
             raise ConfigError(
                 f"condition {condition.kind!r} needs {condition.needs}; "
                 f"or leave {condition.kind!r} out"
             )
-        plan += made or []
+        plan += members or []
     return plan

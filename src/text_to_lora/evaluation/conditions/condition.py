@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -82,20 +82,33 @@ class Condition(ABC):
     """One way of answering rows.
 
     kind: what it is called in options and reports; title: what it is, for readers of a report
-    needs: what it cannot do without, for the error that says so; "" where it needs nothing
+    sources: fields of Sources that it cannot do without, the first arguments of the class
+    needs: what these are, for the error that says so
+    in_prompt: whether the task's definition stands in the prompt
     control: whether `matched` is compared with it; primary: whether before the other controls
     """
 
     kind: ClassVar[str]
     title: ClassVar[str] = "a condition of one's own"
+    sources: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[str] = ""
+    in_prompt: ClassVar[bool] = False
     control: ClassVar[bool] = True
     primary: ClassVar[bool] = False
 
     @classmethod
     def from_sources(cls, sources: Sources) -> list[Self] | None:
         """The conditions of this kind; None where the sources lack what they need."""
-        return None
+        given = [getattr(sources, name) for name in cls.sources]
+        return None if any(value is None for value in given) else cls.make(sources, *given)
+
+    @classmethod
+    def make(cls, sources: Sources, *given: Any) -> list[Self]:
+        """The conditions of this kind.
+
+        given: the values of the fields that `sources` of this class names
+        """
+        return [cls(*given)]
 
     @property
     def name(self) -> str:
@@ -107,9 +120,15 @@ class Condition(ABC):
         """What it is made of, as JSON values: noted in run.json, and equal when a run goes on."""
         return {}
 
-    @abstractmethod
     def plan(self, rows: Sequence[Row]) -> Sequence[Setup | None]:
         """Say how each row is answered, without making any adapter; None leaves a row out."""
+        return [
+            Setup(self.key(row), row.task.definition if self.in_prompt else None) for row in rows
+        ]
+
+    def key(self, row: Row) -> str | None:
+        """The key of a row's adapter, as in Setup."""
+        return None
 
     def adapters(self, keys: Sequence[str]) -> LoraWeights:
         """Give one adapter for each of these keys of `plan`; asked for part by part.
@@ -121,14 +140,3 @@ class Condition(ABC):
     def on(self, base: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
         """The model that answers inside a `with` block; the base is left as it was."""
         return nullcontext(base)
-
-
-def in_turn(rows: Sequence[Row], texts: Mapping[str, Sequence[str]]) -> list[str | None]:
-    """The text of each row: rows of a task take its texts in turn; None for tasks without."""
-    turns: dict[str, int] = {}
-    chosen: list[str | None] = []
-    for row in rows:
-        choices, turn = texts.get(row.task.name, ()), turns.get(row.task.name, 0)
-        chosen.append(choices[turn % len(choices)] if choices else None)
-        turns[row.task.name] = turn + 1
-    return chosen

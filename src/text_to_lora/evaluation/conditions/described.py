@@ -1,18 +1,13 @@
-"""An adapter for each description: the task's own, another task's, or one that means nothing."""
+"""An adapter for each text: the task's description, another's, one that means nothing, or the input."""
 
 from __future__ import annotations
 
-from abc import ABC
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self, final
+from typing import Any, ClassVar, Self, final
 
-from text_to_lora.evaluation.conditions.condition import (
-    Condition,
-    Generate,
-    Setup,
-    Sources,
-    in_turn,
-)
+from text_to_lora.evaluation.conditions.condition import Condition, Generate, Setup, Sources
+from text_to_lora.evaluation.conditions.cut_warnings import warn_of_cuts_once
 from text_to_lora.evaluation.conditions.donors import derangements
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
@@ -31,25 +26,24 @@ the others word salad. Source: Text-to-LoRA (arXiv 2506.06105), Table 5.
 """
 
 
-class Described(Condition, ABC):
-    """What is answered with generated adapters.
+class Described(Condition):
+    """What is answered with adapters that are generated from texts.
 
-    generate: one adapter for each description
+    generate: one adapter for each text
     """
 
+    sources = ("generate",)
     needs: ClassVar[str] = "a hypernetwork (--model; Sources.generate)"
 
     def __init__(self, generate: Generate) -> None:
         self._generate = generate
 
-    @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources."""
-        return None if sources.generate is None else [cls(sources.generate)]
+    def key(self, row: Row) -> str | None:
+        """The task's definition makes the adapter."""
+        return row.task.definition
 
-    @final
     def adapters(self, keys: Sequence[str]) -> LoraWeights:
-        """Generate from the descriptions."""
+        """Generate from the texts."""
         return self._generate(keys)
 
 
@@ -61,10 +55,6 @@ class Matched(Described):
     control = False
     title = "the hypernetwork is given the task's description"
 
-    def plan(self, rows: Sequence[Row]) -> list[Setup]:
-        """The definition makes the adapter."""
-        return [Setup(adapter=row.task.definition) for row in rows]
-
 
 @final
 class MatchedInPrompt(Described):
@@ -72,15 +62,12 @@ class MatchedInPrompt(Described):
 
     kind = "matched_in_prompt"
     title = "as matched, with the description in the prompt too"
-
-    def plan(self, rows: Sequence[Row]) -> list[Setup]:
-        """The definition makes the adapter and stands in the prompt."""
-        return [Setup(adapter=row.task.definition, description=row.task.definition) for row in rows]
+    in_prompt = True
 
 
 @final
 class Paraphrase(Described):
-    """The adapter of another description of the task.
+    """The adapter of another description of the task; tasks that have not as many are left out.
 
     place: of the description, from 1; the definition is description 0
     """
@@ -89,18 +76,15 @@ class Paraphrase(Described):
     control = False
     title = "as matched, with other descriptions of the task"
 
-    def __init__(self, place: int, generate: Generate) -> None:
-        self._place = place
+    def __init__(self, generate: Generate, place: int) -> None:
         super().__init__(generate)
+        self._place = place
 
     @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources; places that no task has a description at are left out."""
-        if sources.generate is None:
-            return None
+    def make(cls, sources: Sources, *given: Any) -> list[Self]:
+        """See Condition.make; places that no task has a description at are left out."""
         most = max((len(task.descriptions) for task in sources.tasks), default=0)
-        places = range(1, min(sources.paraphrases + 1, most))
-        return [cls(place, sources.generate) for place in places]
+        return [cls(*given, place) for place in range(1, min(sources.paraphrases + 1, most))]
 
     @property
     def name(self) -> str:
@@ -108,13 +92,9 @@ class Paraphrase(Described):
         return f"{self.kind}.{self._place}"
 
     def plan(self, rows: Sequence[Row]) -> list[Setup | None]:
-        """The description makes the adapter; tasks that have not as many are left out."""
-        return [
-            Setup(adapter=row.task.descriptions[self._place])
-            if self._place < len(row.task.descriptions)
-            else None
-            for row in rows
-        ]
+        """See Condition.plan."""
+        texts = [row.task.descriptions[self._place :][:1] for row in rows]
+        return [Setup(adapter=text[0]) if text else None for text in texts]
 
 
 @final
@@ -129,26 +109,20 @@ class Shuffled(Described):
     primary = True
     title = "as matched, with another task's description; mean of the derangements"
 
-    def __init__(self, number: int, definitions: Mapping[str, str], generate: Generate) -> None:
+    def __init__(self, generate: Generate, number: int, definitions: Mapping[str, str]) -> None:
+        super().__init__(generate)
         self._number = number
         self._definitions = dict(definitions)
-        super().__init__(generate)
 
     @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources; one for each derangement.
+    def make(cls, sources: Sources, *given: Any) -> list[Self]:
+        """See Condition.make; one for each derangement.
 
         Raises ConfigError when the tasks are too alike to be deranged.
         """
-        if sources.generate is None:
-            return None
         definitions = {task.name: task.definition for task in sources.tasks}
         return [
-            cls(
-                number,
-                {name: definitions[donor] for name, donor in donors.items()},
-                sources.generate,
-            )
+            cls(*given, number, {name: definitions[donor] for name, donor in donors.items()})
             for number, donors in enumerate(derangements(sources.tasks, seed=sources.seed), start=1)
         ]
 
@@ -157,9 +131,9 @@ class Shuffled(Described):
         """See Condition.name."""
         return f"{self.kind}.{self._number}"
 
-    def plan(self, rows: Sequence[Row]) -> list[Setup]:
+    def key(self, row: Row) -> str:
         """The other definition makes the adapter."""
-        return [Setup(adapter=self._definitions[row.task.name]) for row in rows]
+        return self._definitions[row.task.name]
 
 
 @final
@@ -170,11 +144,47 @@ class Junk(Described):
     primary = True
     title = "as matched, with a text that describes nothing"
 
-    def __init__(self, generate: Generate, texts: Sequence[str] = JUNK) -> None:
-        super().__init__(generate)
-        self._texts = tuple(texts)
-
     def plan(self, rows: Sequence[Row]) -> list[Setup]:
-        """A junk text makes the adapter."""
-        texts = in_turn(rows, {row.task.name: self._texts for row in rows})
-        return [Setup(adapter=text) for text in texts]
+        """See Condition.plan."""
+        turns: Counter[str] = Counter()
+        plan = []
+        for row in rows:
+            plan.append(Setup(adapter=JUNK[turns[row.task.name] % len(JUNK)]))
+            turns[row.task.name] += 1
+        return plan
+
+
+@final
+class Hyperdecoder(Described):
+    """An adapter for each input, made from the input; rows with a blank input are left out.
+
+    generate: best that of a hypernetwork trained so (`hypernet.reads: input`)
+    about: which hypernetwork it is, as JSON values
+
+    Departure from the paper: it is the input alone that is read, not the whole formatted prompt.
+    Source: Ivison and Peters (arXiv 2203.08304), as in Text-to-LoRA (arXiv 2506.06105), Table 2.
+    """
+
+    kind = "hyperdecoder"
+    title = "the hypernetwork is given the input instead of the description"
+    sources = ("hyperdecoder", "hyperdecoder_about")
+    needs = "a hypernetwork for inputs; give --hyperdecoder (Sources.hyperdecoder)"
+
+    def __init__(self, generate: Generate, about: Mapping[str, Any] | None = None) -> None:
+        super().__init__(generate)
+        self._about = dict(about or {})
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Which hypernetwork reads the inputs."""
+        return self._about
+
+    def plan(self, rows: Sequence[Row]) -> list[Setup | None]:
+        """See Condition.plan."""
+        texts = [row.example.input for row in rows]
+        return [Setup(adapter=text) if text.strip() else None for text in texts]
+
+    def adapters(self, keys: Sequence[str]) -> LoraWeights:
+        """Generate from the inputs; one T2LWarning counts those that the encoder cuts."""
+        with warn_of_cuts_once("inputs"):
+            return super().adapters(keys)

@@ -18,15 +18,6 @@ class Base(Condition):
     kind = "base"
     title = "the base model alone"
 
-    @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources."""
-        return [cls()]
-
-    def plan(self, rows: Sequence[Row]) -> list[Setup]:
-        """Neither adapter nor description."""
-        return [Setup() for _ in rows]
-
 
 @final
 class InPrompt(Condition):
@@ -34,15 +25,7 @@ class InPrompt(Condition):
 
     kind = "in_prompt"
     title = "the base with the description in the prompt"
-
-    @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources."""
-        return [cls()]
-
-    def plan(self, rows: Sequence[Row]) -> list[Setup]:
-        """The definition in the prompt, no adapter."""
-        return [Setup(description=row.task.definition) for row in rows]
+    in_prompt = True
 
 
 @final
@@ -65,8 +48,8 @@ class InContext(Condition):
         self._seed = seed
 
     @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources."""
+    def make(cls, sources: Sources, *given: Any) -> list[Self]:
+        """See Condition.make."""
         return [cls(shots=sources.shots, seed=sources.seed)]
 
     @property

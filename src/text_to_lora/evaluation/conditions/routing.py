@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self, final
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.conditions.condition import Condition, Setup, Sources
+from text_to_lora.evaluation.conditions.condition import Condition, Sources
+from text_to_lora.evaluation.conditions.given import NEEDS_LIBRARY
 from text_to_lora.library.library import AdapterLibrary
-from text_to_lora.tasks.task import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +42,8 @@ class Arrow(Condition):
 
     kind = "arrow"
     title = "Arrow routing over the library"
-    needs = "a library of adapters; give --library (Sources.library)"
+    sources = ("library",)
+    needs = NEEDS_LIBRARY
 
     def __init__(
         self,
@@ -69,11 +70,9 @@ class Arrow(Condition):
         self._seed = seed
 
     @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources."""
-        if sources.library is None:
-            return None
-        return [cls(sources.library, experts=sources.experts, seed=sources.seed)]
+    def make(cls, sources: Sources, *given: Any) -> list[Self]:
+        """See Condition.make."""
+        return [cls(*given, experts=sources.experts, seed=sources.seed)]
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -87,10 +86,6 @@ class Arrow(Condition):
             "temperature": self._temperature,
             "seed": self._seed,
         }
-
-    def plan(self, rows: Sequence[Row]) -> list[Setup]:
-        """No adapter of a row's own: the model routes."""
-        return [Setup() for _ in rows]
 
     @contextmanager
     def on(self, base: PreTrainedModel) -> Iterator[PreTrainedModel]:

@@ -1,4 +1,4 @@
-"""Retrieval against a loop over all descriptions; oracles by name, never trained on scored rows."""
+"""One adapter for all rows; retrieval against a loop; oracles by name, never trained on scored rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.conditions import Oracle, Retrieval
+from text_to_lora.evaluation.conditions import Setup
+from text_to_lora.evaluation.conditions.given import Mean, Multitask, Oracle, Retrieval
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
@@ -18,19 +19,35 @@ from text_to_lora.tasks.task import Row
 Same = Callable[[LoraWeights, LoraWeights], bool]
 
 
+def test_one_adapter_serves_every_row(
+    draw: Callable[..., LoraWeights], library: AdapterLibrary, rows: list[Row], same: Same
+) -> None:
+    weights = draw(1, seed=3)
+    for condition in (Multitask(weights), Mean(library)):
+        assert condition.plan(rows) == [Setup(adapter="")] * len(rows)
+    assert same(Multitask(weights).adapters([""]), weights)
+    mean = Mean(library).adapters([""])
+    assert mean.num_adapters == 1
+    for side in ("a", "b"):
+        for key, factor in getattr(mean, side).items():
+            every = torch.cat([getattr(library.adapter(name), side)[key] for name in library.names])
+            torch.testing.assert_close(factor[0], every.mean(0))
+    assert Mean(library).about == {"library": library.fingerprint, "adapters": 6}
+
+
 def naive_nearest(library: AdapterLibrary, text: str) -> str:
     """The task of the description with the largest cosine, one pair at a time."""
     encode = load_encoder("hash").encode
     query = encode([text])[0].tolist()
-    best, found = -math.inf, ""
+    best, nearest = -math.inf, ""
     for entry in library.entries:
         for description in entry.descriptions:
             other = encode([description])[0].tolist()
             dot = sum(x * y for x, y in zip(query, other, strict=True))
             cosine = dot / math.sqrt(sum(x * x for x in query) * sum(y * y for y in other))
             if cosine > best + 1e-6:  # float32 against float64
-                best, found = cosine, entry.task
-    return found
+                best, nearest = cosine, entry.task
+    return nearest
 
 
 def test_retrieval_finds_the_task_of_the_nearest_description(
@@ -100,7 +117,7 @@ def test_oracles_that_saw_scored_rows_are_refused(library: AdapterLibrary, rows:
         Oracle(seen).plan(rows)
     coins = [row for row in rows if row.task.name == "coins"]
     assert Oracle(seen).plan(coins) == [None] * len(coins)
-    own = with_record(library, data_dir="data", split="dev")
-    assert Oracle(own).plan(rows)[0] is not None
+    of_dev = with_record(library, data_dir="data", split="dev")
+    assert Oracle(of_dev).plan(rows)[0] is not None
     folders = with_record(library, data_dir=None, split="train", folders=["mine"])
     assert Oracle(folders).plan(rows)[0] is not None  # their tasks have splits of their own

@@ -1,4 +1,4 @@
-"""Adapters of a library: the task's own (oracle), or that of the task nearest by description."""
+"""Adapters that are there already: one for all tasks, or of a library the task's own or the nearest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,95 @@ from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
 
+NEEDS_LIBRARY = "a library of adapters; give --library (Sources.library)"
 DESCRIPTIONS = 4
-PART = 128
+ENCODED_AT_ONCE = 128  # descriptions
+
+
+class _OneAdapter(Condition):
+    """What is answered with one adapter for all tasks.
+
+    weights: that adapter
+    """
+
+    def __init__(self, weights: LoraWeights) -> None:
+        self._weights = weights
+
+    def key(self, row: Row) -> str:
+        """All rows share the adapter."""
+        return ""
+
+    def adapters(self, keys: Sequence[str]) -> LoraWeights:
+        """The adapter."""
+        return self._weights
 
 
 @final
-class Retrieval(Condition):
+class Multitask(_OneAdapter):
+    """One adapter that was trained on all training tasks together."""
+
+    kind = "multitask"
+    primary = True
+    title = "one adapter trained on all training tasks"
+    sources = ("multitask",)
+    needs = "a multi-task adapter; give --multitask (Sources.multitask)"
+
+
+@final
+class MultitaskInPrompt(_OneAdapter):
+    """One adapter that was trained on all training tasks with their descriptions in the prompt.
+
+    It is what one would use instead of a hypernetwork when prompt tokens cost nothing.
+    """
+
+    kind = "multitask_in_prompt"
+    title = (
+        "one adapter trained on all training tasks with their description in the prompt, used so"
+    )
+    in_prompt = True
+    sources = ("multitask_in_prompt",)
+    needs = (
+        "a multi-task adapter that was trained with descriptions in the prompt; "
+        "give --multitask-in-prompt (Sources.multitask_in_prompt)"
+    )
+
+
+class _OfLibrary(Condition):
+    """What is answered with adapters of a library, by the names of their tasks."""
+
+    def __init__(self, library: AdapterLibrary) -> None:
+        self._library = library
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """The library and its size."""
+        return {"library": self._library.fingerprint, "adapters": len(self._library)}
+
+    def adapters(self, keys: Sequence[str]) -> LoraWeights:
+        """Adapters of the library by task."""
+        return self._library.select(keys).weights
+
+
+@final
+class Mean(_OfLibrary):
+    """The mean of a library's adapters, factor by factor: the paper's average LoRA."""
+
+    kind = "mean"
+    title = "the mean of a library of adapters"
+    sources = ("library",)
+    needs = NEEDS_LIBRARY
+
+    def key(self, row: Row) -> str:
+        """All rows share the mean."""
+        return ""
+
+    def adapters(self, keys: Sequence[str]) -> LoraWeights:
+        """The mean."""
+        return self._library.mean()
+
+
+@final
+class Retrieval(_OfLibrary):
     """The library's adapter whose task is described most like this one.
 
     encode: embeds descriptions, as the hypernetwork's own text encoder does
@@ -39,9 +122,8 @@ class Retrieval(Condition):
 
     kind = "retrieval"
     title = "the library's adapter of the nearest description"
-    needs = (
-        "a library of adapters; give --library (Sources.library) and an encoder (Sources.encode)"
-    )
+    sources = ("library", "encode")
+    needs = f"{NEEDS_LIBRARY} and an encoder (Sources.encode)"
 
     def __init__(
         self,
@@ -51,6 +133,7 @@ class Retrieval(Condition):
         encoder: str = "",
         descriptions: int = DESCRIPTIONS,
     ) -> None:
+        super().__init__(library)
         owners = [
             (entry.task, text)
             for entry in library.entries
@@ -61,7 +144,6 @@ class Retrieval(Condition):
                 f"none of the library's {len(library)} tasks has a description to be found by; "
                 "use a library that `t2l train adapters` made, or leave 'retrieval' out"
             )
-        self._library = library
         self._encode = encode
         self._encoder = encoder
         self._tasks = [task for task, _ in owners]
@@ -69,11 +151,9 @@ class Retrieval(Condition):
             self._embeddings = self._embed([text for _, text in owners])
 
     @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources."""
-        if sources.library is None or sources.encode is None:
-            return None
-        return [cls(sources.library, sources.encode, encoder=sources.encoder)]
+    def make(cls, sources: Sources, *given: Any) -> list[Self]:
+        """See Condition.make."""
+        return [cls(*given, encoder=sources.encoder)]
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -99,19 +179,16 @@ class Retrieval(Condition):
         cosines = embeddings @ self._embeddings.T  # [texts, descriptions]
         return [self._tasks[place] for place in cosines.argmax(dim=1).tolist()]
 
-    def adapters(self, keys: Sequence[str]) -> LoraWeights:
-        """Adapters of the library by task."""
-        return self._library.select(keys).weights
-
     def _embed(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of norm 1; part by part, so that an encoder with a cache loses little."""
-        parts = [texts[start : start + PART] for start in range(0, len(texts), PART)]
-        return normalize(torch.cat([self._encode(part).float() for part in parts]), dim=-1)
+        starts = range(0, len(texts), ENCODED_AT_ONCE)
+        parts = [self._encode(texts[start : start + ENCODED_AT_ONCE]).float() for start in starts]
+        return normalize(torch.cat(parts), dim=-1)
 
 
 @final
-class Oracle(Condition):
-    """The adapter that was trained on the task's own rows.
+class Oracle(_OfLibrary):
+    """The adapter that was trained on the task's own rows; tasks that have none are left out.
 
     library: of such adapters, by task name; of a held-out task it must have seen support rows
         (idx % 10 < 5) alone, as `t2l train adapters` does it
@@ -119,46 +196,26 @@ class Oracle(Condition):
 
     kind = "oracle"
     title = "an adapter trained on rows of the task itself that are not scored"
+    sources = ("oracle",)
     needs = "a library of the tasks' own adapters; give --oracle (Sources.oracle)"
 
-    def __init__(self, library: AdapterLibrary) -> None:
-        self._library = library
-
-    @classmethod
-    def from_sources(cls, sources: Sources) -> list[Self] | None:
-        """See Condition.from_sources."""
-        return None if sources.oracle is None else [cls(sources.oracle)]
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """The library."""
-        return {"library": self._library.fingerprint, "adapters": len(self._library)}
-
     def plan(self, rows: Sequence[Row]) -> list[Setup | None]:
-        """The task's own adapter; tasks that the library lacks are left out.
+        """The task's own adapter.
 
         Raises ConfigError when the library was trained on rows that are scored here.
         """
-        own = set(self._library.names)
+        names = set(self._library.names)
         data = self._library.training.get("data")
+        # Tasks of folders have splits of their own, and imported libraries no record.
+        trained_as_train = (
+            isinstance(data, Mapping) and data.get("data_dir") and data.get("split") == "train"
+        )
         for row in rows:
-            if row.task.name in own and row.task.split != "train" and _trained_as_train(data):
+            if row.task.name in names and row.task.split != "train" and trained_as_train:
                 raise ConfigError(
                     f"the oracle library was trained on split 'train', which takes rows with "
                     f"idx % 10 != 9, but {row.task.name!r} is of split {row.task.split!r} and "
                     "scored on idx % 10 >= 5; train it with data.split="
                     f"{row.task.split}, which takes idx % 10 < 5"
                 )
-        return [Setup(adapter=row.task.name) if row.task.name in own else None for row in rows]
-
-    def adapters(self, keys: Sequence[str]) -> LoraWeights:
-        """Adapters of the library by task."""
-        return self._library.select(keys).weights
-
-
-def _trained_as_train(data: Any) -> bool:
-    """Whether a library's record says that its tasks were taken as training tasks.
-
-    Tasks of folders have a split of their own, and imported libraries no record; neither tells.
-    """
-    return isinstance(data, Mapping) and bool(data.get("data_dir")) and data.get("split") == "train"
+        return [Setup(adapter=row.task.name) if row.task.name in names else None for row in rows]

@@ -1,0 +1,125 @@
+"""What runs set up alike: base model, spec of the adapters, embeddings, and settings to store."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from text_to_lora.encoders.config import EncoderConfig
+from text_to_lora.encoders.load import load_encoder
+from text_to_lora.errors import T2LWarning
+from text_to_lora.hypernet.config import TokenConfig
+from text_to_lora.hypernet.layers import has_fast_product
+from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.models.base import load_base
+from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
+from text_to_lora.training.config import (
+    AdapterSection,
+    BaseSection,
+    EncoderSection,
+    Recipe,
+    TokensSection,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def resolve_dtype(base: BaseSection, device: torch.device) -> BaseSection:
+    """Settle a dtype of "auto", so that a run goes on in the dtype that it began in."""
+    if base.dtype != "auto":
+        return base
+    dtype = "bfloat16" if has_fast_product(torch.bfloat16, device) else "float32"
+    return base.model_copy(update={"dtype": dtype})
+
+
+def load_for_training(
+    base: BaseSection, device: torch.device
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model as a run asks for it, and its tokenizer.
+
+    Raises ConfigError when it cannot be loaded.
+    """
+    model, tokenizer = load_base(
+        base.name, revision=base.revision, device=device, dtype=getattr(torch, base.dtype)
+    )
+    if base.attention is not None:
+        model.set_attn_implementation(base.attention)
+    return model, tokenizer
+
+
+def base_name(base: BaseSection) -> str:
+    """The name under which adapters and hypernetworks know a base."""
+    return base.alias or (EMBEDDED_BASE if base.name == EMBEDDED else base.name)
+
+
+def make_spec(
+    base: BaseSection, adapter: AdapterSection, base_config: PreTrainedConfig
+) -> LoraSpec:
+    """The spec of the adapters of a run.
+
+    base_config: of the base model, as transformers reads it
+
+    Raises SpecError when the base has no such targets or layers.
+    """
+    return LoraSpec.from_config(
+        base_config, name=base_name(base), revision=base.revision, **adapter.model_dump()
+    )
+
+
+def token_config(section: TokensSection, base_config: PreTrainedConfig) -> TokenConfig | None:
+    """Sizes of the parts that read token states; None where a run reads none."""
+    if not section.read:
+        return None
+    hidden_size = base_config.get_text_config(decoder=True).hidden_size
+    return TokenConfig(hidden_size=hidden_size, **section.model_dump(exclude={"read"}))
+
+
+def embed_texts(
+    section: EncoderSection, texts: Sequence[str], folder: Path, device: torch.device
+) -> tuple[Tensor, EncoderConfig]:
+    """Embed each text once, [texts, embedding_dim]; the encoder's weights are free afterwards.
+
+    folder: of the run, which holds the embeddings unless the section names another
+
+    Warns once of how many texts the encoder cuts.
+    """
+    encoder = load_encoder(
+        section.name,
+        device=device,
+        revision=section.revision,
+        cache_dir=section.cache_dir or folder / "embeddings",
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the encoder read", T2LWarning)  # one for each text
+        embeddings = encoder.encode(texts)
+    limit = encoder.config.max_tokens
+    if cut := sum(count > limit for count in encoder.count_tokens(texts)):
+        warnings.warn(
+            f"the encoder reads {limit} tokens of a description; {cut} of {len(texts)} are longer",
+            T2LWarning,
+            stacklevel=2,
+        )
+    return embeddings, encoder.config
+
+
+def shared_settings(config: Recipe) -> dict[str, Any]:
+    """A run's settings as they are stored beside weights: folders by their last name alone."""
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shorten(item) for key, item in value.items()}
+        if isinstance(value, tuple):
+            return [shorten(item) for item in value]
+        return value.name if isinstance(value, Path) else value
+
+    settings: dict[str, Any] = shorten(config.model_dump())
+    base = getattr(config, "base", None)
+    if isinstance(base, BaseSection):
+        settings["base"]["name"] = base_name(base)
+    return settings
