@@ -32,6 +32,7 @@ from text_to_lora.cli import (
     serve,
     tasks,
     train,
+    ui,
 )
 
 app = typer.Typer(
@@ -71,6 +72,7 @@ _VERBS: dict[typer.Typer, list[Callable[..., None]]] = {
         refine.refine,
         run.run,
         serve.serve,
+        ui.ui,
         inspect.inspect,
         convert.convert,
         merge.merge,
