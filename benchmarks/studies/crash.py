@@ -42,7 +42,7 @@ from text_to_lora.lora import LoraSpec
 
 COLOURS = ("red", "green", "blue", "grey")
 WRITES = ("open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
-MAX_SECONDS = 120.0  # of one run
+MAX_SECONDS = 900.0  # of one run
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -78,22 +78,53 @@ def make_jobs(work: Path) -> list[Job]:
     sizes = {"latent_size": 8, "head_in_size": 16, "dropout": 0.2}
     run = {"steps": 4, "log_every": 2, "eval_every": 2, "save_every": 2, "device": "cpu"}
     lora = {"targets": "all-linear", "rank": 2, "alpha": 4}
-    data = {"folders": [str(tasks / "own")], "max_prompt_tokens": 64, "max_answer_tokens": 16, "eval_rows": 2}
-    sft = {"base": model, "adapter": lora, "encoder": {"name": "hash"}, "hypernet": sizes, "run": run}
+    data = {
+        "folders": [str(tasks / "own")],
+        "max_prompt_tokens": 64,
+        "max_answer_tokens": 16,
+        "eval_rows": 2,
+    }
+    sft = {
+        "base": model,
+        "adapter": lora,
+        "encoder": {"name": "hash"},
+        "hypernet": sizes,
+        "run": run,
+    }
     sft["optimizer"] = {"lr": 0.01}
     sft["data"] = data | {"validation_one_in": 3, "family_tasks": 0, "family_share": 0}
     sft["data"] |= {"tasks_per_batch": 2, "examples_per_task": 2, "max_description_tokens": 64}
-    reconstruct = {"verb": "reconstruct", "encoder": {"name": "hash"}, "hypernet": sizes, "run": run}
+    reconstruct = {
+        "verb": "reconstruct",
+        "encoder": {"name": "hash"},
+        "hypernet": sizes,
+        "run": run,
+    }
     reconstruct["data"] = {"library": str(work / "library"), "tasks_per_batch": 2}
     reconstruct["conditioning"] = {"kind": "text"}
     joint = {"verb": "adapters", "base": model, "adapter": lora, "optimizer": {"lr": 0.01}}
     joint["data"] = data | {"validation_one_in": 0}
-    joint["run"] = {"rows": 8, "batch_size": 2, "eval_every": 2, "tasks_at_once": 2, "tokens_per_pass": 200}
+    joint["run"] = {
+        "rows": 8,
+        "batch_size": 2,
+        "eval_every": 2,
+        "tasks_at_once": 2,
+        "tokens_per_pass": 200,
+    }
     joint["run"] |= {"save_every": 2, "device": "cpu"}
     recipes = {"reconstruct": reconstruct, "adapters": joint, "sft": sft}
     for name, recipe in recipes.items():
         (work / f"{name}.yaml").write_text(json.dumps(recipe))
-    suite = ("eval", "suite", "--tasks", str(tasks), "-m", str(work / "hypernet"), "-o", f"{out}/suite")
+    suite = (
+        "eval",
+        "suite",
+        "--tasks",
+        str(tasks),
+        "-m",
+        str(work / "hypernet"),
+        "-o",
+        f"{out}/suite",
+    )
     conditions = ("--rows", "2", "--max-new-tokens", "2", "--conditions", "base,matched")
     add = ("library", "add", str(work / "adapters"), "-o", f"{out}/library", "--overwrite")
     many = ("generate", "--from-file", str(work / "texts.txt"), "-m", str(work / "hypernet"))
@@ -113,12 +144,24 @@ def save_base(folder: Path) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
-    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "padding_side": "left"}
+    names = {
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "padding_side": "left",
+    }
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "vocab_size": len(tokens)}
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**sizes, **ids, max_position_embeddings=256)).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**sizes, **ids, max_position_embeddings=256)).save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -232,7 +275,11 @@ def run_job(job: Job, work: Path, **kill: Any) -> Ending:
 def read_output(work: Path) -> dict[str, str]:
     """Hash of every file of the output by its path, and of hidden leftovers beside it."""
     out = work / "out"
-    return {str(file.relative_to(out)): file_hash(file) for file in sorted(out.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(out)): file_hash(file)
+        for file in sorted(out.rglob("*"))
+        if file.is_file()
+    }
 
 
 def study(job: Job, work: Path, moments: int, seed: int) -> dict[str, Any]:
@@ -244,7 +291,11 @@ def study(job: Job, work: Path, moments: int, seed: int) -> dict[str, Any]:
         if ending.status:
             raise SystemExit(f"{job.name}: {(work / 'log').read_text()}")
         undisturbed.append(read_output(work))
-    expected = {name: digest for name, digest in undisturbed[0].items() if undisturbed[1].get(name) == digest}
+    expected = {
+        name: digest
+        for name, digest in undisturbed[0].items()
+        if undisturbed[1].get(name) == digest
+    }
     not_compared = sorted(undisturbed[0].keys() - expected.keys())
     counts: Counter[str] = Counter()
     faults: list[dict[str, Any]] = []
@@ -266,7 +317,9 @@ def study(job: Job, work: Path, moments: int, seed: int) -> dict[str, Any]:
         extra = sorted(output.keys() - undisturbed[0].keys() - set(hidden))
         if status or differing or extra:
             log = (work / "log").read_text()[-500:] if status else ""
-            faults.append({**kill, "status": status, "differing": differing, "extra": extra, "log": log})
+            faults.append(
+                {**kill, "status": status, "differing": differing, "extra": extra, "log": log}
+            )
     return {
         "moments": moments,
         "seconds": round(ending.seconds, 2),
@@ -293,24 +346,30 @@ def warm(work: Path, jobs: list[Job]) -> None:
 def main() -> None:
     """Run the study and write its result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--moments", type=int, default=9, help="kills of every job; 54 of all six by default")
+    parser.add_argument(
+        "--moments", type=int, default=9, help="kills of every job; 54 of all six by default"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", help="names of jobs with commas; default: all")
     parser.add_argument("--out", type=Path, default=RESULTS / "crash.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    facts = {"command": command(), "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
-    facts |= {"moments": options.moments, "seed": options.seed}
+    facts = {
+        "seed": options.seed,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+    }
     earlier = read_json(options.out) if options.out.exists() else {}
-    same = all(earlier.get(field) == facts[field] for field in ("moments", "seed"))
-    results: dict[str, Any] = earlier["jobs"] if same else {}
+    results: dict[str, Any] = earlier["jobs"] if earlier.get("seed") == options.seed else {}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         names = options.jobs.split(",") if options.jobs else None
         jobs = [job for job in make_jobs(work) if names is None or job.name in names]
         warm(work, jobs)
         for job in jobs:
-            results[job.name] = study(job, work, options.moments, options.seed)
+            results[job.name] = study(job, work, options.moments, options.seed) | {
+                "command": command()
+            }
             print(job.name, json.dumps(results[job.name]), file=sys.stderr, flush=True)
             write_json(options.out, {**facts, "jobs": results})
 

@@ -75,7 +75,9 @@ def repeat_blocks(model: Any, weights: LoraWeights, count: int) -> dict[str, Any
             model(ids)
 
     result = repeat(block, count)
-    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    hooks = sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+    )
     return result | {"hooks_left": hooks, "within": result["within"] and hooks == 0}
 
 
@@ -101,7 +103,9 @@ def large_library(spec: LoraSpec, path: Path, count: int, reads: int) -> dict[st
     opened, rng = time.perf_counter(), random.Random(0)
     for _ in range(reads):
         weights = library.adapter(f"task-{rng.randrange(count)}")
-        assert all(bool(tensor.isfinite().all()) for tensor in (*weights.a.values(), *weights.b.values()))
+        assert all(
+            bool(tensor.isfinite().all()) for tensor in (*weights.a.values(), *weights.b.values())
+        )
     read = time.perf_counter()
     size_mib = sum(file.stat().st_size for file in path.iterdir()) / 2**20
     taken = resident_mib() - before
@@ -148,7 +152,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         counts = {name: getattr(options, name) for name in ("calls", "blocks", "adapters", "reads")}
         result = run(Path(folder), **counts)
-    facts = {"command": command(), "date": datetime.now(UTC).date().isoformat(), "machine": machine()}
+    facts = {
+        "command": command(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+    }
     bounds = {"growth_mib": GROWTH_MIB, "slower": SLOWER, **LIBRARY_BOUNDS}
     write_json(options.out, {**facts, **result, "bounds": bounds})
     print({name: result[name] for name in result}, flush=True)

@@ -12,12 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from text_to_lora.encoders import (
-    CachedEncoder,
-    EncoderConfig,
-    HashEncoder,
-    TextSettings,
-)
+from text_to_lora.encoders import CachedEncoder, EncoderConfig, HashEncoder, TextSettings
 from text_to_lora.encoders.base import Reading, read_tokens, warn_unread
 from text_to_lora.errors import ConfigError, T2LWarning
 

@@ -157,7 +157,10 @@ def test_a_folder_of_lots_of_loras_is_named_and_described_by_its_card(
         tree.add(place, rank=16, targets=["q_proj", "k_proj", "v_proj"])
     (tree.root / name / "README.md").write_text(LOTS_CARD.format(more=more))
     adapter_folders = find_adapters(tree.root)
-    assert [item.task for item in adapter_folders] == ["task1391_winogrande_easy_answer_generation", "task77"]
+    assert [item.task for item in adapter_folders] == [
+        "task1391_winogrande_easy_answer_generation",
+        "task77",
+    ]
     whole = find_adapters(tree.root / name, name=f"Lots-of-LoRAs/{name}")
     assert [(item.task, item.source) for item in whole] == [
         ("task1391_winogrande_easy_answer_generation", f"Lots-of-LoRAs/{name}")

@@ -78,7 +78,12 @@ def test_what_is_saved_is_read(library: AdapterLibrary, saved: Path) -> None:
     assert_same(read.weights, library.weights)
     for read_entry, entry in zip(read.entries, library.entries, strict=True):
         assert read_entry.hash
-        assert (read_entry.task, read_entry.descriptions, read_entry.validation_loss, read_entry.steps) == (
+        assert (
+            read_entry.task,
+            read_entry.descriptions,
+            read_entry.validation_loss,
+            read_entry.steps,
+        ) == (
             entry.task,
             entry.descriptions,
             entry.validation_loss,

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from benchmarks.studies.crash import run_in_child
 from text_to_lora.library.export import export_library
-from text_to_lora.library.import_adapters import find_adapters, import_adapters
+from text_to_lora.library.folders import find_adapters
+from text_to_lora.library.import_adapters import import_adapters
 from text_to_lora.library.library import load_library, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights, load_adapter, save_adapter
 from tiny_models import make_config
@@ -34,7 +35,9 @@ def make_adapter(value: int) -> LoraWeights:
     (group,) = SPEC.groups
     layers = len(group.layers)
     a = torch.full((1, layers, 1, group.in_features), float(value))
-    return LoraWeights(SPEC, {group.key: a}, {group.key: torch.ones(1, layers, group.out_features, 1)})
+    return LoraWeights(
+        SPEC, {group.key: a}, {group.key: torch.ones(1, layers, group.out_features, 1)}
+    )
 
 
 def value_of(weights: LoraWeights) -> int:
@@ -62,7 +65,9 @@ class LibraryMachine(RuleBasedStateMachine):
         library = load_library(self.library, base_config=CONFIG)
         return {name: value_of(library.adapter(name)) for name in library.names}
 
-    def run(self, command: Callable[[], object], after: Mapping[str, int], kill: int | None) -> None:
+    def run(
+        self, command: Callable[[], object], after: Mapping[str, int], kill: int | None
+    ) -> None:
         """Run a command that makes the library `after`, or is killed: then it is that or as it was."""
         if kill is None:
             command()
@@ -84,7 +89,11 @@ class LibraryMachine(RuleBasedStateMachine):
         def command() -> None:
             read_base: Any = lambda name, revision: CONFIG  # noqa: E731
             texts = {name: [f"Do {name}."] for name in values}
-            options: dict[str, Any] = {"read_base": read_base, "descriptions": texts, "overwrite": True}
+            options: dict[str, Any] = {
+                "read_base": read_base,
+                "descriptions": texts,
+                "overwrite": True,
+            }
             import_adapters(find_adapters(source), self.library, **options)
 
         self.run(command, self.expected | values, kill)

@@ -51,7 +51,12 @@ class Server:
         )
         self.listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        page = options.pop("ui", False)
         app = make_app(self.service, drain_seconds=5, **options)
+        if page:
+            from text_to_lora.serving.ui import mount
+
+            mount(app, self.url, options.get("api_key"))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         self._thread = threading.Thread(target=self._server.run, args=([self.listener],))
         self._thread.start()

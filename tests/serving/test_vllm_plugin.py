@@ -98,10 +98,8 @@ def test_nothing_is_registered_without_a_hypernetwork(
 
 def test_registering_loads_no_model(resolver: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
-    code = (
-        "import sys, text_to_lora.serving.vllm_plugin\n"
-        "print('torch' in sys.modules, 'transformers' in sys.modules)"
-    )
+    code = "import sys, text_to_lora.serving.vllm_plugin\n"
+    code += "print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False False\n", done.stderr
 

@@ -107,8 +107,8 @@ def start(
     """
     if api_key == "":
         raise ConfigError("the API key is empty; leave --api-key out, or give a key")
-    api, guard = _import("api"), _import("guard")
-    page = _import("ui") if ui else None
+    api, guard = import_serving("api"), import_serving("guard")
+    page = import_serving("ui") if ui else None
     listener = guard.listen(host, port)
     with listener:
         with progress("loading the hypernetwork and the base model"):
@@ -153,7 +153,7 @@ def _load(
     return Service(load(), shelf, base_names=names, limits=bounds, load_copy=load)
 
 
-def _import(module: str) -> Any:
+def import_serving(module: str) -> Any:
     """Import a module of the server.
 
     Raises ConfigError saying what to install when a package is missing.

@@ -338,7 +338,7 @@ class Service:
                 sampling,
                 lambda ids: frame.read_answer(tokenizer, ids),
                 lambda piece: None,
-                hidden=frame.untold.lead.strip(),
+                hidden=frame.bare.lead.strip(),
                 streams=body.stream,
             )
         return Answer(
