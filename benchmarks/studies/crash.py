@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pyarrow.parquet
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -34,7 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks.lib import RESULTS, command, machine
 from text_to_lora.cli import main as t2l
 from text_to_lora.encoders import load_encoder
-from text_to_lora.files import file_hash, read_json, write_json
+from text_to_lora.files import content_hash, file_hash, read_json, write_json
 from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, save_hypernet
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, save_library
@@ -273,13 +274,17 @@ def run_job(job: Job, work: Path, **kill: Any) -> Ending:
 
 
 def read_output(work: Path) -> dict[str, str]:
-    """Hash of every file of the output by its path, and of hidden leftovers beside it."""
+    """Hash of every file of the output by its path; of Parquet the rows count, not the metadata."""
     out = work / "out"
     return {
-        str(file.relative_to(out)): file_hash(file)
-        for file in sorted(out.rglob("*"))
-        if file.is_file()
+        str(file.relative_to(out)): _hash(file) for file in sorted(out.rglob("*")) if file.is_file()
     }
+
+
+def _hash(file: Path) -> str:
+    if file.suffix != ".parquet" or file.name.startswith("."):
+        return file_hash(file)
+    return content_hash(pyarrow.parquet.read_table(file).to_pylist())
 
 
 def study(job: Job, work: Path, moments: int, seed: int) -> dict[str, Any]:
@@ -311,10 +316,10 @@ def study(job: Job, work: Path, moments: int, seed: int) -> dict[str, Any]:
         counts["killed with a part of the output there"] += status != 0 and bool(left)
         status = run_job(job, work).status
         output = read_output(work)
-        hidden = sorted({name for name in output if name.split("/")[0].startswith(".")})
+        hidden = {name for name in output if any(part.startswith(".") for part in Path(name).parts)}
         counts["hidden leftovers"] += bool(hidden)
         differing = sorted(name for name, digest in expected.items() if output.get(name) != digest)
-        extra = sorted(output.keys() - undisturbed[0].keys() - set(hidden))
+        extra = sorted(output.keys() - undisturbed[0].keys() - hidden)
         if status or differing or extra:
             log = (work / "log").read_text()[-500:] if status else ""
             faults.append(
