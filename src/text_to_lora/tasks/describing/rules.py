@@ -87,7 +87,8 @@ class Rules:
     def _vector(self, text: str) -> Tensor:
         with self._lock:
             vector = self._embed([text])[0].float()
-        return vector / vector.norm().clamp(min=1e-9)
+        unit: Tensor = vector / vector.norm().clamp(min=1e-9)
+        return unit
 
 
 def _quotes(text: str) -> Iterable[str]:
