@@ -30,7 +30,7 @@ async def ask(client: AsyncOpenAI, sentence: str, text: str, max_tokens: int) ->
             pieces.append((clock() - started, content))
     answer = "".join(content for _, content in pieces)
     times = f"{pieces[0][0]:.2f} to {pieces[-1][0]:.2f} s" if pieces else "no text"
-    print(f"{sentence}\n  {answer!r}\n  {len(pieces)} pieces, {times}")
+    print(f"{sentence}\n  {answer!r}\n  pieces: {len(pieces)}, {times}")
 
 
 async def main() -> None:

@@ -99,6 +99,7 @@ def make_page(server: Server) -> gradio.Blocks:
                     headers=["Input", "Base", "With the adapter"],
                     interactive=False,
                     wrap=True,
+                    column_widths=["26%", "37%", "37%"],
                     elem_id="answers",
                 )
                 near = gradio.Markdown(elem_id="near")
@@ -108,7 +109,7 @@ def make_page(server: Server) -> gradio.Blocks:
                 with gradio.Row():
                     form = gradio.Radio(_FORMS, value="peft", label="Format", elem_id="form")
                     prepare = gradio.Button("Prepare the download", elem_id="prepare")
-                file = gradio.File(label="Adapter", interactive=False, elem_id="file")
+                file = gradio.File(label="Adapter", interactive=False, height=90, elem_id="file")
 
         def answer(
             sentence: str,
