@@ -97,7 +97,7 @@ def test_what_cannot_be_exported_is_said_in_one_line_and_nothing_is_written(
     ("options", "message"),
     [
         (["--to", "onnx"], "unknown format 'onnx'; choose from gguf, mlx, ollama, peft"),
-        (["--to", "gguf", "--engine-base", "x"], "a GGUF export does not name its base"),
+        (["--to", "gguf", "--engine-base", "x"], "an export to gguf does not name its base"),
         (["--to", "ollama"], "in Ollama's library is not known; give it"),
         (["--to", "gguf", "--base", "no such"], "unknown base model 'no such'"),
     ],

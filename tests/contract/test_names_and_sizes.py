@@ -39,6 +39,8 @@ EMPTY_WORDS = frozenset(
 LEFT = (
     "benchmarks/studies/soak.py",
     "src/text_to_lora/serving",
+    "src/text_to_lora/tasks/checking",
+    "src/text_to_lora/training/loop.py",
     "tests/cli/test_serve.py",
     "tests/serving",
 )

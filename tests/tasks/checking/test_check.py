@@ -64,10 +64,10 @@ def test_equal_inputs_and_rare_runs_of_ten_words_are_found_and_dropped() -> None
     ]
     task = make("train", rows)
     held_out = make("test", [("it is the same, here!", "x"), (LONG, "y"), ("short", "x")])
-    found = find_held_out([task], [held_out])
-    assert (found["train"].equal, found["train"].similar) == ({0}, {1})
-    assert found["train"].held_out_tasks == {"test"}
-    (cleaned,) = drop_held_out([task], found)
+    problems = find_held_out([task], [held_out])
+    assert (problems["train"].equal, problems["train"].similar) == ({0}, {1})
+    assert problems["train"].held_out_tasks == {"test"}
+    (cleaned,) = drop_held_out([task], problems)
     assert [row.idx for row in cleaned.examples] == [2, 3]  # the roles of rows stay
     assert find_held_out([cleaned], [held_out]) == {}
     # a run of words that many rows of the evaluation set have is of their template
@@ -79,8 +79,8 @@ def test_a_description_of_an_evaluation_set_is_dropped_and_a_task_without_any_le
     held_out = make("test", [("a b", "x")], descriptions=("Say what the mail wants.",))
     texts = ("say what the mail wants", "Another one.")
     task = make("train", [("c d", "x")], definition=texts[0], descriptions=texts)
-    found = find_held_out([task], [held_out])
-    assert drop_held_out([task], found)[0].descriptions == ("Another one.",)
+    problems = find_held_out([task], [held_out])
+    assert drop_held_out([task], problems)[0].descriptions == ("Another one.",)
     alone = replace(task, definition=texts[0], descriptions=texts[:1])
     assert drop_held_out([alone], find_held_out([alone], [held_out])) == []
 
