@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,9 @@ def test_the_first_step_and_a_validation_are_not_in_the_estimate() -> None:
             seconds += 500.0
             return {}
 
+        def estimate(self, seconds: float, steps_left: int) -> str:
+            return estimate_line(seconds, steps_left, CPU)
+
         def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {}, {}
 
@@ -61,12 +63,7 @@ def test_the_first_step_and_a_validation_are_not_in_the_estimate() -> None:
             raise AssertionError
 
     lines: list[str] = []
-    Loop(
-        Sleeper(),
-        report=lines.append,
-        estimate=partial(estimate_line, device=CPU),
-        clock=lambda: seconds,
-    ).run()
+    Loop(Sleeper(), report=lines.append, clock=lambda: seconds).run()
     (line,) = lines
     assert line.startswith("measured over 10 steps: 3.00 s a step, so about 49 minutes for the 989")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -113,7 +112,6 @@ class Session:
             checkpoints=run.keep_checkpoints,
             report=self.report,
             watch=watch,
-            estimate=partial(estimate_line, device=self.device),
             is_main=self.is_main,
             interruptible=self.processes == 1,
         )
@@ -209,6 +207,10 @@ class DescentLearner(Learner):
         figures = torch.tensor([float(loss.detach()), batch.size], dtype=torch.float64)
         total, units = self._session.add(figures).tolist()
         return StepFigures(total, int(units), notes)
+
+    def estimate(self, seconds: float, steps_left: int) -> str:
+        """See Learner.estimate."""
+        return estimate_line(seconds, steps_left, self._session.device)
 
     def validate(self, step: int) -> dict[str, float]:
         """See Learner.validate; every `run.eval_every` steps and at the end."""

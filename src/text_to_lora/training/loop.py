@@ -75,6 +75,13 @@ class Learner(ABC):
     def end(self) -> None:  # noqa: B027
         """Validate what is not validated yet, before a loop ends for good or for lack of time."""
 
+    def estimate(self, seconds: float, steps_left: int) -> str | None:
+        """Give a line on what is left of a run; None where nothing is to be said.
+
+        seconds: of a step, without validation
+        """
+        return None
+
     @abstractmethod
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and the JSON values that going on depends on."""
@@ -93,7 +100,6 @@ class Loop:
     save_every: steps between checkpoints, of which `checkpoints` stay; None saves by time
     seconds: a step that would end later is not begun; earlier sessions count
     report: gets a line of text for each line of the history; watch: gets the history
-    estimate: gives a line from the seconds of a step, without validation, and the steps that are left
     is_main: whether this process writes; interruptible: Ctrl-C waits until a step is over and saved
     clock: seconds from any point
     """
@@ -109,7 +115,6 @@ class Loop:
         seconds: float = float("inf"),
         report: Callable[[str], None] = lambda line: None,
         watch: Callable[[Sequence[Line]], None] = lambda lines: None,
-        estimate: Callable[[float, int], str] | None = None,
         is_main: bool = True,
         interruptible: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -122,7 +127,6 @@ class Loop:
         self._limit = seconds
         self._report = report
         self._watch = watch
-        self._estimate = estimate
         self._step_seconds: list[float] = []
         self._is_main = is_main
         self._interruptible = interruptible
@@ -208,13 +212,14 @@ class Loop:
             self._add_line({f"eval_{key}": value for key, value in metrics.items()})
 
     def _time_step(self, seconds: float) -> None:
-        """Report the estimate once, after the first step of this session and those that are measured."""
-        if self._estimate is None or len(self._step_seconds) > MEASURED_STEPS:
+        """Report the learner's estimate once, after the first step of this session and the measured ones."""
+        if len(self._step_seconds) > MEASURED_STEPS:
             return
         self._step_seconds.append(seconds)
         if len(self._step_seconds) > MEASURED_STEPS:
             mean = sum(self._step_seconds[1:]) / MEASURED_STEPS
-            self._report(self._estimate(mean, self._learner.num_steps - self.step))
+            if line := self._learner.estimate(mean, self._learner.num_steps - self.step):
+                self._report(line)
 
     def _add_line(self, figures: Line) -> None:
         line = {"step": self.step, **figures, "seconds": self._look()}
