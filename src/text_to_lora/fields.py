@@ -54,7 +54,7 @@ def from_json(
 
     optional: fields that may be missing, and then have their default
 
-    Raises `error` when a field is missing or unknown; the dataclass checks their values itself.
+    Raises `error` when a field is missing, unknown or of another type than its annotation allows.
     """
     if not isinstance(payload, Mapping):
         raise error(f"{place} is {shorten(payload)}; an object is needed")
@@ -63,12 +63,14 @@ def from_json(
     unknown = sorted(payload.keys() - hints.keys())
     if missing or unknown:
         raise error(f"{place}: missing fields {missing}, unknown fields {unknown}")
-    return cls(
+    record = cls(
         **{
             name: _from_json(value, hints[name], f"{place}.{name}", error)
             for name, value in payload.items()
         }
     )
+    check_fields(record, place, error)
+    return record
 
 
 def _from_json(value: Any, hint: Any, place: str, error: type[T2LError]) -> Any:

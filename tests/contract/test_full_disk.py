@@ -14,6 +14,8 @@ import pytest
 from benchmarks.studies.crash import Job, make_jobs, read_output, run_job
 
 BALLAST = "ballast"
+SMALL = 1 << 16
+"""Bytes of an output of a few pages, half of which may do."""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_a_full_disk_is_one_line_and_the_command_goes_on_when_there_is_room(
     expected = names(work)
     used = (8 << 20) - room_of(disk)
     clear(disk)
-    for room in (0, used // 2):
+    for room in {0, used // 2} if used > SMALL else {0}:
         (disk / BALLAST).write_bytes(bytes(room_of(disk) - room))
         assert run_job(job, work).status == 2, (work / "log").read_text()
         assert "no space left on the disk of" in refusal(work)

@@ -37,28 +37,10 @@ EMPTY_WORDS = frozenset(
 
 # Folders whose names or sizes are not yet within the rules; take a folder out once it is.
 LEFT = (
-    "src/text_to_lora/encoders",
-    "src/text_to_lora/hypernet",
-    "src/text_to_lora/inference",
-    "src/text_to_lora/library",
-    "src/text_to_lora/lora",
-    "src/text_to_lora/tasks",
-    "tests/analysis",
-    "tests/cli/test_benchmarks.py",
-    "tests/cli/test_compare.py",
-    "tests/cli/test_evaluate.py",
-    "tests/contract/test_speed_benchmarks.py",
-    "tests/contract/test_studies.py",
-    "tests/encoders",
-    "tests/evaluation",
-    "tests/export",
-    "tests/hypernet",
-    "tests/inference",
-    "tests/library",
-    "tests/lora",
-    "tests/recipes",
-    "tests/tasks",
-    "tests/training",
+    "benchmarks/studies/soak.py",
+    "src/text_to_lora/serving",
+    "tests/cli/test_serve.py",
+    "tests/serving",
 )
 
 MOST_FUNCTION_LINES = 60

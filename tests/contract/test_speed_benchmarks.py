@@ -91,7 +91,7 @@ def test_the_variants_of_an_sft_step_take_the_same_rows_to_the_same_loss(
     monkeypatch.setattr(script, "draw_rows", lambda *_: rows)
     options = Namespace(data=None, base=str(base_folder), rows=4, seed=0, rank=2, width=8)
     steps, _ = script.make_steps(options)
-    assert list(steps) == ["floor", "static_peft", "adapted", "whole"]
+    assert list(steps) == ["floor", "static_peft", "adapted", "whole", "before"]
     times = script.measure(steps, 2, time.perf_counter)
     assert all(len(values) == 2 for values in times.values())
 

@@ -12,12 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from text_to_lora.encoders import (
-    CachedEncoder,
-    EncoderConfig,
-    HashEncoder,
-    TextSettings,
-)
+from text_to_lora.encoders import CachedEncoder, EncoderConfig, HashEncoder, TextSettings
 from text_to_lora.encoders.base import Reading, read_tokens, warn_unread
 from text_to_lora.errors import ConfigError, T2LWarning
 
@@ -46,9 +41,9 @@ def test_only_new_content_is_embedded(tmp_path: Path) -> None:
     CachedEncoder(first, tmp_path).encode(["a", "b"])
     second = CountingEncoder()
     cached = CachedEncoder(second, tmp_path)
-    found = cached.encode([" b.", "c", "a", "c"])
+    vectors = cached.encode([" b.", "c", "a", "c"])
     assert first.asked == ["a", "b"] and second.asked == ["c"]
-    assert torch.equal(found, HashEncoder().encode(["b", "c", "a", "c"]))
+    assert torch.equal(vectors, HashEncoder().encode(["b", "c", "a", "c"]))
     assert cached.encode([]).shape == (0, 32)
     assert cached.count_tokens(["a b"]) == [3] and cached.config == second.config
     other = HashEncoder(settings=TextSettings(norm=1.0))  # of another configuration

@@ -45,8 +45,8 @@ def test_embeddings_are_the_last_hidden_state_of_each_text_alone(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str], side: str
 ) -> None:
     tokenizer.padding_side = side
-    found = LanguageModelEncoder(model, tokenizer).encode(texts)
-    for text, row in zip(texts, found, strict=True):
+    embeddings = LanguageModelEncoder(model, tokenizer).encode(texts)
+    for text, row in zip(texts, embeddings, strict=True):
         text = text.strip()
         ids = tokenizer(text + "." if text[-1].isalpha() else text, return_tensors="pt").input_ids
         with torch.no_grad():
@@ -84,8 +84,8 @@ def test_a_bert_decoder_with_its_head_is_read_without_a_pooler(
         model = BertLMHeadModel.from_pretrained(tmp_path)
         ids = tokenizer("sort it.", return_tensors="pt").input_ids
         hidden = model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
-    found = encoder.encode(["sort it."])[0]
-    torch.testing.assert_close(found, functional.normalize(hidden, dim=0) * 32**0.5)
+    embeddings = encoder.encode(["sort it."])[0]
+    torch.testing.assert_close(embeddings, functional.normalize(hidden, dim=0) * 32**0.5)
 
 
 def test_another_models_weights_are_refused_with_both_fingerprints(

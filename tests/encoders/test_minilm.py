@@ -34,9 +34,9 @@ def test_embeddings_equal_sentence_transformers(encoder: MiniLMEncoder, texts: l
     texts = [text.strip() for text in [*texts, "the cat sat on the mat " * 60]]
     expected = reference.encode(texts, convert_to_tensor=True)
     with pytest.warns(T2LWarning, match="read 256 of 362 tokens"):
-        found = encoder.encode(texts)
+        embeddings = encoder.encode(texts)
     # fp32 sums in another order; measured 1.5e-7 at norm 1
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(embeddings, expected, atol=1e-6, rtol=0)
 
 
 @needs_weights

@@ -21,7 +21,7 @@ def gpt2() -> PreTrainedConfig:
     return GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64)
 
 
-def several(config: PreTrainedConfig) -> LoraWeights:
+def three_adapters(config: PreTrainedConfig) -> LoraWeights:
     return make_weights(config, adapters=3)
 
 
@@ -35,7 +35,7 @@ OTHERS = [name for name in FORMATS if name != "ollama"]
 TYPES = "gemma2, gemma3, gemma3_text, llama, mistral, phi3, qwen2, qwen3; merge the adapter"
 CASES = [
     *(
-        (name, None, several, None, "3 adapters for one export; export each of weights")
+        (name, None, three_adapters, None, "3 adapters for one export; export each of weights")
         for name in FORMATS
     ),
     *(

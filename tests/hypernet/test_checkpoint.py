@@ -80,8 +80,8 @@ def test_bfloat16_halves_the_file_and_loads_in_either_dtype(
     small = save_hypernet(tmp_path / "small", hypernet, encoder, training={}, dtype=torch.bfloat16)
     sizes = [(path / "model.safetensors").stat().st_size for path in (small, folder)]
     assert sizes[0] < 0.6 * sizes[1]
-    kept, widened = load_hypernet(small, dtype=None), load_hypernet(small)
-    assert (kept.hypernet.dtype, widened.hypernet.dtype) == (torch.bfloat16, torch.float32)
+    narrow, widened = load_hypernet(small, dtype=None), load_hypernet(small)
+    assert (narrow.hypernet.dtype, widened.hypernet.dtype) == (torch.bfloat16, torch.float32)
     for name, tensor in hypernet.state_dict().items():
         assert torch.equal(widened.hypernet.state_dict()[name], tensor.bfloat16().float())
 

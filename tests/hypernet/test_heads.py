@@ -64,8 +64,7 @@ def test_every_slot_and_every_description_gets_its_own_factors(
 
 
 @pytest.mark.parametrize(
-    ("head", "parameters"),
-    [("joint", 55_424_000), ("shared", 34_412_288), ("rank", 4_996_096)],
+    ("head", "parameters"), [("joint", 55_424_000), ("shared", 34_412_288), ("rank", 4_996_096)]
 )
 def test_sizes_for_mistral_7b_are_those_of_the_paper(head: Any, parameters: int) -> None:
     # MistralConfig's defaults are the shapes of Mistral-7B

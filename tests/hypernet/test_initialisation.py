@@ -94,9 +94,7 @@ def test_bias_of_wide_shared_heads_is_uniform(head: Any, rows: int) -> None:
     config = LlamaConfig(hidden_size=512, num_hidden_layers=1, num_attention_heads=8)
     spec = LoraSpec.from_config(config, targets=["q_proj"], rank=8)
     hypernet = Hypernetwork.from_config(
-        HypernetConfig(head=head, embedding_dim=8),
-        spec,
-        torch.Generator().manual_seed(3),
+        HypernetConfig(head=head, embedding_dim=8), spec, torch.Generator().manual_seed(3)
     )
     (bias,) = (p for n, p in hypernet.head.linears.named_parameters() if n.endswith("bias"))
     assert_uniform(bias.detach(), 1 / math.sqrt(2 * rows * 512))

@@ -228,8 +228,8 @@ def test_every_variant_follows_the_papers_equations(
                         "zscore": factor * (std + 1e-10) + mean,
                         "offset": factor + offset,
                     }[variant]
-                    found = (weights.a if side == "A" else weights.b)[group.key][row, layer]
-                    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=TOLERANCE)
+                    generated = (weights.a if side == "A" else weights.b)[group.key][row, layer]
+                    np.testing.assert_allclose(generated, expected, rtol=1e-4, atol=TOLERANCE)
 
 
 def test_module_order_is_sorted_unless_told_and_decides_the_type_embeddings(

@@ -82,8 +82,8 @@ def test_a_long_description_keeps_its_beginning_and_its_end(
 ) -> None:
     short = replace(tokens, max_tokens=6)
     states = read(base, short, ["abcdefghijkl"])
-    kept = make_tokenizer()("abijkl").input_ids
-    rows = base.get_input_embeddings().weight.detach()[kept]
+    token_ids = make_tokenizer()("abijkl").input_ids
+    rows = base.get_input_embeddings().weight.detach()[token_ids]
     torch.testing.assert_close(states.words[0], torch.nn.functional.normalize(rows, dim=-1))
 
 

@@ -94,7 +94,7 @@ def test_effect_is_the_mean_divergence_of_the_answer_tokens(
 ) -> None:
     model, tokenizer = base
     replies = ["yes", "no way", "x"]
-    found = effect(model, tokenizer, INPUTS, replies, weights, rows=[0, 1, 0])
+    effects = effect(model, tokenizer, INPUTS, replies, weights, rows=[0, 1, 0])
     frame = PromptFormat.for_tokenizer(tokenizer)
     for place, (text, reply, row) in enumerate(zip(INPUTS, replies, [0, 1, 0], strict=True)):
         encoded = frame.encode(tokenizer, text, reply)
@@ -109,7 +109,7 @@ def test_effect_is_the_mean_divergence_of_the_answer_tokens(
         ]
         assert len(terms) == len(reply) + 2  # the space before it and the end of the turn
         # float32 logits against float64 probabilities
-        assert float(found[place]) == pytest.approx(sum(terms) / len(terms), rel=1e-3)
+        assert float(effects[place]) == pytest.approx(sum(terms) / len(terms), rel=1e-3)
 
 
 def test_an_adapter_of_strength_zero_has_no_effect(base: Any, weights: LoraWeights) -> None:

@@ -85,9 +85,9 @@ def test_mixed_rows_that_come_and_go_answer_as_each_alone(
     adapters: Adapters,
     plan: dict[int, list[int]],
 ) -> None:
-    found = decode(llama, llama_spec, plan, adapters)
+    answers = decode(llama, llama_spec, plan, adapters)
     wanted = [alone(llama, *pair) for pair in zip(PROMPTS, adapters, strict=True)]
-    assert found == wanted
+    assert answers == wanted
     assert len({tuple(ids) for ids in wanted}) == len(wanted)
 
 
@@ -95,8 +95,8 @@ def test_rows_of_one_adapter_and_rows_without_answer_as_each_alone(
     llama: PreTrainedModel, llama_spec: LoraSpec, adapters: Adapters
 ) -> None:
     for adapter in (adapters[0], None):
-        found = decode(llama, llama_spec, PLANS[1], [adapter] * 5)
-        assert found == [alone(llama, prompt, adapter) for prompt in PROMPTS]
+        answers = decode(llama, llama_spec, PLANS[1], [adapter] * 5)
+        assert answers == [alone(llama, prompt, adapter) for prompt in PROMPTS]
 
 
 def test_every_family_decodes_rows_of_one_batch(family: str, kit: type[Kit]) -> None:
@@ -104,9 +104,9 @@ def test_every_family_decodes_rows_of_one_batch(family: str, kit: type[Kit]) -> 
     model = kit.model(config)
     spec = LoraSpec.from_config(config, targets="all-linear", rank=2)
     weights: list[LoraWeights | None] = [None, *kit.weights(spec, 4).unbind()]
-    found = decode(model, spec, PLANS[0], weights)
+    answers = decode(model, spec, PLANS[0], weights)
     wanted = [alone(model, *pair) for pair in zip(PROMPTS, weights, strict=True)]
-    assert found == wanted
+    assert answers == wanted
 
 
 def test_the_model_is_free_between_steps_once_it_is_released(

@@ -77,8 +77,8 @@ def expected_logits(base: PreTrainedModel) -> Tensor:
 
 def test_answer_logits_equal_those_of_rows_alone(base: PreTrainedModel) -> None:
     expected = expected_logits(base)
-    with answer_logits(base, ROWS) as found:
-        torch.testing.assert_close(found, expected)
+    with answer_logits(base, ROWS) as logits:
+        torch.testing.assert_close(logits, expected)
 
 
 def test_the_head_sees_the_asked_positions_alone(base: PreTrainedModel) -> None:

@@ -103,8 +103,8 @@ def test_adapters_are_found_at_any_depth_and_named_by_their_path(tree: Tree) -> 
     for name in ("b", "a/deep/er", "b/checkpoint-5", ".hidden/c"):
         tree.add(name)
     (tree.root / "a/loop").symlink_to(tree.root, target_is_directory=True)
-    found = find_adapters(tree.root)
-    assert [(item.task, item.folder) for item in found] == [
+    adapter_folders = find_adapters(tree.root)
+    assert [(item.task, item.folder) for item in adapter_folders] == [
         ("a/deep/er", tree.root / "a/deep/er"),
         ("b", tree.root / "b"),
     ]
@@ -156,8 +156,11 @@ def test_a_folder_of_lots_of_loras_is_named_and_described_by_its_card(
     for place in (name, f"hub/models--Lots-of-LoRAs--{name[:-4]}77/snapshots/0a1b2c"):
         tree.add(place, rank=16, targets=["q_proj", "k_proj", "v_proj"])
     (tree.root / name / "README.md").write_text(LOTS_CARD.format(more=more))
-    found = find_adapters(tree.root)
-    assert [item.task for item in found] == ["task1391_winogrande_easy_answer_generation", "task77"]
+    adapter_folders = find_adapters(tree.root)
+    assert [item.task for item in adapter_folders] == [
+        "task1391_winogrande_easy_answer_generation",
+        "task77",
+    ]
     whole = find_adapters(tree.root / name, name=f"Lots-of-LoRAs/{name}")
     assert [(item.task, item.source) for item in whole] == [
         ("task1391_winogrande_easy_answer_generation", f"Lots-of-LoRAs/{name}")
@@ -213,9 +216,9 @@ def test_adding_to_a_library_takes_its_scaling_and_keeps_its_adapters(
     tree.load(library)
     before = load_library(library)
     tree.add("b", alpha=3.0)
-    found = [item for item in find_adapters(tree.root) if item.task == "b"]
+    adapter_folders = [item for item in find_adapters(tree.root) if item.task == "b"]
     report = import_adapters(
-        found, library, read_base=tree.read_base, descriptions={"b": ["Do b."]}
+        adapter_folders, library, read_base=tree.read_base, descriptions={"b": ["Do b."]}
     )
     assert (report.added, report.num_adapters, report.rescaled) == (("b",), 2, True)
     read = load_library(library)

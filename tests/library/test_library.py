@@ -76,9 +76,14 @@ def test_what_is_saved_is_read(library: AdapterLibrary, saved: Path) -> None:
     assert len(read) == 4
     assert read.training == {"seed": 3}
     assert_same(read.weights, library.weights)
-    for found, entry in zip(read.entries, library.entries, strict=True):
-        assert found.hash
-        assert (found.task, found.descriptions, found.validation_loss, found.steps) == (
+    for read_entry, entry in zip(read.entries, library.entries, strict=True):
+        assert read_entry.hash
+        assert (
+            read_entry.task,
+            read_entry.descriptions,
+            read_entry.validation_loss,
+            read_entry.steps,
+        ) == (
             entry.task,
             entry.descriptions,
             entry.validation_loss,

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from benchmarks.studies.crash import run_in_child
 from text_to_lora.library.export import export_library
-from text_to_lora.library.import_adapters import find_adapters, import_adapters
+from text_to_lora.library.folders import find_adapters
+from text_to_lora.library.import_adapters import import_adapters
 from text_to_lora.library.library import load_library, save_library
 from text_to_lora.lora import LoraSpec, LoraWeights, load_adapter, save_adapter
 from tiny_models import make_config

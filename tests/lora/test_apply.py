@@ -406,10 +406,7 @@ def test_rows_lengths_and_blocks_that_cannot_be_are_errors(
     ):
         linear(torch.zeros(1, 4, linear.in_features))
     with adapted(llama, weights):
-        with (
-            pytest.raises(SpecError, match=r"inside adapted\(\) already"),
-            adapted(llama, weights),
-        ):
+        with pytest.raises(SpecError, match=r"inside adapted\(\) already"), adapted(llama, weights):
             pass
         with pytest.raises(SpecError, match="leave that block before merging"):
             merge(llama, weights.select([0]))

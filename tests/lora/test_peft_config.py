@@ -18,12 +18,7 @@ from text_to_lora.lora import LoraSpec, load_adapter, read_adapter_config, save_
 from text_to_lora.lora import peft_config as options
 from text_to_lora.lora.peft_selection import PeftSelection
 
-PLAIN: dict[str, Any] = {
-    "peft_type": "LORA",
-    "r": 4,
-    "lora_alpha": 8,
-    "target_modules": ["q_proj"],
-}
+PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
 
 
 def write(folder: Path, text: str | None = None, **fields: Any) -> Path:

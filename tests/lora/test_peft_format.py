@@ -14,13 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError
-from text_to_lora.lora import (
-    LoraSpec,
-    adapted,
-    load_adapter,
-    read_adapter_config,
-    save_adapter,
-)
+from text_to_lora.lora import LoraSpec, adapted, load_adapter, read_adapter_config, save_adapter
 
 # peft 0.21 asks transformers 5.23 for a property that it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

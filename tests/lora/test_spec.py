@@ -16,6 +16,9 @@ from text_to_lora.errors import SpecError, T2LWarning
 from text_to_lora.lora import LoraSpec, config_hash
 from text_to_lora.lora.peft_selection import PeftSelection, selecting_fields
 
+BASE = {"name": "x", "revision": None, "config_hash": "0", "model_type": "llama"}
+GROUP = {"key": "q", "module": "q", "in_features": 2, "out_features": 2, "layers": [0]}
+
 
 def test_shapes_of_every_family_are_those_of_the_live_modules(kit: Any, family: str) -> None:
     config = kit.config(family)
@@ -158,7 +161,8 @@ def test_targets_of_other_layers_other_models_and_other_spellings(kit: Any) -> N
         ({"rank": True}, "spec: rank is True; a whole number"),
         ({"alpha": None}, "spec: alpha is None; a finite number"),
         ({"base": {"name": "x"}}, r"spec.base: missing fields \['config_hash', 'model_type'"),
-        ({"base": {"name": 3}}, "spec.base: missing fields"),
+        ({"base": BASE | {"name": 3}}, "spec.base: name is 3; a text is needed"),
+        ({"groups": [GROUP | {"layers": ["0"]}]}, r"spec.groups: layers is \('0',\); a list"),
         ({"groups": [{"key": "q"}]}, "spec.groups: missing fields"),
         ({"groups": 3}, r"groups is 3; a list \(each item an object\) is needed"),
         ({"transposed": [1]}, r"transposed is \(1,\); a list \(each item a text\) is needed"),

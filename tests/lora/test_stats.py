@@ -26,10 +26,10 @@ def test_cosines_are_those_of_flattened_deltas(kit: Any, llama_spec: LoraSpec) -
 
 def test_errors_are_those_of_whole_deltas(kit: Any, llama_spec: LoraSpec) -> None:
     both = kit.weights(llama_spec, adapters=4)
-    found, wanted = both.select([0, 1, 2]), both.select([3, 1, 0])
-    flat = [torch.cat([w.delta(k).double().flatten(1) for k in w.a], 1) for w in (found, wanted)]
+    others, wanted = both.select([0, 1, 2]), both.select([3, 1, 0])
+    flat = [torch.cat([w.delta(k).double().flatten(1) for k in w.a], 1) for w in (others, wanted)]
     expected = (flat[0] - flat[1]).norm(dim=1) / flat[1].norm(dim=1)
-    errors = delta_errors(found, wanted)
+    errors = delta_errors(others, wanted)
     torch.testing.assert_close(errors, expected, rtol=1e-5, atol=1e-7)
     assert errors[1] == 0
     zero = wanted.scale(0.0)

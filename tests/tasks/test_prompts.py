@@ -45,7 +45,10 @@ SMOLLM2 = (
     "'<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-DEFAULT_TURN = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+DEFAULT_TURN = (
+    "<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+)
 R1 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'] }}"
     "{% elif m['role'] == 'assistant' %}"
@@ -111,7 +114,7 @@ def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def own_prompt(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+def engine_prompt(tokenizer: Any, turns: list[dict[str, str]]) -> str:
     """What an engine sends."""
     return str(
         tokenizer.apply_chat_template(
@@ -177,7 +180,7 @@ def test_prompts_are_those_of_the_template_for_generation(
     elif description is not None:
         turns.insert(0, turn("system", description))
     prompt = form.prompt("Name it.", description, shots)
-    assert prompt == own_prompt(tokenizer, turns)
+    assert prompt == engine_prompt(tokenizer, turns)
     if not shots:
         row = form.encode(tokenizer, "Name it.", description=description)
         assert row.prompt_ids == tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -289,7 +292,7 @@ def test_a_prompt_that_opens_a_thought_is_that_of_the_template_and_the_answer_cl
 ) -> None:
     tokenizer = make_tokenizer(template)
     form = PromptFormat.for_tokenizer(tokenizer)
-    prompt = own_prompt(tokenizer, [turn("user", "Hi")])
+    prompt = engine_prompt(tokenizer, [turn("user", "Hi")])
     assert prompt.endswith("<think>\n")
     assert form.prompt("Hi") == prompt
     row = form.encode(tokenizer, "Hi", "Hello")
@@ -340,7 +343,7 @@ def test_a_fixed_clock_changes_nothing_else_of_a_template(
     monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock(2024, 7, 26))
     tokenizer = make_tokenizer(f"{start}{{{{ strftime_now('%d') }}}}{THINKING}")
     form = PromptFormat.for_tokenizer(tokenizer)
-    assert form.prompt("Hi") == own_prompt(tokenizer, [turn("user", "Hi")])
+    assert form.prompt("Hi") == engine_prompt(tokenizer, [turn("user", "Hi")])
 
 
 @pytest.mark.parametrize(
@@ -382,8 +385,8 @@ def test_a_template_that_writes_the_system_turn_last_takes_shots_without_a_descr
     tokenizer = make_tokenizer(LAST_TURN)
     form = PromptFormat.for_tokenizer(tokenizer)
     turns = [turn("system", "Be brief."), turn("user", "Hi")]
-    assert form.prompt("Hi", "Be brief.") == own_prompt(tokenizer, turns)
+    assert form.prompt("Hi", "Be brief.") == engine_prompt(tokenizer, turns)
     turns = [turn("user", "a"), turn("assistant", "b"), turn("user", "c")]
-    assert form.prompt("c", shots=[("a", "b")]) == own_prompt(tokenizer, turns)
+    assert form.prompt("c", shots=[("a", "b")]) == engine_prompt(tokenizer, turns)
     with pytest.raises(ConfigError, match="writes the description after earlier turns; leave"):
         form.prompt("c", "Be brief.", [("a", "b")])

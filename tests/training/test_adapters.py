@@ -26,7 +26,7 @@ from text_to_lora.training.joint import Job, JointTrainer
 from text_to_lora.training.joint_learner import JointLearner
 from text_to_lora.training.library_config import LibraryConfig
 from text_to_lora.training.library_jobs import make_job, multitask_job, pick_tasks
-from text_to_lora.training.loop import Loop, Pace
+from text_to_lora.training.loop import Loop
 from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 from tiny_runs import merge
 
@@ -128,7 +128,7 @@ def joint(config: Make, base_folder: Path) -> JointLearner:
     """All jobs of JOBS trained together to their ends."""
     base, tokenizer = load_base(base_folder)
     learner = make_learner(config(run={"patience": PATIENCE}), base, tokenizer, JOBS)
-    Loop(learner, None, Pace()).run()
+    Loop(learner).run()
     return learner
 
 

@@ -403,7 +403,7 @@ def test_a_start_that_names_its_base_as_an_earlier_release_did_is_taken(
     payload["hypernet"]["start_from"] = str(tmp_path / "start")
     with pytest.raises(ConfigError, match=f"base.config_hash '{earlier}', not '{now}'"):
         train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "run")
-    monkeypatch.setattr("text_to_lora.lora.spec._earlier_hashes", lambda _: [earlier])
+    monkeypatch.setattr("text_to_lora.lora.spec.accepted_hashes", lambda _: [now, earlier])
     result = train_sft(RunConfig.from_dict(payload), output_dir=tmp_path / "other")
     assert load_hypernet(result).hypernet.spec.base.config_hash == now
 

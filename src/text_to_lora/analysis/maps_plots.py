@@ -21,7 +21,7 @@ def plot_map(result: Mapping[str, Any], path: Path) -> None:
     spaces = list(result["coordinates"])
     methods = list(result["coordinates"][spaces[0]])
     figure = new_figure(12.5, 4.8 * len(methods))
-    panels = figure.subplots(len(methods), len(spaces), squeeze=False)
+    panels: Any = figure.subplots(len(methods), len(spaces), squeeze=False)
     size = 34 if len(labels) <= 100 else 14
     for line, method in zip(panels, methods, strict=True):
         for axes, space in zip(line, spaces, strict=True):

@@ -10,11 +10,13 @@ import typer
 import text_to_lora
 from text_to_lora.cli import (
     benchmarks,
+    check,
     compare,
     compress,
     convert,
     cost,
     demo,
+    describe,
     evaluate,
     export,
     generate,
@@ -28,6 +30,7 @@ from text_to_lora.cli import (
     refine,
     run,
     serve,
+    tasks,
     train,
     ui,
 )
@@ -79,6 +82,7 @@ _VERBS: dict[typer.Typer, list[Callable[..., None]]] = {
         maps.neighbours,
         demo.demo,
     ],
+    tasks.app: [describe.describe, check.check],
     library.app: [library_add.add],
     evaluate.app: [harm.harm, benchmarks.benchmarks, compare.compare, compare.report],
 }
@@ -87,6 +91,7 @@ for group, verbs in _VERBS.items():
         group.command()(verb)
 app.command("map")(maps.draw_map)
 app.add_typer(models.app, name="models")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(train.app, name="train")
 app.add_typer(library.app, name="library")
 app.add_typer(evaluate.app, name="eval")

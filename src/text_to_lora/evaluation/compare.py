@@ -144,7 +144,9 @@ def _samples_beside(path: Path, report: Mapping[str, Any]) -> Evaluation | None:
 def _side(name: str, path: str, report: Mapping[str, Any], evaluation: Evaluation | None) -> _Side:
     if evaluation is None:
         tables = tables_of_report(report)
-        facts = DataFrame.from_dict(report["tasks"], orient="index")[["content", "tokens"]]
+        facts = DataFrame.from_dict(report["tasks"], orient="index", dtype=object)[
+            ["content", "tokens"]
+        ]
         return _Side(name, path, report, tables, facts.set_axis(tables["nll"].index), DataFrame())
     records = [
         (

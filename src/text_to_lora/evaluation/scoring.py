@@ -324,7 +324,7 @@ class Scorer:
     def _size(self, row: _Encoded) -> int:
         """The share of a batch that a row takes, in units of TOKENS_PER_BATCH."""
         answer = max(row.limit, len(row.answer), *map(len, row.labels), 0)
-        vocabulary = self._base.config.get_text_config().vocab_size
+        vocabulary: int = self._base.config.get_text_config().vocab_size
         return max(len(row.prompt) + answer, answer * vocabulary // LOGITS_PER_TOKEN)
 
     @torch.no_grad()

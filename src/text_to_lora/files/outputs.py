@@ -34,6 +34,7 @@ _FILE_NAMES: Final = {
     "text-to-lora hypernetwork": r"config\.json|(model|confidence|descriptions)\.safetensors",
     "text-to-lora library": r"index\.json|library\.safetensors",
     "text-to-lora export": r"index\.json",
+    "text-to-lora tasks": r"(index|tasks)\.json|(data|descriptions)\.jsonl",
     "ollama": r"Modelfile|adapter\.gguf",
 }
 # Kinds that also hold folders of adapters; None: several adapters, written at once.

@@ -7,10 +7,4 @@ from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hyperne
 from text_to_lora.hypernet.config import HypernetConfig
 from text_to_lora.hypernet.model import Hypernetwork
 
-__all__ = [
-    "HypernetConfig",
-    "Hypernetwork",
-    "Loaded",
-    "load_hypernet",
-    "save_hypernet",
-]
+__all__ = ["HypernetConfig", "Hypernetwork", "Loaded", "load_hypernet", "save_hypernet"]

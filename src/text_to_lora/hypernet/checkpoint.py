@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import CheckpointError, ConfigError, SpecError, list_some, shorten
-from text_to_lora.fields import check_fields, from_json
+from text_to_lora.fields import from_json
 from text_to_lora.files import (
     check_format,
     content_hash,
@@ -210,7 +210,6 @@ def _read_config(folder: Path) -> _Config:
     payload = read_json(file, CheckpointError)
     check_format(payload, file, name=FORMAT, version=VERSION, error=CheckpointError)
     config = from_json(_Config, payload, repr(str(file)), CheckpointError)
-    check_fields(config, repr(str(file)), CheckpointError)
     if config.dtype not in _DTYPES:
         raise CheckpointError(
             f"{str(file)!r} has dtype {shorten(config.dtype)}; one of {', '.join(_DTYPES)}"

@@ -26,13 +26,7 @@ class Head(nn.Module, ABC):
     """
 
     def __init__(
-        self,
-        *,
-        groups: Sequence[Group],
-        rank: int,
-        latent_size: int,
-        head_in_size: int,
-        bias: bool,
+        self, *, groups: Sequence[Group], rank: int, latent_size: int, head_in_size: int, bias: bool
     ) -> None:
         super().__init__()
         self.groups = tuple(groups)

@@ -147,10 +147,10 @@ class Hypernetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and of the adapters."""
+        """The dtype of the weights and of the adapters."""
         return next(self.parameters()).dtype
 
     @property
     def num_parameters(self) -> int:
-        """Trainable numbers."""
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters())

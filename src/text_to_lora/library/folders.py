@@ -72,7 +72,7 @@ def find_adapters(root: Path | str, *, name: str | None = None) -> list[AdapterF
 
 
 def make_entry(adapter: AdapterFolder, descriptions: Mapping[str, Sequence[str]]) -> LibraryEntry:
-    """What is known of an adapter: the given descriptions, else its provenance, else its card.
+    """Describe an adapter by the given descriptions, else by its provenance, else by its card.
 
     descriptions: task -> texts
 

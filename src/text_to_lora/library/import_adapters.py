@@ -116,7 +116,7 @@ def import_adapters(
 
 
 class _BrokenAdapters:
-    """Broken adapters that are left out; where that is not asked for the first is an error.
+    """Collects broken adapters that are left out; unless asked for, the first is an error.
 
     reasons: task -> what is wrong with its adapter
     """
@@ -130,7 +130,7 @@ class _BrokenAdapters:
         adapters: Sequence[AdapterFolder] | Sequence[AdapterContents],
         read: Callable[[Any], AdapterContents],
     ) -> list[AdapterContents]:
-        """What `read` gives for every adapter that it raises no error for.
+        """Read every adapter, and leave out those for which `read` raises an error.
 
         Raises AdapterFormatError when none is left, or for the first where none may be left out.
         """
@@ -161,7 +161,7 @@ class _BrokenAdapters:
 
 
 def _hash_index(path: Path | str) -> str | None:
-    """What tells one state of a library from another; None where there is none."""
+    """SHA-256 of a library's index, which changes with the library; None without a library."""
     file = Path(path) / INDEX_FILE
     return file_hash(file) if file.is_file() else None
 

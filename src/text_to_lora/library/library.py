@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import torch
 from torch import Tensor
 
-from text_to_lora.errors import (
-    AdapterFormatError,
-    ConfigError,
-    SpecError,
-    T2LWarning,
-    list_some,
-)
+from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError, T2LWarning, list_some
 from text_to_lora.fields import check_fields, from_json
 from text_to_lora.files import check_format, content_hash, read_json, write_folder, write_json
 from text_to_lora.lora.spec import LoraSpec
@@ -47,7 +41,7 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class LibraryEntry:
-    """One adapter of a library: its task, and what is known of it.
+    """The entry of one adapter in a library: its task, descriptions, losses and origin.
 
     task: name, unique in the library
     descriptions: texts that describe the task, its definition first
@@ -95,7 +89,7 @@ class _Index:
 
 
 class AdapterLibrary:
-    """Adapters of one spec, stacked, with what each is for.
+    """Adapters of one spec, stacked, with an entry that describes each.
 
     weights: adapter i belongs to entry i; nothing is copied
     training: how the library was made, as JSON values
@@ -122,12 +116,12 @@ class AdapterLibrary:
 
     @property
     def spec(self) -> LoraSpec:
-        """What all adapters share."""
+        """The spec that all adapters share."""
         return self.weights.spec
 
     @property
     def names(self) -> list[str]:
-        """Tasks in order."""
+        """Names of the tasks, in the order of the adapters."""
         return [entry.task for entry in self.entries]
 
     @property
@@ -142,7 +136,7 @@ class AdapterLibrary:
         )
 
     def entry(self, task: str) -> LibraryEntry:
-        """What is known of a task's adapter.
+        """The entry of a task's adapter.
 
         Raises ConfigError when there is no such task.
         """
@@ -368,7 +362,7 @@ def _shapes(spec: LoraSpec, adapters: int) -> dict[str, tuple[int, ...]]:
 
 
 def _places(entries: Sequence[LibraryEntry]) -> dict[str, int]:
-    """Place of every task.
+    """Map the name of every task to the place of its adapter.
 
     Raises ConfigError when one is there twice.
     """
@@ -390,7 +384,6 @@ def _read_index(folder: Path) -> tuple[_Index, list[LibraryEntry]]:
     payload = read_json(file, AdapterFormatError)
     check_format(payload, file, name=FORMAT, version=VERSION, error=AdapterFormatError)
     index = from_json(_Index, payload, repr(str(file)), AdapterFormatError)
-    check_fields(index, repr(str(file)), AdapterFormatError)
     try:
         entries = [
             from_json(LibraryEntry, entry, f"adapter {place}", ConfigError)

@@ -57,7 +57,7 @@ class ModelOutline:
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> Self:
-        """Build the model class on the meta device and look at it.
+        """Read the outline from the model class, which is built on the meta device.
 
         Raises SpecError when AutoModelForCausalLM has no class for it, or no decoder layers show.
         """

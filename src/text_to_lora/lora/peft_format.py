@@ -80,10 +80,7 @@ def save_adapter(
 
 
 def load_adapter(
-    path: Path | str,
-    *,
-    spec: LoraSpec | None = None,
-    base_config: PreTrainedConfig | None = None,
+    path: Path | str, *, spec: LoraSpec | None = None, base_config: PreTrainedConfig | None = None
 ) -> LoraWeights:
     """Read a PEFT folder into one adapter, in the dtype of its file.
 

@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from text_to_lora.errors import SpecError
 from text_to_lora.fields import check_fields, check_positive, from_json
-from text_to_lora.lora.identity import (
-    BaseModelRef,
-    accepted_hashes,
-    base_model_ref,
-    config_hash,
-)
+from text_to_lora.lora.identity import BaseModelRef, accepted_hashes, base_model_ref, config_hash
 from text_to_lora.lora.outline import ModelOutline, Slot
 from text_to_lora.lora.peft_selection import exact_names
 from text_to_lora.lora.targets import find_slots
@@ -157,7 +152,7 @@ class LoraSpec:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in one adapter."""
+        """Number of parameters of one adapter."""
         return sum(self.rank * (slot.in_features + slot.out_features) for slot in self.slots)
 
     def group(self, key: str) -> Group:
@@ -206,7 +201,7 @@ class LoraSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; `from_dict` reverses it."""
+        """The fields as JSON values, which `from_dict` reads."""
         payload: dict[str, Any] = asdict(self)
         for group in payload["groups"]:
             group["layers"] = list(group["layers"])

@@ -73,6 +73,26 @@ def load_base(
     return model.to(device).eval(), tokenizer
 
 
+def load_tokenizer(
+    name_or_path: str | Path, *, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a base model's tokenizer alone.
+
+    Raises ConfigError when it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    folder = find_base(name_or_path, revision=revision)
+    load: Any = AutoTokenizer.from_pretrained
+    try:
+        tokenizer: PreTrainedTokenizerBase = load(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"cannot read the tokenizer of base model {str(name_or_path)!r}: {first_line(error)}"
+        ) from error
+    return tokenizer
+
+
 def load_base_config(name_or_path: str | Path, *, revision: str | None = None) -> PreTrainedConfig:
     """Load a base model's configuration, without its weights.
 

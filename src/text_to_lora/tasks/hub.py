@@ -9,6 +9,7 @@ from typing import Any
 
 from text_to_lora.errors import ConfigError, TaskDataError, shorten
 from text_to_lora.files import read_task_json
+from text_to_lora.tasks.datasets import open_dataset
 from text_to_lora.tasks.task import Example, Metric, Task
 
 MAX_LABELS = 20
@@ -67,22 +68,8 @@ def load_lots_of_loras(
     TaskDataError with the row when a row has another form.
     Source: Text-to-LoRA uses the first 10,000 rows of `train`.
     """
-    try:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
-    except ImportError as error:
-        raise ConfigError("datasets is not installed; install text-to-lora[train]") from error
     name = str(repo_or_path)
-    try:
-        rows = load_dataset(
-            name,
-            split=split,
-            revision=revision,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-        )
-    except (DatasetsError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"cannot load {name!r}, split {split!r}: {reason}") from error
+    rows = open_dataset(name, split=split, revision=revision, cache_dir=cache_dir)
     for column in ("input", "output"):
         if column not in rows.column_names:
             raise TaskDataError(

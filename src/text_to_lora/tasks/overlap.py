@@ -38,14 +38,14 @@ def find_overlaps(
     for task in held_out:
         for kind, text in _texts(task):
             known.setdefault((kind, normalize(text)), (task.name, text))
-    found = []
+    overlaps = []
     for task in tasks:
         for kind, text in dict.fromkeys(_texts(task)):
             key = normalize(text)
             if key and len(key.split()) >= min_words and (kind, key) in known:
                 name, original = known[kind, key]
-                found.append(Overlap(kind, task.name, name, text, text == original))
-    return found
+                overlaps.append(Overlap(kind, task.name, name, text, text == original))
+    return overlaps
 
 
 def _texts(task: Task) -> Iterable[tuple[Literal["input", "description"], str]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from text_to_lora.errors import ConfigError
 
@@ -90,6 +90,64 @@ class Task:
             raise ConfigError(f"task {self.name!r} has no examples; give at least one")
         object.__setattr__(self, "definition", texts[0])
         object.__setattr__(self, "descriptions", texts)
+
+    @classmethod
+    def from_rows(
+        cls,
+        name: str,
+        rows: Iterable[Mapping[str, Any] | tuple[str, str]],
+        descriptions: Iterable[str] = (),
+        *,
+        input: str = "input",
+        output: str | Sequence[str] = "output",
+        labels: Mapping[Any, str] | None = None,
+        metric: MetricKind | None = None,
+        group: str = "",
+    ) -> Task:
+        """Make a task of rows: mappings by column, or pairs of input and answer.
+
+        descriptions: a plain one is made of columns and labels where there are none
+        input, output: the name of a column, or a template such as "{premise} {hypothesis}"; every
+            text of an output that is a list counts as right, and so does every one of several outputs
+        labels: the label by the value that stands in the rows
+        metric: kind of metric; guessed by default
+        group: the data set that the rows come from; `name` by default
+
+        Raises ConfigError and TaskDataError when a column is missing or no row can be used; warns
+        (T2LWarning) of rows that are left out.
+        """
+        from text_to_lora.tasks.importing.python import task_from_rows
+
+        outputs = (output,) if isinstance(output, str) else tuple(output)
+        form = {"descriptions": tuple(descriptions), "metric": metric, "group": group}
+        return task_from_rows(name, rows, input, outputs, labels, form)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        name: str,
+        dataset: Any,
+        descriptions: Iterable[str] = (),
+        *,
+        input: str = "input",
+        output: str | Sequence[str] = "output",
+        labels: Mapping[Any, str] | None = None,
+        metric: MetricKind | None = None,
+        group: str = "",
+        split: str = "train",
+    ) -> Task:
+        """Make a task of a data set of Hugging Face's `datasets`; numbers become their labels' names.
+
+        dataset: one that is loaded, or its folder or its name on the hub
+        split: of a data set that is named; the rest as in `from_rows`
+
+        Raises ConfigError and TaskDataError as `from_rows`, and when the data set cannot be loaded.
+        """
+        from text_to_lora.tasks.importing.python import task_from_dataset
+
+        outputs = (output,) if isinstance(output, str) else tuple(output)
+        form = {"descriptions": tuple(descriptions), "metric": metric, "group": group}
+        return task_from_dataset(name, dataset, input, outputs, labels, form, split)
 
     def training(self) -> tuple[Example, ...]:
         """Give the examples that may be trained on: idx % 10 is not 9."""

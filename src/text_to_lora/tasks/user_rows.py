@@ -1,21 +1,17 @@
-"""Rows of a user's own: read from CSV, TSV, JSON lines or Parquet, and checked before training."""
+"""Rows of a user's own: read from a table in any form, and checked before training."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from text_to_lora.errors import ConfigError, T2LWarning, TaskDataError, list_some, shorten
-from text_to_lora.files import JsonError, read_bytes, read_json_lines
-from text_to_lora.tasks.parquet import read_parquet
+from text_to_lora.tasks.importing.tables import read_table
 
-FORMS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
 _LABEL_WORDS: Final = 4  # longer answers are texts, which no description names
 
 Rows = tuple[tuple[str, str], ...]
@@ -23,29 +19,31 @@ Rows = tuple[tuple[str, str], ...]
 
 
 def read_rows(
-    path: Path | str, *, input_column: str = "input", output_column: str = "output"
+    path: Path | str,
+    *,
+    input_column: str = "input",
+    output_column: str = "output",
+    encoding: str = "utf-8",
 ) -> Rows:
     """Read the rows of a file, in its order.
 
-    path: a file with a header in the form that its name says: .csv, .tsv, .jsonl or .parquet
+    path: a file in one of the forms of `read_table`
     input_column, output_column: names of the two columns that are read
+    encoding: of CSV and TSV
 
     Raises ConfigError when the name tells no form, TaskDataError with file and line when the file
     cannot be read, lacks a column, has no rows, or a cell is no text or an empty answer.
     """
     file = Path(path)
-    form = file.suffix.lower()
-    if form not in FORMS:
-        raise ConfigError(
-            f"{str(path)!r} has the unknown form {form!r}; rows are read from {', '.join(FORMS)}"
-        )
     columns = (input_column, output_column)
-    reader = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(form, _separated_rows)
+
+    def check(header: Sequence[str], line: int | None) -> None:
+        for column in columns:
+            _check_column(header, column, file, line)
+
     rows = []
-    for line, *cells in reader(file, columns):
-        text, answer = (
-            _text(value, file, line, column) for value, column in zip(cells, columns, strict=True)
-        )
+    for line, cells in read_table(file, encoding=encoding, check_header=check):
+        text, answer = (_text(cells[column], file, line, column) for column in columns)
         if not answer.strip():
             raise TaskDataError(
                 f"column {output_column!r} is empty; write the answer, or leave the row out",
@@ -119,60 +117,8 @@ def unnamed_labels(rows: Sequence[tuple[str, str]], description: str) -> list[st
     ]
 
 
-def _separated_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
-    try:
-        content = read_bytes(file)
-    except JsonError as error:
-        raise error.in_task_file(file) from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise TaskDataError(
-            f"not UTF-8 (byte {error.start}); save it as UTF-8", path=file, line=line
-        ) from None
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        places = [_place(header, column, file) for column in columns]
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise TaskDataError(
-                    f"{len(cells)} cells, but the header has {len(header)}; put texts that hold "
-                    f"{delimiter!r} in double quotes",
-                    path=file,
-                    line=reader.line_num,
-                )
-            yield reader.line_num, cells[places[0]], cells[places[1]]
-    except csv.Error as error:
-        raise TaskDataError(str(error), path=file, line=reader.line_num) from None
-
-
-def _json_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
-    for line, row in read_json_lines(file):
-        if not isinstance(row, dict):
-            raise TaskDataError(
-                f"a row is a {type(row).__name__}; expected an object", path=file, line=line
-            )
-        for column in columns:
-            _place(list(row), column, file, line)
-        yield line, row[columns[0]], row[columns[1]]
-
-
-def _parquet_rows(file: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Any, Any]]:
-    def check(header: Sequence[str]) -> None:
-        for column in columns:
-            _place(header, column, file)
-
-    for line, (text, answer) in enumerate(read_parquet(file, columns, check), 1):
-        yield line, text, answer
-
-
-def _place(header: Sequence[str], column: str, file: Path, line: int | None = None) -> int:
-    """The place of a column in a header, or in the keys of one row."""
+def _check_column(header: Sequence[str], column: str, file: Path, line: int | None) -> None:
+    """Check that a header, or the keys of one row, have a column once."""
     if column not in header:
         known = list_some(map(repr, header)) or "none"
         raise TaskDataError(
@@ -185,7 +131,6 @@ def _place(header: Sequence[str], column: str, file: Path, line: int | None = No
             f"column {column!r} is there {header.count(column)} times; rename all but one",
             path=file,
         )
-    return header.index(column)
 
 
 def _text(value: Any, file: Path, line: int, column: str) -> str:

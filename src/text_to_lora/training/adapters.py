@@ -23,7 +23,7 @@ from text_to_lora.training.joint import Job, JointTrainer
 from text_to_lora.training.joint_learner import JointLearner
 from text_to_lora.training.library_config import LibraryConfig
 from text_to_lora.training.library_jobs import MULTITASK, make_job, multitask_job, pick_tasks
-from text_to_lora.training.loop import Loop, Pace
+from text_to_lora.training.loop import Loop
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.plots import plot_library
 from text_to_lora.training.setup import load_for_training, make_spec, resolve_dtype, shared_settings
@@ -140,7 +140,8 @@ def _train_group(group: _Group, report: Callable[[str], None]) -> None:
     Loop(
         learner,
         folder,
-        Pace(log_every=run.eval_every, save_every=run.save_every),
+        log_every=run.eval_every,
+        save_every=run.save_every,
         report=lambda line: report(f"{group.path.name}: {line}"),
     ).run()
     entries = [_outcome(learner, place) for place in range(len(group.jobs))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from text_to_lora.errors import ConfigError, T2LError
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import AdamWSection, LengthSection, Recipe
-from text_to_lora.training.loop import Learner, Line, Loop, Pace, StepFigures
+from text_to_lora.training.estimate import estimate_line
+from text_to_lora.training.loop import Learner, Line, Loop, StepFigures
 from text_to_lora.training.optimizer import learning_rate, make_adamw
 
 
@@ -106,9 +108,12 @@ class Session:
         loop = Loop(
             learner,
             self.folder,
-            Pace(run.log_every, run.save_every, run.keep_checkpoints),
+            log_every=run.log_every,
+            save_every=run.save_every,
+            checkpoints=run.keep_checkpoints,
             report=self.report,
             watch=watch,
+            estimate=partial(estimate_line, device=self.device),
             is_main=self.is_main,
             interruptible=self.processes == 1,
         )
@@ -142,7 +147,7 @@ class DescentLearner(Learner):
     """Trains a module whose forward pass is this process's share of a step's loss.
 
     measure: validates the weights as they are, on every process; None never validates
-    select: gives of what was measured the number that is least for the best weights
+    selected: the name of the figure that is least for the best weights
     save_best: writes the weights as they are as the result; called in the first process alone
     """
 
@@ -156,7 +161,7 @@ class DescentLearner(Learner):
         optimizer: AdamWSection,
         unit: str,
         measure: Callable[[], dict[str, float]] | None,
-        select: Callable[[Mapping[str, float]], float],
+        selected: str,
         save_best: Callable[[], None],
     ) -> None:
         self.unit = unit
@@ -171,7 +176,7 @@ class DescentLearner(Learner):
         self._settings = optimizer
         self._optimizer = make_adamw(module.parameters(), optimizer)
         self._measure = measure
-        self._select = select
+        self._selected = selected
         self._save_best = save_best
 
     def is_over(self, step: int) -> bool:
@@ -210,7 +215,7 @@ class DescentLearner(Learner):
         if self._measure is None or (step % self._run.eval_every and step < self.num_steps):
             return {}
         metrics = self._measure()
-        loss = self._select(metrics)
+        loss = metrics[self._selected]
         if not math.isfinite(loss):
             raise T2LError(f"the validation loss is {loss} at step {step}; lower optimizer.lr")
         if self.best_loss is None or loss < self.best_loss:

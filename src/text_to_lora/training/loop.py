@@ -20,6 +20,8 @@ from text_to_lora.training.checkpoints import RunFolder
 
 _SAVE_SECONDS: Final = 10.0  # between states to resume from, where they are saved by time
 _SAVE_SHARE: Final = 0.05  # of the time may go into saving them
+MEASURED_STEPS: Final = 10
+"""Steps whose time foretells that of the others; the first of a session is slower and left out."""
 
 Line = Mapping[str, float]
 """A line of the history."""
@@ -82,29 +84,16 @@ class Learner(ABC):
         """Take what `state` gave."""
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How often a loop writes what, and when it stops.
-
-    log_every: steps between lines of the loss; None writes lines of validations alone
-    save_every: steps between checkpoints; None saves by time
-    checkpoints: complete ones that stay
-    seconds: a step that would end later is not begun; earlier sessions count
-    """
-
-    log_every: int | None = None
-    save_every: int | None = None
-    checkpoints: int = 1
-    seconds: float = float("inf")
-
-
 @final
 class Loop:
     """Runs a learner to its end, from the newest complete checkpoint of its folder.
 
     folder: keeps checkpoints and history; None keeps nothing
-    report: gets a line of text for each line of the history
-    watch: gets the history after each line
+    log_every: steps between lines of the loss; None writes lines of validations alone
+    save_every: steps between checkpoints, of which `checkpoints` stay; None saves by time
+    seconds: a step that would end later is not begun; earlier sessions count
+    report: gets a line of text for each line of the history; watch: gets the history
+    estimate: gives a line from the seconds of a step, without validation, and the steps that are left
     is_main: whether this process writes; interruptible: Ctrl-C waits until a step is over and saved
     clock: seconds from any point
     """
@@ -112,20 +101,29 @@ class Loop:
     def __init__(
         self,
         learner: Learner,
-        folder: RunFolder | None,
-        pace: Pace,
+        folder: RunFolder | None = None,
         *,
+        log_every: int | None = None,
+        save_every: int | None = None,
+        checkpoints: int = 1,
+        seconds: float = float("inf"),
         report: Callable[[str], None] = lambda line: None,
         watch: Callable[[Sequence[Line]], None] = lambda lines: None,
+        estimate: Callable[[float, int], str] | None = None,
         is_main: bool = True,
         interruptible: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._learner = learner
         self._folder = folder
-        self._pace = pace
+        self._log_every = log_every
+        self._save_every = save_every
+        self._checkpoints = checkpoints
+        self._limit = seconds
         self._report = report
         self._watch = watch
+        self._estimate = estimate
+        self._step_seconds: list[float] = []
         self._is_main = is_main
         self._interruptible = interruptible
         self._clock = clock
@@ -150,7 +148,7 @@ class Loop:
         with _deferred_interrupt(self._interruptible) as is_interrupted:
             while not (self._learner.is_over(self.step) or is_interrupted()):
                 began_at = self._look()
-                if began_at + step_seconds > self._pace.seconds:
+                if began_at + step_seconds > self._limit:
                     break
                 self._take_step()
                 step_seconds = self._look() - began_at
@@ -195,17 +193,28 @@ class Loop:
         return self.seconds
 
     def _take_step(self) -> None:
+        began = self._clock()
         figures = self._learner.step(self.step)
         self.step += 1
+        self._time_step(self._clock() - began)
         self.units += figures.units
         self._loss_sum += figures.loss
         self._loss_count += 1
-        if self._pace.log_every is not None and self.step % self._pace.log_every == 0:
+        if self._log_every is not None and self.step % self._log_every == 0:
             loss = self._loss_sum / self._loss_count
             self._loss_sum, self._loss_count = 0.0, 0
             self._add_line({"loss": loss, **figures.notes, self._learner.unit: self.units})
         if metrics := self._learner.validate(self.step):
             self._add_line({f"eval_{key}": value for key, value in metrics.items()})
+
+    def _time_step(self, seconds: float) -> None:
+        """Report the estimate once, after the first step of this session and those that are measured."""
+        if self._estimate is None or len(self._step_seconds) > MEASURED_STEPS:
+            return
+        self._step_seconds.append(seconds)
+        if len(self._step_seconds) > MEASURED_STEPS:
+            mean = sum(self._step_seconds[1:]) / MEASURED_STEPS
+            self._report(self._estimate(mean, self._learner.num_steps - self.step))
 
     def _add_line(self, figures: Line) -> None:
         line = {"step": self.step, **figures, "seconds": self._look()}
@@ -235,8 +244,8 @@ class Loop:
         )
 
     def _is_save_due(self) -> bool:
-        if self._pace.save_every is not None:
-            return self.step % self._pace.save_every == 0
+        if self._save_every is not None:
+            return self.step % self._save_every == 0
         if self._folder is None:
             return False
         pause = max(_SAVE_SECONDS, self._save_seconds / _SAVE_SHARE)
@@ -248,7 +257,7 @@ class Loop:
             return
         saving_at = self._clock()
         tensors, values = self._learner.state()
-        with self._folder.checkpoint(self.step, keep=self._pace.checkpoints) as folder:
+        with self._folder.checkpoint(self.step, keep=self._checkpoints) as folder:
             save_file(tensors, folder / "state.safetensors")
             state = {
                 "step": self.step,

@@ -111,10 +111,13 @@ class SftModule(nn.Module):
         one.
         """
         self.adapters.eval()
-        weights = self.adapters(batch.embeddings, batch.texts) if adapted else None
+        weights = self.adapters(batch.embeddings, batch.texts)
+        if not adapted:  # the same path, so that a start that changes nothing has equal losses
+            b = {key: torch.zeros_like(factor) for key, factor in weights.b.items()}
+            weights = LoraWeights(weights.spec, weights.a, b)
         losses, exact = [], []
         for part in batch.parts:
-            places = None if weights is None else self._places(part, weights)
+            places = self._places(part, weights)
             with answer_logits(self.base, part.rows, weights, places) as logits:
                 losses.append(answer_losses(logits, part.rows))
                 exact.append(are_answers_exact(logits, part.rows))

@@ -228,7 +228,6 @@ def _make_learner(
         means = session.add(sums) / count
         return dict(zip(errors, means.tolist(), strict=True))
 
-    selected = "factor_l1" if config.run.select_by == "factors" else "delta_error"
     return DescentLearner(
         module,
         LibraryBatches(
@@ -244,7 +243,7 @@ def _make_learner(
         optimizer=config.optimizer,
         unit="adapters",
         measure=measure,
-        select=lambda metrics: metrics[selected],
+        selected="factor_l1" if config.run.select_by == "factors" else "delta_error",
         save_best=save_best,
     )
 

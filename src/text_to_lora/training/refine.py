@@ -16,7 +16,7 @@ from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.joint import Job, JointTrainer
 from text_to_lora.training.joint_learner import JointLearner
-from text_to_lora.training.loop import Loop, Pace
+from text_to_lora.training.loop import Loop
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.refine_folds import PATIENCE, is_due, make_folds, make_job, outlook
 from text_to_lora.training.refine_settings import (
@@ -76,8 +76,8 @@ def refine_adapters(
     if state is not None:
         state.open(RefineConfig.make(settings, start.spec, tasks), resume=resume)
     seconds = float("inf") if limits.seconds is None else limits.seconds
-    pace = Pace(seconds=seconds * search.share_of_time())
-    loop = Loop(search.learner, state, pace, report=report, clock=clock)
+    limit = seconds * search.share_of_time()
+    loop = Loop(search.learner, state, seconds=limit, report=report, clock=clock)
     loop.run()
     records = [search.record(task, loop.seconds) for task in range(len(tasks))]
     return Refined(search.best_weights(), tuple(records))

@@ -21,6 +21,7 @@ from text_to_lora.training.batches import TrainingBatches
 from text_to_lora.training.config import RunConfig
 from text_to_lora.training.descent import DescentLearner, Session
 from text_to_lora.training.encoding import RowEncoder, TextEmbeddings, check_positions
+from text_to_lora.training.estimate import tell_findings
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.objectives import make_objectives
 from text_to_lora.training.plots import plot_history
@@ -75,6 +76,9 @@ def train_sft(
     data = _Data.make(config, base, tokenizer, folder)
     counts = {name: len(tasks) for name, tasks in data.split.evaluation.items()}
     session.report(f"{len(data.split.training)} tasks to train on, validation on {counts}")
+    if session.is_main:
+        real = [task for task in data.split.training if task.category != "family"]
+        tell_findings(real, tokenizer, config.data, session.report)
     adapters, save = _make_adapters(config, base, tokenizer, data)
     session.report(f"{sum(p.numel() for p in adapters.parameters()):,} parameters to train")
     module = SftModule(
@@ -223,8 +227,6 @@ def _make_learner(
             add=session.add,
         )
 
-    select_by = config.run.select_by
-    selected = "mean_loss" if select_by == "mean" else f"{select_by}_loss"
     return DescentLearner(
         module,
         TrainingBatches(
@@ -241,7 +243,7 @@ def _make_learner(
         optimizer=config.optimizer,
         unit="tokens",
         measure=measure if sets else None,
-        select=lambda metrics: metrics[selected],
+        selected=f"{config.run.select_by}_loss",
         save_best=save_best,
     )
 

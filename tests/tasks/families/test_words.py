@@ -60,10 +60,10 @@ def test_capitals_are_asked_of_words_that_the_description_writes_small(trained: 
 
 def common_word(task: Task) -> str:
     """The word or phrase that all rows share beside the input."""
-    found = Counter(
+    words = Counter(
         example.outputs[0].replace(example.input, "").strip() for example in task.examples
     )
-    return found.most_common(1)[0][0]
+    return words.most_common(1)[0][0]
 
 
 def test_words_are_put_around_and_into_the_message(

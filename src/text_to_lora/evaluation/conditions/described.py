@@ -32,7 +32,7 @@ class Described(Condition):
     generate: one adapter for each text
     """
 
-    sources = ("generate",)
+    sources: ClassVar[tuple[str, ...]] = ("generate",)
     needs: ClassVar[str] = "a hypernetwork (--model; Sources.generate)"
 
     def __init__(self, generate: Generate) -> None:
@@ -83,8 +83,9 @@ class Paraphrase(Described):
     @classmethod
     def make(cls, sources: Sources, *given: Any) -> list[Self]:
         """See Condition.make; places that no task has a description at are left out."""
+        (generate,) = given
         most = max((len(task.descriptions) for task in sources.tasks), default=0)
-        return [cls(*given, place) for place in range(1, min(sources.paraphrases + 1, most))]
+        return [cls(generate, place) for place in range(1, min(sources.paraphrases + 1, most))]
 
     @property
     def name(self) -> str:
@@ -120,9 +121,10 @@ class Shuffled(Described):
 
         Raises ConfigError when the tasks are too alike to be deranged.
         """
+        (generate,) = given
         definitions = {task.name: task.definition for task in sources.tasks}
         return [
-            cls(*given, number, {name: definitions[donor] for name, donor in donors.items()})
+            cls(generate, number, {name: definitions[donor] for name, donor in donors.items()})
             for number, donors in enumerate(derangements(sources.tasks, seed=sources.seed), start=1)
         ]
 

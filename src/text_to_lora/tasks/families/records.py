@@ -38,7 +38,7 @@ def _field(rng: Random, source: Source, texts: FamilyTexts) -> Draft | None:
     return Draft(noun_wordings(phrases, values, rng), source.limit(answered), origin=task)
 
 
-def _made_field(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
+def _invented_field(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
     """Ask for one of several lines that are named, in any order."""
     names = rng.sample(load_texts("parameters")["field_names"], rng.randint(2, 4))
     rows = []
@@ -114,7 +114,7 @@ RECORD_FAMILIES: tuple[Family, ...] = families_of(
     "records",
     {
         "field": _field,
-        "made_field": _made_field,
+        "made_field": _invented_field,
         "line": _line,
         "item": _item,
         "last_item": _of_list(2, lambda items: items[-1]),

@@ -42,7 +42,7 @@ class WordPool:
     def invented(self, rng: Random) -> str:
         """Draw a word of one to three made-up syllables."""
 
-        parts = load_texts("word_pool")
+        parts: dict[str, list[str]] = load_texts("word_pool")
 
         def syllables() -> str:
             text = ""

@@ -91,7 +91,7 @@ def _one_of_two_names(rng: Random, pool: WordPool) -> Parameters:
     return {**things, "answer": name}
 
 
-def _word_several_times(rng: Random, pool: WordPool) -> Parameters:
+def _repeated_word(rng: Random, pool: WordPool) -> Parameters:
     word, count = pool.word(rng), rng.randint(2, 5)
     return {"word": word, "count": str(count), "answer": " ".join([word] * count)}
 
@@ -234,7 +234,7 @@ def _draw_property(
     return name, {"n": str(number), "target": target}, holds[name], inputs
 
 
-def _several_labels(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
+def _label_list(rng: Random, source: Source, texts: FamilyTexts) -> Draft:
     """Make a task that labels a message by its kind or by what it is about."""
     by_kind = rng.random() < 0.4
     phrases = load_texts("word_labels")["kinds" if by_kind else "topics"]
@@ -275,7 +275,7 @@ _WORD_LABEL_FAMILIES = families_of(
     {
         "word_labels": _two_labels(),
         "word_capital_labels": _two_labels(capitals=True),
-        "word_several_labels": _several_labels,
+        "word_several_labels": _label_list,
         "word_sentiment": _sentiment,
     },
 )
@@ -300,7 +300,7 @@ WORD_FAMILIES: tuple[Family, ...] = (
             "word_previous": _neighbour(-1),
             "word_first_words": _family("short", _count(2, 6), _first_words),
             "word_repeat": _family("short", _count(2, 3), _repeated),
-            "word_times": _family("mixed", _word_several_times),
+            "word_times": _family("mixed", _repeated_word),
             "word_add": _family("counts", _summand, _sum(1)),
             "word_subtract": _family("counts", _summand, _sum(-1)),
         },

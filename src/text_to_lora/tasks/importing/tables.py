@@ -1,0 +1,155 @@
+"""Rows of a table by column: CSV, TSV, JSON, JSON lines or Parquet, read by one reader for all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.files import JsonError, read_bytes, read_json_lines, read_task_json
+from text_to_lora.tasks.parquet import read_parquet
+
+FORMS: Final = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+_TURNS: Final = ("conversations", "messages")  # ShareGPT, and the form of chat services
+_COLUMN_ROLES: Final = {"instruction": "system", "input": "user", "output": "assistant"}
+_ROLES: Final = {"human": "user", "gpt": "assistant"}
+
+Cells = Mapping[str, Any]
+"""The values of one row by column."""
+CheckHeader = Callable[[Sequence[str], int | None], None]
+"""Called with the columns, and in JSON with each row's line; raises what it likes."""
+
+
+def read_table(
+    path: Path | str,
+    *,
+    encoding: str = "utf-8",
+    check_header: CheckHeader = lambda header, line: None,
+) -> Iterator[tuple[int, Cells]]:
+    """Yield the line (or row, from 1) and the cells of every row of a file, in its order.
+
+    path: a file in the form that its name says; CSV and TSV begin with a header, and a CSV whose
+        header has semicolons and no comma is separated by semicolons
+    encoding: of CSV and TSV; a byte order mark is dropped
+
+    A conversation ("conversations" of ShareGPT, or "messages") is given the columns `instruction`
+    (its system turn), `input` and `output` (its first turns of user and model).
+
+    Raises ConfigError when the name tells no form or there is no such encoding, TaskDataError with
+    file and line when the file cannot be read.
+    """
+    file = Path(path)
+    form = file.suffix.lower()
+    if form not in FORMS:
+        raise ConfigError(
+            f"{str(path)!r} has the unknown form {form!r}; rows are read from {', '.join(FORMS)}"
+        )
+    if form in (".csv", ".tsv"):
+        return _separated_rows(file, encoding, check_header)
+    if form == ".parquet":
+        return _parquet_rows(file, check_header)
+    return _json_rows(file, check_header)
+
+
+def _separated_rows(
+    file: Path, encoding: str, check_header: CheckHeader
+) -> Iterator[tuple[int, Cells]]:
+    text = _decode(file, encoding)
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    first_line = text.partition("\n")[0]
+    if delimiter == "," and ";" in first_line and "," not in first_line:
+        delimiter = ";"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        check_header(header, None)
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise TaskDataError(
+                    f"{len(cells)} cells, but the header has {len(header)}; put texts that hold "
+                    f"{delimiter!r} in double quotes",
+                    path=file,
+                    line=reader.line_num,
+                )
+            yield reader.line_num, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise TaskDataError(
+            f"{error}; write a double quote inside a quoted text twice",
+            path=file,
+            line=reader.line_num,
+        ) from None
+
+
+def _decode(file: Path, encoding: str) -> str:
+    try:
+        content = read_bytes(file)
+    except JsonError as error:
+        raise error.in_task_file(file) from None
+    try:
+        text = content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TaskDataError(
+            f"not {encoding.upper()} (byte {error.start}); save it as UTF-8, or name its encoding "
+            "with --encoding, such as latin-1 or utf-16",
+            path=file,
+            line=line,
+        ) from None
+    except (LookupError, UnicodeError):
+        raise ConfigError(
+            f"{str(file)!r} cannot be read in the encoding {encoding!r}; name another, such as "
+            "utf-8, latin-1 or utf-16"
+        ) from None
+    return text.removeprefix("\ufeff")
+
+
+def _json_rows(file: Path, check_header: CheckHeader) -> Iterator[tuple[int, Cells]]:
+    rows: Iterator[tuple[int, Any]]
+    if file.suffix.lower() == ".jsonl":
+        rows = read_json_lines(file)
+    else:
+        items = read_task_json(file)
+        if not isinstance(items, list):
+            raise TaskDataError(
+                f"holds a {type(items).__name__}; a list of objects is expected", path=file
+            )
+        rows = iter(enumerate(items, 1))
+    for line, row in rows:
+        if not isinstance(row, dict):
+            raise TaskDataError(
+                f"a row is a {type(row).__name__}; expected an object", path=file, line=line
+            )
+        cells = with_first_exchange(row)
+        check_header(list(cells), line)
+        yield line, cells
+
+
+def _parquet_rows(file: Path, check_header: CheckHeader) -> Iterator[tuple[int, Cells]]:
+    names: list[str] = []
+
+    def check(header: Sequence[str]) -> None:
+        exchange = _COLUMN_ROLES if set(_TURNS) & set(header) else ()
+        check_header([*header, *(column for column in exchange if column not in header)], None)
+        names.extend(header)
+
+    for line, values in enumerate(read_parquet(file, None, check), 1):
+        yield line, with_first_exchange(dict(zip(names, values, strict=True)))
+
+
+def with_first_exchange(cells: Cells) -> Cells:
+    """Give a conversation the columns `instruction`, `input` and `output`; leave other rows alone."""
+    name = next((name for name in _TURNS if isinstance(cells.get(name), list)), None)
+    if name is None or "output" in cells:
+        return cells
+    texts: dict[str, Any] = {}
+    for turn in cells[name]:
+        if isinstance(turn, dict):
+            role = str(turn.get("role", turn.get("from")))
+            texts.setdefault(_ROLES.get(role, role), turn.get("content", turn.get("value")))
+    exchange = {column: texts.get(role) for column, role in _COLUMN_ROLES.items()}
+    return {**cells, **exchange}
