@@ -85,7 +85,7 @@ def make_jobs(work: Path) -> list[Job]:
         "max_answer_tokens": 16,
         "eval_rows": 2,
     }
-    sft = {
+    sft: dict[str, Any] = {
         "base": model,
         "adapter": lora,
         "encoder": {"name": "hash"},
@@ -103,7 +103,12 @@ def make_jobs(work: Path) -> list[Job]:
     }
     reconstruct["data"] = {"library": str(work / "library"), "tasks_per_batch": 2}
     reconstruct["conditioning"] = {"kind": "text"}
-    joint = {"verb": "adapters", "base": model, "adapter": lora, "optimizer": {"lr": 0.01}}
+    joint: dict[str, Any] = {
+        "verb": "adapters",
+        "base": model,
+        "adapter": lora,
+        "optimizer": {"lr": 0.01},
+    }
     joint["data"] = data | {"validation_one_in": 0}
     joint["run"] = {
         "rows": 8,
@@ -151,14 +156,20 @@ def save_base(folder: Path) -> Path:
         "unk_token": "<unk>",
         "padding_side": "left",
     }
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    sizes = {
+    make_tokenizer: Any = PreTrainedTokenizerFast
+    make_tokenizer(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    sizes: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
     }
-    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "vocab_size": len(tokens)}
+    ids: dict[str, Any] = {
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": None,
+        "vocab_size": len(tokens),
+    }
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**sizes, **ids, max_position_embeddings=256)).save_pretrained(
         folder

@@ -23,7 +23,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +75,10 @@ class Server:
         self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
         assert self._process.stderr is not None
         line = self._process.stderr.readline()
-        found = re.search(r"http://[\d.]+:\d+", line)
-        if not found:
+        address = re.search(r"http://[\d.]+:\d+", line)
+        if not address:
             raise SystemExit(f"the server did not start: {line}{self._process.stderr.read()}")
-        self.url = found[0]
+        self.url = address[0]
         self.memory.append([])
 
     def note_memory(self) -> None:
@@ -191,7 +193,7 @@ class Soak:
     async def cause_faults(self) -> None:
         """A disk that takes no more from 30 to 45 % of the requests, a kill at 60 %."""
         total = self.options.requests
-        plan = [
+        plan: list[tuple[float, Callable[[], None]]] = [
             (0.3 * total, lambda: self.server.fill_disk(True)),
             (0.45 * total, lambda: self.server.fill_disk(False)),
             (0.6 * total, self.restart),
@@ -208,9 +210,10 @@ class Soak:
 
     def stuck(self) -> bool:
         """Whether the clients wait for the disk alone."""
-        return self.counts["again: status 507"] > self.options.requests // 10
+        return bool(self.counts["again: status 507"] > self.options.requests // 10)
 
     def restart(self) -> None:
+        """Kill the server and start it again."""
         self.server.kill()
         self.server.start()
 
@@ -218,10 +221,9 @@ class Soak:
 def prepare(folder: Path, sentences: int) -> Wanted:
     """Write the tiny models; gives the answer of every sentence to every input."""
     sys.path.append(str(ROOT / "tests"))
-    from tiny_models import save_base, save_tiny_hypernet
-
-    base = save_base(folder / "base")
-    t2l = TextToLora.from_pretrained(save_tiny_hypernet(folder / "hypernet", base))
+    tiny_models = import_module("tiny_models")
+    base = tiny_models.save_base(folder / "base")
+    t2l = TextToLora.from_pretrained(tiny_models.save_tiny_hypernet(folder / "hypernet", base))
     model, tokenizer = t2l.load_base(str(base))
     texts = [f"Sentence {n}: {random.Random(n).choice('abcdefgh') * 3}" for n in range(sentences)]
     weights = t2l.generate(texts).weights

@@ -51,8 +51,10 @@ def make_encoder(kind: str) -> Any:
     from transformers.models.gte import GteConfig, GteModel
 
     if kind == "gte":
-        return GteModel(GteConfig(**GTE)).eval()
-    return BertModel(BertConfig(**MINILM), add_pooling_layer=False).eval()
+        encoder: Any = GteModel(GteConfig(**GTE))
+    else:
+        encoder = BertModel(BertConfig(**MINILM), add_pooling_layer=False)
+    return encoder.eval()
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def _read(sources: list[str], config: RunConfig) -> list[Task]:
     data, tasks = config.data, _read_all(sources)
     if data.data_dir or data.folders or data.sni or data.hub:
         with needs_extra("train"):
-            from text_to_lora.training.data import load_tasks
+            from text_to_lora.training.split import load_tasks
 
         tasks += load_tasks(data)
     if not tasks:
