@@ -150,5 +150,5 @@ def test_a_person_tries_a_sentence_in_a_browser(page: Any, browser: Any, tmp_pat
     view.wait_for_selector("text=the description is empty; say in a sentence what the task is")
     link = view.input_value("#link textarea, #link input")
     view.goto(link)
-    view.wait_for_function("() => document.querySelector('#sentence textarea').value.length > 3")
+    view.wait_for_function("() => document.querySelector('#sentence textarea')?.value.length > 3")
     assert view.input_value("#sentence textarea") == SENTENCE
