@@ -114,14 +114,14 @@ def browser() -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # gradio leaves sockets and event loops open
 def test_a_person_tries_a_sentence_in_a_browser(page: Any, browser: Any, tmp_path: Path) -> None:
-    seconds = 60_000  # in ms; the machine may be busy
+    seconds = 30_000  # in ms; the machine may be busy
     view = browser.new_page(viewport={"width": 1280, "height": 900})
     view.set_default_timeout(seconds)
     view.goto(f"{page.url}/ui?inputs=hello&sentence=")
     view.wait_for_function("() => document.querySelector('#inputs textarea')?.value == 'hello'")
     view.fill("#sentence textarea", SENTENCE)
     view.click("#answer")
-    view.wait_for_selector("#answers td:has-text('hello')")
+    view.wait_for_function("() => document.querySelector('#answers').innerText.includes('hello')")
     adapted = page.direct(SENTENCE, "hello", 64)
     plain = page.direct(None, "hello", 64)
 
@@ -150,5 +150,5 @@ def test_a_person_tries_a_sentence_in_a_browser(page: Any, browser: Any, tmp_pat
     view.wait_for_selector("text=the description is empty; say in a sentence what the task is")
     link = view.input_value("#link textarea, #link input")
     view.goto(link)
-    view.wait_for_function("() => document.querySelector('#sentence textarea').value.length > 3")
+    view.wait_for_function("() => document.querySelector('#sentence textarea')?.value.length > 3")
     assert view.input_value("#sentence textarea") == SENTENCE
