@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -169,3 +172,30 @@ def test_json_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     write_json(tmp_path / "b", {"a": "é", "b": 1})
     assert (tmp_path / "a").read_bytes() == '{\n  "a": "é",\n  "b": 1\n}\n'.encode()
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_what_a_killed_job_left_is_deleted_and_what_runs_is_not(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from text_to_lora.files import write_folder
+with write_folder(sys.argv[1]) as folder:
+    (folder / "part").write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+    target = tmp_path / "out"
+    foreign = tmp_path / ".out.settings"
+    foreign.mkdir()
+    command = [sys.executable, "-c", code, str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "writing\n"
+        (unfinished,) = tmp_path.glob(".out.t2l-*")
+        with write_folder(target) as folder:
+            (folder / "whole").write_text("all")
+        assert unfinished.exists()
+        job.kill()
+    shutil.rmtree(target)
+    with write_folder(target) as folder:
+        (folder / "whole").write_text("all")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".out.settings", "out"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -75,6 +78,52 @@ def one_job_a_folder(work: Callable[_P, _T]) -> Callable[_P, _T]:
             return work(*args, **options)
 
     return work_alone
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Give a new hidden folder beside `target`, and delete it in the end if it is still there.
+
+    Such folders of jobs that were killed are deleted first. The folder of a job that runs is locked, and
+    the operating system frees the lock when the job ends, however it ends.
+    """
+    prefix = f".{target.name}.t2l-"
+    for leftover in target.parent.glob(f"{glob.escape(prefix)}????????"):
+        descriptor = _lock_folder(leftover, wait=False)
+        if descriptor is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(descriptor)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        descriptor = _lock_folder(folder, wait=True)
+        if folder.exists():  # otherwise another job took it for a leftover before it was locked
+            break
+        if descriptor is not None:
+            os.close(descriptor)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock_folder(folder: Path, *, wait: bool) -> int | None:
+    """Lock a folder and give its descriptor; None where it is locked already or locks are unknown."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _try_lock(file: Path) -> int | None:

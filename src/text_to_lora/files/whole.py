@@ -8,15 +8,14 @@ import json
 import os
 import re
 import secrets
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.files.locks import scratch_folder
 from text_to_lora.files.outputs import check_output, write_error
 
 
@@ -29,7 +28,8 @@ def write_folder(
 ) -> Iterator[Path]:
     """Give a temporary folder beside `path` that is renamed into place on success.
 
-    A reader sees the whole folder or none of it; an error or a kill leaves `path` as it was. A link
+    A reader sees the whole folder or none of it; an error or a kill leaves `path` as it was, and the
+    next job that writes `path` deletes what a killed one left beside it. A link
     stays a link: the folder that it points to is written.
     overwrite: replace the folder that is there, if `check_output` lets it be replaced
     check_replaced: called just before a folder is replaced; an error that it raises keeps the folder
@@ -41,8 +41,7 @@ def write_folder(
     with _errors_of_writing(path):
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
+        with scratch_folder(target) as temporary:
             yield temporary
             for file in sorted(temporary.rglob("*")):
                 if file.is_file():
@@ -51,8 +50,6 @@ def write_folder(
             temporary.chmod(0o755)
             _put_in_place(temporary, target, path, check_replaced if overwrite else None)
             _sync(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_file(
