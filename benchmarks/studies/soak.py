@@ -231,8 +231,10 @@ def prepare(folder: Path, sentences: int) -> Wanted:
     for text in INPUTS:
         inputs = [text] * len(texts)
         rows = range(len(texts))
-        found = answer(model, tokenizer, inputs, weights=weights, rows=rows, max_new_tokens=TOKENS)
-        wanted |= {(sentence, text): one for sentence, one in zip(texts, found, strict=True)}
+        answers = answer(
+            model, tokenizer, inputs, weights=weights, rows=rows, max_new_tokens=TOKENS
+        )
+        wanted |= {(sentence, text): one for sentence, one in zip(texts, answers, strict=True)}
         wanted[None, text] = answer(model, tokenizer, [text], max_new_tokens=TOKENS)[0]
     return wanted
 

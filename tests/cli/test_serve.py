@@ -81,11 +81,11 @@ def test_a_signal_lets_what_runs_finish(start: Callable[..., Process], number: i
 def test_a_killed_server_starts_again_with_what_it_had(start: Callable[..., Process]) -> None:
     first = start()
     text = ask(first.url, model="t2l:Say yes").json()["choices"][0]["message"]["content"]
-    made = httpx.post(f"{first.url}/v1/adapters", json={"description": "Say yes", "alias": "yes"})
+    reply = httpx.post(f"{first.url}/v1/adapters", json={"description": "Say yes", "alias": "yes"})
     assert first.end(signal.SIGKILL)[0] == -signal.SIGKILL
     again = start("--api-key", "secret")
     with httpx.Client(base_url=again.url, headers={"Authorization": "Bearer secret"}) as client:
-        assert client.get("/v1/adapters/yes").json() == made.json()
+        assert client.get("/v1/adapters/yes").json() == reply.json()
         body = {
             "model": "yes",
             "messages": [{"role": "user", "content": "hello"}],

@@ -35,16 +35,6 @@ EMPTY_WORDS = frozenset(
     ]
 )
 
-# Folders whose names or sizes are not yet within the rules; take a folder out once it is.
-LEFT = (
-    "benchmarks/studies/soak.py",
-    "src/text_to_lora/serving",
-    "src/text_to_lora/tasks/checking",
-    "src/text_to_lora/training/loop.py",
-    "tests/cli/test_serve.py",
-    "tests/serving",
-)
-
 MOST_FUNCTION_LINES = 60
 MOST_ARGUMENTS = 12
 MOST_FILE_LINES = 500
@@ -56,10 +46,6 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 @cache
 def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
-
-
-def _is_left(file: Path) -> bool:
-    return any(file.is_relative_to(ROOT / left) for left in LEFT)
 
 
 def _names(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -115,7 +101,7 @@ def _functions(file: Path) -> Iterator[tuple[Function, int, int]]:
 
 
 def test_names_hold_no_word_that_says_nothing() -> None:
-    names = _empty_names([file for file in FILES if not _is_left(file)])
+    names = _empty_names(FILES)
     assert not names, "\n".join(names)
 
 
@@ -140,7 +126,6 @@ def test_functions_are_short_and_take_few_arguments() -> None:
     long = [
         f"{file.relative_to(ROOT)}:{node.lineno}: {node.name} has {lines} lines, {count} arguments"
         for file in SOURCES
-        if not _is_left(file)
         for node, lines, count in _functions(file)
         if lines > MOST_FUNCTION_LINES or count > MOST_ARGUMENTS
     ]
@@ -149,5 +134,5 @@ def test_functions_are_short_and_take_few_arguments() -> None:
 
 def test_files_are_short() -> None:
     sizes = {file: len(file.read_text(encoding="utf-8").splitlines()) for file in SOURCES}
-    assert not [f for f, size in sizes.items() if size > MOST_FILE_LINES and not _is_left(f)]
+    assert not [f for f, size in sizes.items() if size > MOST_FILE_LINES]
     assert median(sizes.values()) <= MOST_MEDIAN_LINES

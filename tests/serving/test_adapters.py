@@ -50,10 +50,10 @@ def pool(counting: Counting, tmp_path: Path, origins: list[str]) -> AdapterPool:
     return AdapterPool(counting, store, in_memory=3, note=origins.append)  # type: ignore[arg-type]
 
 
-def same(found: LoraWeights | T2LError, wanted: LoraWeights) -> None:
-    assert isinstance(found, LoraWeights), found
+def same(fetched: LoraWeights | T2LError, wanted: LoraWeights) -> None:
+    assert isinstance(fetched, LoraWeights), fetched
     for key in wanted.b:
-        torch.testing.assert_close(found.delta(key), wanted.delta(key))
+        torch.testing.assert_close(fetched.delta(key), wanted.delta(key))
 
 
 def test_missing_adapters_are_generated_in_one_pass_then_remembered(
@@ -62,10 +62,10 @@ def test_missing_adapters_are_generated_in_one_pass_then_remembered(
     names = ["t2l:Say one", "t2l:Say two", "t2l: Say one "]
     refs = [pool.resolve(name) for name in names]
     assert refs[0] == refs[2]
-    found = pool.fetch(refs)
+    fetched = pool.fetch(refs)
     assert counting.passes == [["Say one", "Say two"]]
     wanted = counting._t2l.generate(["Say one", "Say two"]).weights.unbind()
-    for weights, expected in zip(found, [*wanted, wanted[0]], strict=True):
+    for weights, expected in zip(fetched, [*wanted, wanted[0]], strict=True):
         same(weights, expected)
     pool.fetch([pool.resolve(refs[0].id)])
     fresh = AdapterPool(counting, pool.store, note=origins.append)  # type: ignore[arg-type]
@@ -144,9 +144,9 @@ def test_one_description_that_fails_fails_alone(pool: AdapterPool, counting: Cou
 def test_too_unlike_the_training_is_refused_and_not_stored(pool: AdapterPool) -> None:
     near = replace(pool.sentence("Answer in capitals"), min_similarity=0.99)
     far = replace(pool.sentence("zebra quilt"), min_similarity=0.99)
-    found = pool.fetch([near, far])
-    assert isinstance(found[0], LoraWeights)
-    assert "below 0.99" in str(found[1]) and far.id not in pool.store
+    fetched = pool.fetch([near, far])
+    assert isinstance(fetched[0], LoraWeights)
+    assert "below 0.99" in str(fetched[1]) and far.id not in pool.store
     pool.fetch([replace(far, min_similarity=None)])
     assert "below 0.99" in str(pool.fetch([far])[0])
 
@@ -171,8 +171,8 @@ def test_new_adapters_may_push_out_those_that_are_asked_for_beside(
     old = [pool.sentence(f"Say {word}") for word in ("one", "two")]
     pool.fetch(old)
     new = [pool.sentence(f"Say {word}") for word in ("three", "four", "five")]
-    found = pool.fetch([*new, *old])
+    fetched = pool.fetch([*new, *old])
     wanted = counting._t2l.generate([str(ref.description) for ref in [*new, *old]]).weights
-    for weights, expected in zip(found, wanted.unbind(), strict=True):
+    for weights, expected in zip(fetched, wanted.unbind(), strict=True):
         same(weights, expected)
     assert len(store) == 2

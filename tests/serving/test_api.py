@@ -64,8 +64,8 @@ def test_streams_join_to_the_whole_answer_for_clients_at_once(serve: Serve) -> N
 
     sentences = [f"Say {word}" for word in ["one", "two", "three", "four", "five", "six"]]
     with ThreadPoolExecutor(6) as threads:
-        found = list(threads.map(stream, sentences))
-    for sentence, (text, usage) in zip(sentences, found, strict=True):
+        streams = list(threads.map(stream, sentences))
+    for sentence, (text, usage) in zip(sentences, streams, strict=True):
         assert text == server.direct(sentence, USER[0]["content"])
         assert usage.completion_tokens == ask(client, f"t2l:{sentence}").usage.completion_tokens
 
@@ -98,11 +98,11 @@ def test_seeds_numbers_stops_and_log_probabilities(serve: Serve) -> None:
     cut = ask(client, "tiny", stop=[whole[5:7]])
     assert cut.choices[0].message.content == whole[: whole.find(whole[5:7])]
     assert cut.choices[0].finish_reason == "stop"
-    told = (
+    logprobs = (
         ask(client, "tiny", logprobs=True, top_logprobs=2, max_tokens=3).choices[0].logprobs.content
     )
-    assert len(told) == 3
-    for entry in told:  # greedy: the token itself is the most likely one
+    assert len(logprobs) == 3
+    for entry in logprobs:  # greedy: the token itself is the most likely one
         assert entry.top_logprobs[0].logprob == entry.logprob <= 0
         assert entry.top_logprobs[0].token == entry.token
     plain = client.completions.create(model="tiny", prompt="x", max_tokens=2, logprobs=1)
@@ -243,9 +243,9 @@ def test_a_bad_request_for_adapters_is_told_and_writes_nothing(
 def test_adapters_are_made_listed_downloaded_and_deleted(serve: Serve, tmp_path: Path) -> None:
     server = serve()
     http = server.http()
-    made = http.post("/v1/adapters", json={"description": SENTENCE, "alias": "loud"})
-    assert made.status_code == 201
-    facts = made.json()
+    reply = http.post("/v1/adapters", json={"description": SENTENCE, "alias": "loud"})
+    assert reply.status_code == 201
+    facts = reply.json()
     assert facts["id"] == server.service.pool.sentence(SENTENCE).id and facts["aliases"] == ["loud"]
     pair = http.post(
         "/v1/adapters", json={"descriptions": ["Say a", "Say b"], "strength": 2.0}

@@ -125,35 +125,35 @@ def kit_direct(kit: Kit, text: str, sentence: int, tokens: int) -> str:
 
 def test_streamed_pieces_are_whole_characters_and_join_to_the_answer(kit: Kit) -> None:
     ids = kit.tokenizer("né 🙂 ÿ", add_special_tokens=False).input_ids
-    told: list[Piece] = []
+    pieces: list[Piece] = []
     answer = Answer(
-        [1], Sampling(99), lambda ids: str(kit.tokenizer.decode(ids)), told.append, streams=True
+        [1], Sampling(99), lambda ids: str(kit.tokenizer.decode(ids)), pieces.append, streams=True
     )
     for token in [*ids, 1]:
         answer.take(token, torch.zeros(259), frozenset([1]))
-    assert [piece.text for piece in told] == ["n", "é", " 🙂", " ÿ", ""]
-    assert told[-1].finish == "stop" and told[-1].num_tokens == len(ids)
+    assert [piece.text for piece in pieces] == ["n", "é", " 🙂", " ÿ", ""]
+    assert pieces[-1].finish == "stop" and pieces[-1].num_tokens == len(ids)
 
 
 def test_a_stop_text_ends_an_answer_and_no_start_of_it_is_shown(kit: Kit) -> None:
     ids = kit.tokenizer("one, two; three", add_special_tokens=False).input_ids
-    told: list[Piece] = []
+    pieces: list[Piece] = []
     read = lambda ids: str(kit.tokenizer.decode(ids))  # noqa: E731
-    answer = Answer([1], Sampling(99, stop=("; t", "zzz")), read, told.append, streams=True)
+    answer = Answer([1], Sampling(99, stop=("; t", "zzz")), read, pieces.append, streams=True)
     goes_on = [answer.take(token, torch.zeros(259), frozenset([1])) for token in ids[:12]]
     assert goes_on[:10] == [True] * 10 and not goes_on[10]
-    assert "".join(piece.text for piece in told) == "one, two" and told[-1].finish == "stop"
-    assert all(";" not in piece.text for piece in told)
+    assert "".join(piece.text for piece in pieces) == "one, two" and pieces[-1].finish == "stop"
+    assert all(";" not in piece.text for piece in pieces)
 
 
 def test_the_mark_that_closes_a_thought_is_not_shown() -> None:
-    told: list[Piece] = []
+    pieces: list[Piece] = []
     words = ["</thi", "nk>", "\n", "yes"]
     read = lambda ids: "".join(words[i] for i in ids).replace("</think>", "").strip()  # noqa: E731
-    answer = Answer([1], Sampling(9), read, told.append, hidden="</think>", streams=True)
+    answer = Answer([1], Sampling(9), read, pieces.append, hidden="</think>", streams=True)
     for token in range(4):
         answer.take(token, torch.zeros(9), frozenset([8]))
-    assert [piece.text for piece in told] == ["yes"]
+    assert [piece.text for piece in pieces] == ["yes"]
 
 
 def test_draws_follow_the_seed_and_stay_within_top_p() -> None:
@@ -174,10 +174,10 @@ def test_draws_follow_the_seed_and_stay_within_top_p() -> None:
 
 
 def test_log_probabilities_are_those_of_the_softmax() -> None:
-    told: list[Piece] = []
-    answer = Answer([1], Sampling(1, num_logprobs=2), str, told.append)
+    pieces: list[Piece] = []
+    answer = Answer([1], Sampling(1, num_logprobs=2), str, pieces.append)
     answer.take(2, torch.tensor([1.0, 3.0, 2.0]), frozenset())
-    (logprob,) = told[0].logprobs
+    (logprob,) = pieces[0].logprobs
     assert logprob.token == 2 and [token for token, _ in logprob.top] == [1, 2]
     assert logprob.logprob == pytest.approx(-1.4076, abs=1e-3)
 

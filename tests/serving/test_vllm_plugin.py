@@ -65,13 +65,17 @@ def registry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         name: ModuleType(name)
         for name in ("vllm", "vllm.lora", "vllm.lora.request", "vllm.lora.resolver")
     }
-    made = StandInRegistry()
-    contents = {"LoRARequest": StandInRequest, "LoRAResolver": object, "LoRAResolverRegistry": made}
+    registry = StandInRegistry()
+    contents = {
+        "LoRARequest": StandInRequest,
+        "LoRAResolver": object,
+        "LoRAResolverRegistry": registry,
+    }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
         for key, value in contents.items():
             setattr(module, key, value)
-    yield made
+    yield registry
 
 
 @pytest.fixture

@@ -120,21 +120,25 @@ class AdapterPool:
         missing = {key: ref for key, ref in missing.items() if key not in self.store}
         # What is stored is read first: it may be removed to make room for what is generated.
         stored = {ref: self._attempt(ref) for ref in refs if ref.id not in missing}
-        made = self._generate([ref for key, ref in missing.items() if self._is_wanted(key, refs)])
-        return [stored[ref] if ref in stored else self._attempt(ref, made) for ref in refs]
+        new_adapters = self._generate(
+            [ref for key, ref in missing.items() if self._is_wanted(key, refs)]
+        )
+        return [stored[ref] if ref in stored else self._attempt(ref, new_adapters) for ref in refs]
 
     def _is_wanted(self, adapter_id: str, refs: Sequence[AdapterRef]) -> bool:
         """Whether any request takes a new adapter as similar enough to the training."""
         return any(self._dissimilar(ref) is None for ref in refs if ref.id == adapter_id)
 
     def _attempt(
-        self, ref: AdapterRef, made: Mapping[str, LoraWeights | T2LError] = MappingProxyType({})
+        self,
+        ref: AdapterRef,
+        new_adapters: Mapping[str, LoraWeights | T2LError] = MappingProxyType({}),
     ) -> LoraWeights | T2LError:
-        """An adapter that is there, or was made just now, or the error that says why there is none."""
+        """An adapter that is there, or was generated just now, or the error that says why there is none."""
         try:
             if problem := self._dissimilar(ref):
                 return problem
-            weights = made.get(ref.id)
+            weights = new_adapters.get(ref.id)
             if isinstance(weights, T2LError):
                 return weights
             if weights is not None:
@@ -180,27 +184,27 @@ class AdapterPool:
 
     def _generate(self, refs: Sequence[AdapterRef]) -> dict[str, LoraWeights | T2LError]:
         """Generate and store adapters; gives each as it was stored, or what is wrong, by id."""
-        made: dict[str, LoraWeights | T2LError] = {}
+        new_adapters: dict[str, LoraWeights | T2LError] = {}
         for start in range(0, len(refs), _MAX_TOGETHER):
             part = refs[start : start + _MAX_TOGETHER]
             try:
                 adapters = self._t2l.generate([str(ref.description) for ref in part])
             except T2LError as error:
                 if len(part) == 1:
-                    made[part[0].id] = error
+                    new_adapters[part[0].id] = error
                 else:  # find out which of them it is
                     for ref in part:
-                        made |= self._generate([ref])
+                        new_adapters |= self._generate([ref])
                 continue
             for ref, adapter in zip(part, split(adapters), strict=True):
                 try:
                     self.store.add(ref.id, adapter.scale(ref.strength))
                     weights = self.store.load(ref.id, self._t2l.spec)
                     self._remember((ref.id, 1.0), weights)
-                    made[ref.id] = weights
+                    new_adapters[ref.id] = weights
                 except T2LError as error:
-                    made[ref.id] = error
-        return made
+                    new_adapters[ref.id] = error
+        return new_adapters
 
     def _dissimilar(self, ref: AdapterRef) -> ConfigError | None:
         """The error of an adapter whose description is too far from the training's, or None."""
@@ -209,8 +213,8 @@ class AdapterPool:
         if ref.id in self.store:
             nearest = self.store.provenance(ref.id).get("nearest_description")
         elif ref.description is not None:
-            found = self._t2l.nearest([ref.description])[0]
-            nearest = found and {"text": found.text, "cosine": found.cosine}
+            neighbour = self._t2l.nearest([ref.description])[0]
+            nearest = neighbour and {"text": neighbour.text, "cosine": neighbour.cosine}
         else:
             nearest = None
         if nearest is None:

@@ -126,9 +126,9 @@ def _add_adapter_routes(app: FastAPI, service: Service) -> None:
         body = parse(await _read(request, service), AdapterBody)
         if body.examples is not None:
             return JSONResponse(service.refine(body), 202)
-        made = await asyncio.wrap_future(service.make_adapters(body))
-        listed = {"object": "list", "data": made}
-        return JSONResponse(made[0] if body.descriptions is None else listed, 201)
+        new_adapters = await asyncio.wrap_future(service.make_adapters(body))
+        listed = {"object": "list", "data": new_adapters}
+        return JSONResponse(new_adapters[0] if body.descriptions is None else listed, 201)
 
     @app.get("/v1/adapters")
     async def show_all() -> dict[str, Any]:

@@ -42,10 +42,10 @@ def register() -> None:
 
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
             """The adapter of a model name, None where there is none; never raises."""
-            found = await self._adapters.find(lora_name)
-            if found is None:
+            stored = await self._adapters.find(lora_name)
+            if stored is None:
                 return None
-            adapter_id, path = found
+            adapter_id, path = stored
             # vLLM replaces the number; it has to be positive, and unlike for unlike adapters
             number = int(adapter_id.removeprefix("t2l-")[:7], 16) + 1
             return LoRARequest(
@@ -146,11 +146,11 @@ def _logprobs(url: str, model: str, prompt: str, api_key: str) -> list[tuple[str
     request = Request(f"{url}/completions", json.dumps(body).encode(), headers)
     try:
         with urlopen(request, timeout=300) as reply:
-            told = json.load(reply)["choices"][0]["logprobs"]
+            logprobs = json.load(reply)["choices"][0]["logprobs"]
     except HTTPError as error:
         raise BackendError(
             f"{url} answers {error.code} for {model!r}: {error.read()[:300]!r}"
         ) from None
     except (URLError, OSError) as error:
         raise BackendError(f"{url} does not answer: {error}") from None
-    return list(zip(told["tokens"], told["token_logprobs"], strict=True))
+    return list(zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True))

@@ -58,7 +58,7 @@ class RequestError(T2LError, ValueError):
 
     @classmethod
     def of(cls, error: T2LError) -> RequestError:
-        """The same error as a client is told it."""
+        """The same error in the words for a client."""
         message = str(error)
         match error:
             case RequestError():
@@ -81,8 +81,8 @@ class RequestError(T2LError, ValueError):
     @property
     def headers(self) -> dict[str, str]:
         """Headers that the answer has because of the error."""
-        found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
     @property
     def body(self) -> dict[str, Any]:
@@ -253,11 +253,11 @@ class Replies:
         for index, pieces in enumerate(parts):
             text = "".join(piece.text for piece in pieces)
             logprobs = [entry for piece in pieces for entry in piece.logprobs]
-            told = {"message": {"role": "assistant", "content": text, "refusal": None}}
+            content_fields = {"message": {"role": "assistant", "content": text, "refusal": None}}
             choices.append(
                 {
                     "index": index,
-                    **(told if self._chat else {"text": text}),
+                    **(content_fields if self._chat else {"text": text}),
                     "logprobs": self._logprobs(logprobs),
                     "finish_reason": pieces[-1].finish,
                 }
@@ -273,8 +273,8 @@ class Replies:
     def piece(self, index: int, piece: Piece) -> dict[str, Any]:
         """The chunk of one piece."""
         content = {"content": piece.text} if piece.text else {}
-        told = {"delta": content} if self._chat else {"text": piece.text}
-        return self._chunk(index, told, piece.finish, piece.logprobs)
+        content_fields = {"delta": content} if self._chat else {"text": piece.text}
+        return self._chunk(index, content_fields, piece.finish, piece.logprobs)
 
     def cost(self, cost: Mapping[str, int]) -> dict[str, Any]:
         """The last chunk of a stream that was asked for its cost."""
@@ -285,9 +285,13 @@ class Replies:
         return "chat.completion.chunk" if self._chat else "text_completion"
 
     def _chunk(
-        self, index: int, told: dict[str, Any], finish: str | None, entries: Sequence[TokenLogprob]
+        self,
+        index: int,
+        content_fields: dict[str, Any],
+        finish: str | None,
+        entries: Sequence[TokenLogprob],
     ) -> dict[str, Any]:
-        choice = {"index": index, **told, "logprobs": self._logprobs(entries)}
+        choice = {"index": index, **content_fields, "logprobs": self._logprobs(entries)}
         choice["finish_reason"] = finish
         return {**self._facts, "object": self._chunk_kind, "choices": [choice]}
 

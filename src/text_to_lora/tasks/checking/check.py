@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from random import Random
@@ -24,7 +24,7 @@ FEW_DESCRIPTIONS: Final = 4
 FEW_GROUPS: Final = 16
 _MUCH: Final = 0.05  # share of rows that are cut
 _ONE_SIDED: Final = 0.9  # share of one label
-_TOLD: Final = 0.8  # share of inputs whose task is guessed
+_GUESSED: Final = 0.8  # share of inputs whose task is guessed
 _TEXTS_AT_ONCE: Final = 512
 
 
@@ -225,6 +225,24 @@ def _has_answer(row: Example) -> bool:
     return bool(answer) and f" {answer} " in f" {normalize(row.input)} "
 
 
+def _find_repetitions(overlaps: Mapping[str, HeldOutOverlap], apart: Sequence[str]) -> list[str]:
+    """What repeats evaluation sets, or other tasks, with the next step."""
+    lines = []
+    if overlaps:
+        equal = sum(len(entry.equal) for entry in overlaps.values())
+        similar = sum(len(entry.similar) for entry in overlaps.values())
+        lines.append(
+            f"{len(overlaps)} tasks repeat evaluation sets, in {equal:,} equal inputs and {similar:,} "
+            f"with a rare run of ten words: {list_some(overlaps)}; --drop-overlap writes a copy without"
+        )
+    if apart:
+        lines.append(
+            f"{len(apart)} pairs of tasks in different groups share inputs, so that validation is not "
+            f"on new ones: {list_some(apart)}; give them one group"
+        )
+    return lines
+
+
 def _find(
     checks: Sequence[TaskCheck],
     overlaps: dict[str, HeldOutOverlap],
@@ -247,20 +265,8 @@ def _find(
             lambda c: (x := getattr(c, lengths)) is not None and x.cut > _MUCH, sentence
         )
 
-    lines = []
-    if overlaps:
-        equal = sum(len(entry.equal) for entry in overlaps.values())
-        similar = sum(len(entry.similar) for entry in overlaps.values())
-        lines.append(
-            f"{len(overlaps)} tasks repeat evaluation sets, in {equal:,} equal inputs and {similar:,} "
-            f"with a rare run of ten words: {list_some(overlaps)}; --drop-overlap writes a copy without"
-        )
-    if apart:
-        lines.append(
-            f"{len(apart)} pairs of tasks in different groups share inputs, so that validation is not "
-            f"on new ones: {list_some(apart)}; give them one group"
-        )
-    if guessed is not None and guessed > _TOLD:
+    lines = _find_repetitions(overlaps, apart)
+    if guessed is not None and guessed > _GUESSED:
         lines.append(
             f"the input alone tells the task in {guessed:.0%} of a sample (by chance "
             f"{1 / len(checks):.0%}), so that a network need not read descriptions; keep synthetic "

@@ -37,10 +37,10 @@ class HeldOutOverlap:
 def find_held_out(tasks: Sequence[Task], held_out: Iterable[Task]) -> dict[str, HeldOutOverlap]:
     """Find what tasks share with evaluation sets, by the names of the tasks that share anything."""
     sets = list(held_out)
-    found = {task.name: HeldOutOverlap() for task in tasks}
+    overlaps_by_task = {task.name: HeldOutOverlap() for task in tasks}
     equal: dict[str, set[str]] = {task.name: set() for task in tasks}
     for overlap in find_overlaps(tasks, sets, min_words=_MIN_WORDS):
-        entry = found[overlap.task]
+        entry = overlaps_by_task[overlap.task]
         entry.held_out_tasks.add(overlap.held_out_task)
         if overlap.kind == "description":
             entry.descriptions.add(overlap.text)
@@ -48,7 +48,7 @@ def find_held_out(tasks: Sequence[Task], held_out: Iterable[Task]) -> dict[str, 
             equal[overlap.task].add(overlap.text)
     rare = _rare_runs(sets)
     for task in tasks:
-        entry = found[task.name]
+        entry = overlaps_by_task[task.name]
         for row in task.examples:
             owner = next((rare[run] for run in _runs(row.input) if run in rare), None)
             if row.input in equal[task.name]:
@@ -56,14 +56,16 @@ def find_held_out(tasks: Sequence[Task], held_out: Iterable[Task]) -> dict[str, 
             elif owner is not None:
                 entry.similar.add(row.idx)
                 entry.held_out_tasks.add(owner)
-    return {name: entry for name, entry in found.items() if entry.held_out_tasks}
+    return {name: entry for name, entry in overlaps_by_task.items() if entry.held_out_tasks}
 
 
-def drop_held_out(tasks: Iterable[Task], found: Mapping[str, HeldOutOverlap]) -> list[Task]:
+def drop_held_out(
+    tasks: Iterable[Task], overlaps_by_task: Mapping[str, HeldOutOverlap]
+) -> list[Task]:
     """Give the tasks without the rows and descriptions at fault; tasks that lose all are left out."""
     cleaned = []
     for task in tasks:
-        entry = found.get(task.name, HeldOutOverlap())
+        entry = overlaps_by_task.get(task.name, HeldOutOverlap())
         rows = tuple(row for row in task.examples if row.idx not in entry.rows)
         texts = tuple(text for text in task.descriptions if text not in entry.descriptions)
         if rows and texts:
