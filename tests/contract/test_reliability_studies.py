@@ -33,7 +33,7 @@ def test_a_command_that_does_not_go_on_is_a_fault(
         (file.parent / "other").write_text("two")
 
     monkeypatch.setattr("benchmarks.studies.crash.t2l", write_twice)
-    result = study(Job("twice", ()), tmp_path, moments=6, seed=0)
+    result = study(Job("twice", ()), tmp_path, moments=16, seed=0)
     assert result["faults"] and json.dumps(result["faults"]).count("file") > 0
 
 
