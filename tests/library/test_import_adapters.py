@@ -594,3 +594,8 @@ def test_places_that_cannot_be_are_refused(tree: Tree, tmp_path: Path) -> None:
     tree.add("b", provenance={"task": "a"})
     with pytest.raises(ConfigError, match=r"two adapters are of task 'a': '.*a' and '.*b'; rename"):
         tree.load(tmp_path / "new")
+    with pytest.warns(T2LWarning, match=r"of task 'a': '.*a' and '.*b'; the second is left out"):
+        report = tree.load(tmp_path / "new", skip_bad=True)
+    assert report.added == ("a",) and [reason[:12] for reason in report.skipped.values()] == [
+        "two adapters"
+    ]

@@ -98,8 +98,9 @@ def import_adapters(
         library = load_library(path, skip_bad=skip_bad) if Path(path).exists() else None
         if library is not None:
             check_output(path, overwrite=True)
-        _check_tasks(sources, library, descriptions or {}, overwrite=overwrite)
         broken = _BrokenAdapters(skip=skip_bad)
+        sources = broken.leave_out_repeated(sources)
+        _check_tasks(sources, library, descriptions or {}, overwrite=overwrite)
         adapters = broken.leave_out(sources, _read_contents)
         name = find_base_name(adapters, library, base, trust=trust_base)
         if library is None:
@@ -118,12 +119,29 @@ def import_adapters(
 class _BrokenAdapters:
     """Collects broken adapters that are left out; unless asked for, the first is an error.
 
-    reasons: task -> what is wrong with its adapter
+    reasons: task -> what is wrong with its adapter; the folder of a second adapter of a task -> that
     """
 
     def __init__(self, *, skip: bool) -> None:
         self.skip = skip
         self.reasons: dict[str, str] = {}
+
+    def leave_out_repeated(self, adapters: Sequence[AdapterFolder]) -> list[AdapterFolder]:
+        """Keep the first adapter of each task.
+
+        Raises ConfigError for the second of a task where none may be left out.
+        """
+        first: dict[str, AdapterFolder] = {}
+        for adapter in adapters:
+            other = first.setdefault(adapter.task, adapter)
+            if other is adapter:
+                continue
+            fault = f"two adapters are of task {adapter.task!r}: {other.source!r} and {adapter.source!r}"
+            if not self.skip:
+                raise ConfigError(f"{fault}; rename a folder, or take the first with --skip-bad")
+            self.reasons[adapter.source] = fault
+            warnings.warn(f"{fault}; the second is left out", T2LWarning, stacklevel=3)
+        return list(first.values())
 
     def leave_out(
         self,
@@ -181,24 +199,17 @@ def _check_tasks(
     *,
     overwrite: bool,
 ) -> None:
-    folders: dict[str, str] = {}
-    for adapter in sources:
-        if adapter.task in folders:
-            raise ConfigError(
-                f"two adapters are of task {adapter.task!r}: {folders[adapter.task]!r} and "
-                f"{adapter.source!r}; rename a folder or leave one out"
-            )
-        folders[adapter.task] = adapter.source
+    tasks = [adapter.task for adapter in sources]
     names = set() if library is None or overwrite else set(library.names)
-    if known := [task for task in folders if task in names]:
+    if known := [task for task in tasks if task in names]:
         raise ConfigError(
             f"the library has {len(known)} of these tasks already: {list_some(known)}; "
             "pass --overwrite to replace their adapters"
         )
-    if descriptions and not folders.keys() & descriptions.keys():
+    if descriptions and not set(tasks) & descriptions.keys():
         raise ConfigError(
             f"the descriptions are of {list_some(descriptions)}, none of which is imported; "
-            f"the tasks are {list_some(folders)}"
+            f"the tasks are {list_some(tasks)}"
         )
 
 
