@@ -285,7 +285,7 @@ def run_job(job: Job, work: Path, **kill: Any) -> Ending:
 
 
 def read_output(work: Path) -> dict[str, str]:
-    """Hash of every file of the output by its path; of Parquet the rows count, not the metadata."""
+    """Hash of every file of the output by its path; of Parquet the rows count, of reports all but times."""
     out = work / "out"
     return {
         str(file.relative_to(out)): _hash(file) for file in sorted(out.rglob("*")) if file.is_file()
@@ -293,9 +293,18 @@ def read_output(work: Path) -> dict[str, str]:
 
 
 def _hash(file: Path) -> str:
+    if file.name == "report.json":
+        return content_hash(_without_seconds(read_json(file)))
     if file.suffix != ".parquet" or file.name.startswith("."):
         return file_hash(file)
     return content_hash(pyarrow.parquet.read_table(file).to_pylist())
+
+
+def _without_seconds(value: Any) -> Any:
+    """JSON without the times that were measured."""
+    if isinstance(value, dict):
+        return {key: _without_seconds(entry) for key, entry in value.items() if key != "seconds"}
+    return [_without_seconds(entry) for entry in value] if isinstance(value, list) else value
 
 
 def study(job: Job, work: Path, moments: int, seed: int) -> dict[str, Any]:
@@ -370,6 +379,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "crash.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    given = command()  # before the jobs put theirs in its place
     facts = {
         "seed": options.seed,
         "date": datetime.now(UTC).date().isoformat(),
@@ -383,9 +393,8 @@ def main() -> None:
         jobs = [job for job in make_jobs(work) if names is None or job.name in names]
         warm(work, jobs)
         for job in jobs:
-            results[job.name] = study(job, work, options.moments, options.seed) | {
-                "command": command()
-            }
+            result = study(job, work, options.moments, options.seed)
+            results[job.name] = result | {"command": given}
             print(job.name, json.dumps(results[job.name]), file=sys.stderr, flush=True)
             write_json(options.out, {**facts, "jobs": results})
 
