@@ -188,9 +188,11 @@ class WordMemory(nn.Module):
         pointed = scores.masked_fill(~states.mask[:, None, None], -torch.inf).softmax(-1)
         gate_a, gate_b, after = self.gates(latent).unflatten(-1, (3, self.rank)).unbind(2)
         after = after.sigmoid()[..., None]
-        words = pointed * (1 - after) @ states.words[:, None].to(pointed.dtype)
-        words = words + pointed * after @ states.following[:, None].to(pointed.dtype)
-        words = words * gate_b[..., None]  # [tasks, slots, rank, hidden]
+        # All slots of a task in one product, since torch would copy the words once for every slot.
+        chosen = torch.cat((pointed * (1 - after), pointed * after), -1) * gate_b[..., None]
+        choices = torch.cat((states.words, states.following), 1).to(chosen.dtype)
+        words = chosen.flatten(1, 2) @ choices  # [tasks, slots · rank, hidden]
+        words = words.unflatten(1, chosen.shape[1:3])  # [tasks, slots, rank, hidden]
         a, b = factors
         sizes = [len(group.layers) for group in self.groups]
         for group, word, weight in zip(

@@ -152,15 +152,19 @@ def _try_out(model: PreTrainedModel) -> _Fit:
     _attention.calls, _attention.window = 0, None
     try:
         one, two = (_run_packed(model, (row, second)) for row in (first, other))
+        moved = _run_packed(model, (second, first))[: len(second)]
     except (_Unsuited, TypeError, ValueError, KeyError):
         return none
     alone = model(input_ids=second[None], use_cache=False).logits[0]
-    # Products of other shapes round otherwise: 8 bits of bfloat16 through many layers.
-    close = {torch.float64: 1e-9, torch.float32: 1e-3}.get(model.dtype, 0.1)
+    after = one[len(first) :]
+    # Products of another shape and another attention function round otherwise, through many layers:
+    # in bfloat16 by 0.115 on a CPU with AMX. A row at another place of an equal input hardly does.
+    close = {torch.float64: 1e-9, torch.float32: 1e-3}.get(model.dtype, 0.3)
     exact = (
-        _attention.calls == 2 * config.num_hidden_layers
-        and torch.equal(one[3:], two[3:])
-        and float((one[3:] - alone).norm()) <= close * float(alone.norm())
+        _attention.calls == 3 * config.num_hidden_layers
+        and torch.equal(after, two[len(other) :])
+        and float((after - moved).norm()) <= close / 4 * float(alone.norm())
+        and float((after - alone).norm()) <= close * float(alone.norm())
     )
     return _Fit(exact, _attention.window)
 

@@ -154,11 +154,12 @@ class _Run:
                 yield layer.register_forward_hook(self.guard_backward)
         for group in spec.groups:
             modules = [_target(layers, spec, number, group.module) for number in group.layers]
-            a = self.gather(weights.a[group.key], modules[0])
-            b = self.gather(weights.b[group.key], modules[0])
+            # By unbind, since the backward pass of an index fills a tensor for all slots each time.
+            a = self.gather(weights.a[group.key], modules[0]).unbind(1)
+            b = self.gather(weights.b[group.key], modules[0]).unbind(1)
             for place, module in enumerate(modules):
                 name = spec.module_name(group.layers[place], group.module)
-                hook = _TargetHook(self, name, a[:, place], b[:, place], spec.scaling)
+                hook = _TargetHook(self, name, a[place], b[place], spec.scaling)
                 yield module.register_forward_hook(hook)
 
     def gather(self, factors: Tensor, module: nn.Module) -> Tensor:

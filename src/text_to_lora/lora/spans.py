@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, final
+from functools import lru_cache
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
+
+# Ranks of neighbouring spans that one product computes. A product this wide takes hardly longer than
+# one of a single span, and a sequence needs fewer of them. See `AddBySpans`.
+_RANKS_A_PRODUCT = 32
 
 
 @final
@@ -16,8 +21,9 @@ class AddBySpans(torch.autograd.Function):
     y: [..., tokens, out]; x: [..., tokens, in]; a: Aᵀ [spans, in, rank]; b: Bᵀ [spans, rank, out]
     spans: tokens of each, in order
 
-    One function with its own backward pass, since the products of a span take as long as what
-    autograd would do around each of them.
+    Neighbouring spans are computed together: their tokens are multiplied with the factors of all of
+    them, and a mask sets to zero what belongs to another span's adapter. The function has its own
+    backward pass, since these products take as long as what autograd would do around each of them.
     """
 
     @staticmethod
@@ -25,39 +31,68 @@ class AddBySpans(torch.autograd.Function):
         ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float, spans: Sequence[int]
     ) -> Tensor:
         """See the class."""
-        flat = x.reshape(-1, x.shape[-1])
-        low = flat.new_empty(len(flat), a.shape[-1])
-        for place, (part, out) in enumerate(_by_span(spans, flat, low)):
-            torch.mm(part, a[place], out=out)
-        for place, (out, part) in enumerate(_by_span(spans, y.view(-1, y.shape[-1]), low)):
-            out.addmm_(part, b[place], alpha=scaling)
+        flat, flat_y = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
+        lows = []
+        for part in _parts(spans, a, b, scaling):
+            low = torch.mm(flat[part.tokens], part.a.t()).mul_(part.mask)
+            flat_y[part.tokens].addmm_(low, part.b)
+            lows.append(low)
         ctx.mark_dirty(y)
-        ctx.save_for_backward(x, low, a, b)
+        ctx.save_for_backward(x, a, b, *lows)
         ctx.scaling, ctx.spans = scaling, spans
         return y
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of y, x, Aᵀ and Bᵀ."""
-        x, low, a, b = ctx.saved_tensors
+        x, a, b, *lows = ctx.saved_tensors
         (dy,) = outputs
         flat, flat_dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
         dx = torch.empty_like(flat) if ctx.needs_input_grad[1] else None
-        da, db, dlow = torch.empty_like(a.mT).mT, torch.empty_like(b.mT).mT, torch.empty_like(low)
-        for place, (dy_part, out) in enumerate(_by_span(ctx.spans, flat_dy, dlow)):
-            torch.mm(dy_part, b[place].t(), out=out)
-        dlow.mul_(ctx.scaling)
-        scaled_low = low * ctx.scaling
-        parts = _by_span(ctx.spans, flat, scaled_low, flat_dy, dlow)
-        for place, (part, low_part, dy_part, dlow_part) in enumerate(parts):
-            torch.mm(dlow_part.t(), part, out=da[place].t())
-            torch.mm(dy_part.t(), low_part, out=db[place].t())
-        if dx is not None:
-            for place, (out, dlow_part) in enumerate(_by_span(ctx.spans, dx, dlow)):
-                torch.mm(dlow_part, a[place].t(), out=out)
-        return dy, None if dx is None else dx.view_as(x), da, db, None, None
+        da, db = a.new_empty(a.mT.shape), b.new_empty(b.shape)
+        parts = _parts(ctx.spans, a, b, ctx.scaling)
+        for part, low in zip(parts, lows, strict=True):
+            dy_part = flat_dy[part.tokens]
+            dlow = torch.mm(dy_part, part.b.t()).mul_(part.mask)
+            torch.mm(dlow.t(), flat[part.tokens], out=da[part.spans].flatten(0, 1))
+            torch.mm(low.t(), dy_part, out=db[part.spans].flatten(0, 1))
+            if dx is not None:
+                torch.mm(dlow, part.a, out=dx[part.tokens])
+        return dy, None if dx is None else dx.view_as(x), da.mT, db, None, None
 
 
-def _by_span(spans: Sequence[int], *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tokens of every span, of each tensor [tokens, width]."""
-    return zip(*(torch.split(tensor, list(spans)) for tensor in tensors), strict=True)
+class _Part(NamedTuple):
+    """Neighbouring spans that are computed together.
+
+    spans, tokens: their places
+    a, b: their factors below one another, [ranks, in] and [ranks, out]
+    mask: the scaling where a rank belongs to the adapter of a token, else zero, [tokens, ranks]
+    """
+
+    spans: slice
+    tokens: slice
+    a: Tensor
+    b: Tensor
+    mask: Tensor
+
+
+def _parts(spans: Sequence[int], a: Tensor, b: Tensor, scaling: float) -> Iterator[_Part]:
+    """Cut a sequence into parts of a few spans."""
+    rank, token = a.shape[-1], 0
+    size = max(1, _RANKS_A_PRODUCT // rank)
+    for start in range(0, len(spans), size):
+        lengths = tuple(spans[start : start + size])
+        place = slice(start, start + len(lengths))
+        tokens = slice(token, token + sum(lengths))
+        token = tokens.stop
+        mask = _mask(lengths, rank, scaling, a.dtype, a.device)
+        yield _Part(place, tokens, a.mT[place].flatten(0, 1), b[place].flatten(0, 1), mask)
+
+
+@lru_cache(maxsize=256)
+def _mask(
+    lengths: tuple[int, ...], rank: int, scaling: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """See `_Part.mask`."""
+    blocks = [torch.full((length, rank), scaling, dtype=dtype, device=device) for length in lengths]
+    return torch.block_diag(*blocks)
