@@ -29,10 +29,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     files = {
         "suite": "suite/report",
+        "suite_facts": "suite/facts",
         "validation": "validation/report",
         "validation_facts": "validation/facts",
         "words": "validation_words",
         "obedience": "obedience/everyday/report",
+        "obedience_new_words": "obedience/new_words/report",
         "alignment": "alignment",
         "cost": "cost",
         "hostile": "hostile",

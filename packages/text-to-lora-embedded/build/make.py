@@ -9,12 +9,12 @@ PART is one of:
     multitask-in-prompt  the same with the description in its prompt
     library              an adapter for each of 64 training tasks
     oracles              an adapter for each unseen task, on the rows that are never scored
-    scores               every condition on the unseen tasks; run once, when all else is finished
 
 The script calls the command line as any user would. Every command goes on where it was interrupted,
 and does nothing when it has finished. A later round of the hypernetwork starts from the weights of the
 one before it, with other rows and other synthetic tasks, a new warm-up and the rate at zero at its end.
-The hypernetwork and the two multi-task adapters are put into the package.
+The hypernetwork and the two multi-task adapters are put into the package, and
+`python -m benchmarks.studies.unseen` scores them with the library and the oracles.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from text_to_lora.models.base import load_base_config
 
 PACKAGE = Path(__file__).parents[1] / "src" / "text_to_lora_embedded"
 LIBRARY_TASKS = 64
-ROWS_SCORED = 20  # of each unseen task
 
 
 def t2l(*arguments: str, settings: list[str]) -> None:
@@ -107,27 +106,12 @@ def _train_adapters(options: argparse.Namespace, name: str, settings: list[str])
     t2l("train", "adapters", "embedded-library", "-o", str(options.runs / name), settings=settings)
 
 
-def make_scores(options: argparse.Namespace) -> None:
-    """Score the unseen tasks under every condition."""
-    runs = options.runs
-    t2l(
-        *("eval", "suite", "--tasks", str(options.data), "--split", "dev_heldout"),
-        *("--multitask", str(PACKAGE / "multitask")),
-        *("--multitask-in-prompt", str(PACKAGE / "multitask-in-prompt")),
-        *("--library", str(runs / "library" / "library")),
-        *("--oracle", str(runs / "oracles" / "library")),
-        *("--rows", str(ROWS_SCORED), "--max-length", "1024", "-o", str(runs / "scores")),
-        settings=[],
-    )
-
-
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "hypernet": make_hypernet,
     "multitask": make_multitask,
     "multitask-in-prompt": make_multitask_in_prompt,
     "library": make_library,
     "oracles": make_oracles,
-    "scores": make_scores,
 }
 
 

@@ -1,0 +1,124 @@
+"""The default hypernetwork on unseen tasks and on everyday instructions: the final figures.
+
+    python -m benchmarks.studies.unseen --data DIR --work WORK [--conditions base,matched]
+
+The unseen tasks are scored once, when the hypernetwork and what it is compared with are final. Writes
+`suite/` and `obedience/` into the folder of results, once every condition of the suite is there. A
+repeated command goes on where it was interrupted, and processes with unlike conditions may share WORK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks.lib import RESULTS, command, machine
+from text_to_lora import TextToLora, load_adapter
+from text_to_lora.evaluation.conditions import Sources, plan_conditions
+from text_to_lora.evaluation.obedience import evaluate_obedience
+from text_to_lora.evaluation.suite import evaluate_suite
+from text_to_lora.files import write_json
+from text_to_lora.library.library import load_library
+from text_to_lora.models.find import find_hypernet
+from text_to_lora.tasks.folder import load_data_dir
+
+CONDITIONS = (
+    "base",
+    "in_prompt",
+    "multitask",
+    "multitask_in_prompt",
+    "matched",
+    "matched_in_prompt",
+    "shuffled",
+    "junk",
+)
+WITH_LIBRARY = ("mean", "retrieval", "arrow")
+FILES = ("report.json", "conditions.png", "differences.png")
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of task collections")
+    add("--work", type=Path, required=True, help="folder of samples and plots")
+    add("--conditions", help="conditions with commas (default: all that are possible)")
+    add("--library", type=Path, help=f"library of training tasks: {', '.join(WITH_LIBRARY)}")
+    add("--oracle", type=Path, help="library of the unseen tasks' own adapters: oracle")
+    add("--rows", type=int, default=20, help="rows a task (default 20)")
+    add("--threads", type=int, default=2, help="CPU threads (default 2)")
+    add("--out", type=Path, default=RESULTS, help="folder of the results")
+    return parser.parse_args()
+
+
+def score_suite(t2l: TextToLora, options: argparse.Namespace) -> set[str]:
+    """Score the unseen tasks; gives the conditions that have been scored by now."""
+    base, tokenizer = t2l.base
+    package = find_hypernet("embedded").parent
+    config = base.config
+    library, oracle = (
+        None if folder is None else load_library(folder, base_config=config)
+        for folder in (options.library, options.oracle)
+    )
+    kinds = [*CONDITIONS, *(WITH_LIBRARY if library else ()), *(["oracle"] if oracle else [])]
+    tasks = load_data_dir(options.data, split="dev_heldout")
+    sources = Sources(
+        tasks=tasks,
+        generate=lambda texts: t2l.generate(texts).weights,
+        encode=t2l.encoder.encode,
+        encoder=t2l.encoder.config.name,
+        multitask=load_adapter(package / "multitask", base_config=config),
+        multitask_in_prompt=load_adapter(package / "multitask-in-prompt", base_config=config),
+        library=library,
+        oracle=oracle,
+    )
+    report = evaluate_suite(
+        base=base,
+        tokenizer=tokenizer,
+        tasks=tasks,
+        conditions=plan_conditions(
+            options.conditions.split(",") if options.conditions else kinds, sources
+        ),
+        output_dir=options.work / "suite",
+        rows_per_task=options.rows,
+        label_likelihood=False,
+        max_length=1024,
+        progress=lambda line: print(line, flush=True),
+    )
+    return set(report["conditions"])
+
+
+def main() -> None:
+    """Score the unseen tasks, then the instructions."""
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    t2l = TextToLora.from_pretrained("embedded")
+    facts = {
+        "machine": machine(),
+        "command": command(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "hypernet": t2l.fingerprint,
+    }
+    if missing := set(CONDITIONS) - score_suite(t2l, options):
+        print(f"not scored yet: {', '.join(sorted(missing))}")
+        return
+    evaluate_obedience(
+        base=t2l.base[0],
+        tokenizer=t2l.base[1],
+        generate=lambda texts: t2l.generate(texts).weights,
+        output_dir=options.work / "obedience",
+        progress=lambda line: print(line, flush=True),
+    )
+    for name in ("suite", "obedience/everyday", "obedience/new_words"):
+        (options.out / name).mkdir(parents=True, exist_ok=True)
+        for file in FILES:
+            shutil.copy(options.work / name / file, options.out / name / file)
+    write_json(options.out / "suite" / "facts.json", facts)
+
+
+if __name__ == "__main__":
+    main()
