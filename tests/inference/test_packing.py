@@ -167,3 +167,20 @@ def test_a_base_that_does_not_read_positions_is_padded(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(base, "forward", forward)
     assert not takes_packed_rows(base, 4)
+
+
+@pytest.mark.parametrize(("dtype", "packed"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_other_rounding_of_a_row_alone_counts_by_dtype(
+    dtype: torch.dtype, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: Any = make_base("llama").to(dtype)
+    whole = base.forward
+
+    def forward(**options: Any) -> Any:
+        output = whole(**options)
+        if "position_ids" not in options:  # a row alone, which another attention function computes
+            output.logits = 1.2 * output.logits
+        return output
+
+    monkeypatch.setattr(base, "forward", forward)
+    assert takes_packed_rows(base, 4) is packed
