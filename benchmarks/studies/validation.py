@@ -10,6 +10,7 @@ goes on where it was interrupted.
 from __future__ import annotations
 
 import argparse
+import copy
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +33,16 @@ from text_to_lora.training.split import split_by_group
 
 CONDITIONS = ("base", "in_prompt", "matched", "shuffled", "junk")
 PROBE_SEED = 0
+# What the chat template of SmolLM2-Instruct writes where there is no system turn, and what stands in
+# its place; training has the stock turn alone.
+STOCK_SYSTEM_TURN = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n"
+)
+SYSTEM_TURNS = {
+    "adapter, another system turn": "<|im_start|>system\nAnswer politely.<|im_end|>\n",
+    "adapter, no system turn": "",
+}
 
 
 def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
@@ -42,14 +53,19 @@ def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
     probes = word_probe(PROBE_SEED, count)
     rows = [_row(probe, place) for place, probe in enumerate(probes)]
     descriptions = [probe.description for probe in probes]
-    scorer = Scorer(*t2l.base)
+    base, tokenizer = t2l.base
+    scorer = Scorer(base, tokenizer)
+    weights = t2l.generate(descriptions).weights
     scored = {
         "base": scorer.score(rows),
         "in_prompt": scorer.score(rows, prompt_texts=descriptions),
-        "adapter": scorer.score(
-            rows, weights=t2l.generate(descriptions).weights, adapters=range(len(rows))
-        ),
+        "adapter": scorer.score(rows, weights=weights, adapters=range(len(rows))),
     }
+    for name, system_turn in SYSTEM_TURNS.items():
+        assert STOCK_SYSTEM_TURN in tokenizer.chat_template
+        other = copy.deepcopy(tokenizer)
+        other.chat_template = tokenizer.chat_template.replace(STOCK_SYSTEM_TURN, system_turn)
+        scored[name] = Scorer(base, other).score(rows, weights=weights, adapters=range(len(rows)))
     answers = {name: [answer.text for answer in results] for name, results in scored.items()}
     return {
         "probes": count,
