@@ -23,7 +23,7 @@ from text_to_lora.evaluation.obedience import evaluate_obedience
 from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.files import write_json
 from text_to_lora.library.library import load_library
-from text_to_lora.models.find import find_hypernet
+from text_to_lora.models.find import embedded_folder
 from text_to_lora.tasks.folder import load_data_dir
 
 CONDITIONS = (
@@ -58,7 +58,6 @@ def parse_options() -> argparse.Namespace:
 def score_suite(t2l: TextToLora, options: argparse.Namespace) -> set[str]:
     """Score the unseen tasks; gives the conditions that have been scored by now."""
     base, tokenizer = t2l.base
-    package = find_hypernet("embedded").parent
     config = base.config
     library, oracle = (
         None if folder is None else load_library(folder, base_config=config)
@@ -71,8 +70,10 @@ def score_suite(t2l: TextToLora, options: argparse.Namespace) -> set[str]:
         generate=lambda texts: t2l.generate(texts).weights,
         encode=t2l.encoder.encode,
         encoder=t2l.encoder.config.name,
-        multitask=load_adapter(package / "multitask", base_config=config),
-        multitask_in_prompt=load_adapter(package / "multitask-in-prompt", base_config=config),
+        multitask=load_adapter(embedded_folder("multitask"), base_config=config),
+        multitask_in_prompt=load_adapter(
+            embedded_folder("multitask-in-prompt"), base_config=config
+        ),
         library=library,
         oracle=oracle,
     )

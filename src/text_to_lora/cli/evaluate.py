@@ -14,6 +14,7 @@ from text_to_lora.errors import ConfigError
 if TYPE_CHECKING:
     from text_to_lora.library.library import AdapterLibrary
     from text_to_lora.lora.weights import LoraWeights
+    from text_to_lora.models.find import MultiTask
     from text_to_lora.tasks.task import Task
 
 app = typer.Typer(help="Judge a hypernetwork.", no_args_is_help=True, rich_markup_mode=None)
@@ -26,7 +27,9 @@ Dtype = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
-Multitask = Annotated[str | None, typer.Option(help="PEFT folder of the multi-task adapter.")]
+Multitask = Annotated[
+    str | None, typer.Option(help="PEFT folder of the multi-task adapter, or 'embedded'.")
+]
 
 HELD_OUT_SPLIT = "dev_heldout"
 
@@ -50,7 +53,8 @@ def suite(
     multitask_in_prompt: Annotated[
         str | None,
         typer.Option(
-            help="PEFT folder of a multi-task adapter that was trained with descriptions in the prompt."
+            help="PEFT folder of a multi-task adapter that was trained with descriptions in the "
+            "prompt, or 'embedded'."
         ),
     ] = None,
     library: Annotated[
@@ -125,7 +129,7 @@ def suite(
         encode=None if encoder is None else encoder.encode,
         encoder="" if encoder is None else encoder.config.name,
         multitask=load_multitask(multitask, config),
-        multitask_in_prompt=load_multitask(multitask_in_prompt, config),
+        multitask_in_prompt=load_multitask(multitask_in_prompt, config, "multitask-in-prompt"),
         library=_load_adapters(library, config),
         hyperdecoder=lambda texts: reader.generate(texts).weights,
         hyperdecoder_about={"hypernet": reader.fingerprint, "trained_on": _reads(reader.training)},
@@ -184,12 +188,18 @@ def obedience(
         typer.echo((output / name / "report.md").read_text(encoding="utf-8"))
 
 
-def load_multitask(adapter: str | None, config: Any) -> LoraWeights | None:
+def load_multitask(
+    adapter: str | None, config: Any, embedded: MultiTask = "multitask"
+) -> LoraWeights | None:
     """An adapter for the base of this configuration; None where there is none to load."""
     from text_to_lora.lora.peft_format import load_adapter
     from text_to_lora.models.find import find_adapter
 
-    return None if adapter is None else load_adapter(find_adapter(adapter), base_config=config)
+    return (
+        None
+        if adapter is None
+        else load_adapter(find_adapter(adapter, embedded=embedded), base_config=config)
+    )
 
 
 def _load_adapters(folder: Path | None, config: Any) -> AdapterLibrary | None:

@@ -31,8 +31,11 @@ class _HubError(ConfigError):
     """The hub cannot be reached, or has no such repository."""
 
 
-def embedded_folder(part: Literal["hypernet", "multitask"]) -> Path:
-    """Folder of the embedded hypernetwork or of the embedded multi-task adapter.
+MultiTask = Literal["multitask", "multitask-in-prompt"]
+
+
+def embedded_folder(part: Literal["hypernet"] | MultiTask) -> Path:
+    """Folder of the embedded hypernetwork or of an embedded multi-task adapter.
 
     Raises ConfigError when the package with the weights is not installed or holds none.
     """
@@ -96,13 +99,17 @@ def base_to_load(name: str, revision: str | None = None) -> str:
     return EMBEDDED if name == EMBEDDED_BASE and revision is None else name
 
 
-def find_adapter(name_or_path: str | Path, *, revision: str | None = None) -> Path:
-    """Folder of an adapter: "embedded" for the multi-task adapter, a local folder, or the hub's.
+def find_adapter(
+    name_or_path: str | Path, *, revision: str | None = None, embedded: MultiTask = "multitask"
+) -> Path:
+    """Folder of an adapter: "embedded" for a multi-task adapter, a local folder, or the hub's.
+
+    embedded: which of the embedded adapters; the second was trained with descriptions in its prompt
 
     Raises ConfigError when there is no such thing.
     """
     if str(name_or_path) == EMBEDDED:
-        return embedded_folder("multitask")
+        return embedded_folder(embedded)
     return _find(name_or_path, revision, "adapter")
 
 
