@@ -6,6 +6,8 @@ Every job is a command of `t2l` on a tiny model. It runs undisturbed twice (file
 the two, such as times, are not compared), and then once for every moment: it is killed with SIGKILL,
 half of the times at a moment of its run time and half at one of its writes (the number of a call that
 opens, makes, renames, deletes or changes the mode of a file in the output folder), and repeated.
+Processes that train for a command are forked, which takes no time; each counts its own writes, and the
+first that comes to the number is killed.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import pyarrow.parquet
 import torch
@@ -134,11 +138,13 @@ def make_jobs(work: Path) -> list[Job]:
     conditions = ("--rows", "2", "--max-new-tokens", "2", "--conditions", "base,matched")
     add = ("library", "add", str(work / "adapters"), "-o", f"{out}/library", "--overwrite")
     many = ("generate", "--from-file", str(work / "texts.txt"), "-m", str(work / "hypernet"))
+    train = {n: ("train", n, str(work / f"{n}.yaml"), "-o", f"{out}/run") for n in recipes}
     return [
         Job("generate", (*many, "-o", f"{out}/many", "--overwrite")),
         Job("library add", add),
         Job("eval suite", (*suite, *conditions)),
-        *(Job(n, ("train", n, str(work / f"{n}.yaml"), "-o", f"{out}/run")) for n in recipes),
+        *(Job(name, arguments) for name, arguments in train.items()),
+        Job("adapters in two processes", (*train["adapters"], "--processes", "2")),
     ]
 
 
@@ -274,14 +280,18 @@ def _run_and_exit(
         os._exit(code if isinstance(code, int) else 1)
 
 
+def run_command(job: Job) -> None:
+    """Run the command of a job in this process, and fork those that train for it."""
+    sys.argv = ["t2l", *job.arguments]
+    fork = get_context("fork")
+    with patch("text_to_lora.training.adapters.get_context", lambda method: fork):
+        t2l()
+
+
 def run_job(job: Job, work: Path, **kill: Any) -> Ending:
     """Run a job in a process of its own; kill: as for `run_in_child`."""
 
-    def action() -> None:
-        sys.argv = ["t2l", *job.arguments]
-        t2l()
-
-    return run_in_child(action, work / "out", log=work / "log", **kill)
+    return run_in_child(lambda: run_command(job), work / "out", log=work / "log", **kill)
 
 
 def read_output(work: Path) -> dict[str, str]:
@@ -331,7 +341,7 @@ def study(job: Job, work: Path, moments: int, seed: int) -> dict[str, Any]:
         shutil.rmtree(work / "out", ignore_errors=True)
         kill: dict[str, Any] = {"kill_at_write" if at_write else "kill_after": place}
         status = run_job(job, work, **kill).status
-        counts["killed" if status == -signal.SIGKILL else "had ended"] += 1
+        counts["killed" if status else "had ended"] += 1
         left = read_output(work)
         counts["killed with a part of the output there"] += status != 0 and bool(left)
         status = run_job(job, work).status
@@ -359,9 +369,8 @@ def study(job: Job, work: Path, moments: int, seed: int) -> dict[str, Any]:
 def warm(work: Path, jobs: list[Job]) -> None:
     """Run every job once in this process, so that a forked one has all modules and starts at once."""
     for job in jobs:
-        sys.argv = ["t2l", *job.arguments]
         try:
-            t2l()
+            run_command(job)
         except SystemExit as leaving:
             if leaving.code:
                 raise
@@ -372,7 +381,7 @@ def main() -> None:
     """Run the study and write its result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--moments", type=int, default=9, help="kills of every job; 54 of all six by default"
+        "--moments", type=int, default=9, help="kills of every job; 63 of all seven by default"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", help="names of jobs with commas; default: all")

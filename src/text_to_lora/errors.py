@@ -92,3 +92,8 @@ def shorten(value: object) -> str:
     """A value from outside as a message shows it: on one line, of bounded length."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

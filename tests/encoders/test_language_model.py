@@ -99,6 +99,17 @@ def test_another_models_weights_are_refused_with_both_fingerprints(
         load_encoder(stored)
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_with_a_broken_file_is_one_line(
+    file: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / file).write_text("[]")
+    with pytest.raises(ConfigError, match=r"the text encoder in .* cannot be loaded: "):
+        LanguageModelEncoder.load(str(tmp_path))
+
+
 def test_a_cut_reads_the_first_tokens(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:

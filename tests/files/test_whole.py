@@ -174,8 +174,7 @@ def test_json_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_what_a_killed_job_left_is_deleted_and_what_runs_is_not(tmp_path: Path) -> None:
-    code = """
+FOLDER_WRITER = """
 import sys, time
 from text_to_lora.files import write_folder
 with write_folder(sys.argv[1]) as folder:
@@ -183,19 +182,40 @@ with write_folder(sys.argv[1]) as folder:
     print("writing", flush=True)
     time.sleep(60)
 """
+FILE_WRITER = """
+import sys, time
+from text_to_lora.files import write_file
+def write(file):
+    file.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+write_file(sys.argv[1], write)
+"""
+
+
+@pytest.mark.parametrize("code", [FOLDER_WRITER, FILE_WRITER])
+def test_what_a_killed_job_left_is_deleted_and_what_runs_is_not(code: str, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    foreign = tmp_path / ".out.settings"
-    foreign.mkdir()
+
+    def write() -> None:
+        if code == FILE_WRITER:
+            write_json(target, {})
+            return
+        shutil.rmtree(target, ignore_errors=True)
+        with write_folder(target) as folder:
+            (folder / "whole").write_text("all")
+
+    (tmp_path / ".out.settings").mkdir()
+    (tmp_path / ".out.12.0123abcd").touch()
     command = [sys.executable, "-c", code, str(target)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
         assert job.stdout is not None
         assert job.stdout.readline() == "writing\n"
         (unfinished,) = tmp_path.glob(".out.t2l-*")
-        with write_folder(target) as folder:
-            (folder / "whole").write_text("all")
+        write()
         assert unfinished.exists()
         job.kill()
-    shutil.rmtree(target)
-    with write_folder(target) as folder:
-        (folder / "whole").write_text("all")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".out.settings", "out"]
+    assert not target.is_file() or target.read_text() != "half"
+    write()
+    entries = sorted(entry.name for entry in tmp_path.iterdir())
+    assert entries == [".out.12.0123abcd", ".out.settings", "out"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from text_to_lora.errors import ConfigError, SpecError
 from text_to_lora.lora import LoraSpec
-from text_to_lora.models.base import load_base, load_base_config
+from text_to_lora.models.base import load_base, load_base_config, load_tokenizer
 from tiny_models import make_config, make_tokenizer, save_base
 
 
@@ -75,6 +76,36 @@ def test_a_pickle_is_not_opened(copy: Path) -> None:
 def test_a_folder_without_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the configuration of base model"):
         load_base_config(tmp_path)
+
+
+def test_an_adapter_beside_the_base_is_no_part_of_it(copy: Path) -> None:
+    adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
+    (copy / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ConfigError, match=r"holds adapter_config\.json, an adapter, which would"):
+        load_base(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", '{"model_type": ["llama"]}'),
+        ("config.json", '{"model_type": "llama", "dtype": "float"'),
+        ("config.json", '{"model_type": "llama", "dtype": "x"}'),
+        ("config.json", '{"model_type": "llama", "rope_parameters": 3}'),
+        ("config.json", '{"model_type": "llama", "quantization_config": "x"}'),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"tokenizer_class": 3}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}'),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(file: str, content: str, copy: Path) -> None:
+    (copy / file).write_text(content)
+    read = load_base_config if file == "config.json" else load_tokenizer
+    with pytest.raises(ConfigError, match=r"cannot read the (configuration|tokenizer) of base"):
+        read(copy)
 
 
 def test_the_revision_that_a_spec_records_is_loaded(

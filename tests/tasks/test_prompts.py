@@ -363,6 +363,9 @@ def test_a_fixed_clock_changes_nothing_else_of_a_template(
             {"tool_use": LLAMA3, "rag": LLAMA3},
             "has the chat templates rag, tool_use and none named 'default'; set chat_template",
         ),
+        ({1: LLAMA3, "rag": LLAMA3}, "has the chat templates 1, rag and none named 'default'"),
+        ({"default": 3}, "chat template is 3, no text; set another chat_template"),
+        (3, "chat template is 3, no text; set another chat_template"),
         (LLAMA3.replace("| trim", "| replace('&', 'and')"), "changes the texts that it is given"),
     ],
 )

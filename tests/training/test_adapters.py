@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import get_scheduler
 
 from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.files import one_job
 from text_to_lora.library.library import load_library
 from text_to_lora.lora import load_adapter, save_adapter
 from text_to_lora.models.base import load_base, load_base_config
@@ -265,6 +270,57 @@ def test_processes_give_the_same_library(config: Make, tmp_path: Path) -> None:
     name = "library.safetensors"
     assert (one / name).read_bytes() == (two / name).read_bytes()
     assert {"0000", "0001"} <= {line.partition(":")[0] for line in lines}
+
+
+LONG_RUN = """
+import json, sys
+from functools import partial
+from text_to_lora.training.adapters import train_adapters
+from text_to_lora.training.library_config import LibraryConfig
+settings = LibraryConfig.from_dict(json.loads(sys.argv[1]))
+show = partial(print, flush=True)
+train_adapters(settings, output_dir=sys.argv[2], processes=2, report=show)
+"""
+
+
+def test_no_process_outlives_a_run_that_is_killed(config: Make, tmp_path: Path) -> None:
+    settings = config(run={"epochs": 10000})
+    arguments = (json.dumps(settings.to_dict()), str(tmp_path / "run"))
+    command = [sys.executable, "-c", LONG_RUN, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        for line in job.stdout:
+            if "step" in line:
+                break
+        job.kill()
+        job.communicate(timeout=30)  # every process holds the pipe
+
+
+def test_a_process_that_is_killed_is_an_error_of_one_line(config: Make, tmp_path: Path) -> None:
+    def kill_one(line: str) -> None:
+        for process in active_children():
+            if "step" in line and process.name.startswith("SpawnProcess"):
+                process.kill()
+
+    settings = config(run={"epochs": 10000})
+    with pytest.raises(
+        T2LError, match=r"^a process .* was killed, .*; repeat the command to go on"
+    ):
+        train_adapters(settings, output_dir=tmp_path / "run", processes=2, report=kill_one)
+
+
+def test_a_group_is_trained_by_one_job_at_a_time(config: Make, tmp_path: Path) -> None:
+    def stop(line: str) -> None:
+        if line.startswith("0000: step"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_adapters(config(), output_dir=tmp_path / "run", report=stop)
+    with (
+        one_job(tmp_path / "run" / "groups" / "0001"),
+        pytest.raises(ConfigError, match=r"another job writes into '.*0001'; repeat when"),
+    ):
+        train_adapters(config(), output_dir=tmp_path / "run")
 
 
 def test_the_multitask_adapter_sees_the_rows_of_all_tasks(

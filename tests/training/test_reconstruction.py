@@ -364,6 +364,42 @@ def test_a_pass_sees_every_adapter_once_and_depends_on_seed_and_step_alone(
         make(processes=4)
 
 
+@pytest.mark.parametrize("target", ["zscore", "factors", "delta"])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_adapters_that_change_nothing_are_refused_before_training(
+    side: str, target: str, spec: LoraSpec, settings: Settings, tmp_path: Path
+) -> None:
+    library = make_library(spec, 4)
+    config = settings(objective={"target": target}, run={"select_by": "factors"})
+    for places, names in (([1, 3], "2 of 4 .* say-green, say-grey"), ([0, 1, 2, 3], "4 of 4")):
+        for factor in getattr(library.weights, side).values():
+            factor[places] = 0
+        with pytest.raises(ConfigError, match=rf"^{names}.*; every adapter has to change one"):
+            reconstruct(library, config, output_dir=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("target", ["zscore", "factors", "delta"])
+def test_modules_that_are_equal_in_all_adapters_are_learned(
+    target: str, spec: LoraSpec, settings: Settings, tmp_path: Path
+) -> None:
+    """One module is zero in all adapters, one is the same in all, whose deviation is zero."""
+    library = make_library(spec, 3)
+    for side in (library.weights.a, library.weights.b):
+        zero, same, *_ = side.values()
+        zero.zero_()
+        same.copy_(same[:1].clone().expand_as(same))
+    config = settings(objective={"target": target})
+    embeddings = embed_tasks(library, config, tmp_path, CPU)
+    hypernet = make_hypernet(config, library, embeddings.encoder)
+    wanted = hypernet.output.invert(library.weights.a, library.weights.b)
+    assert all(factor.isfinite().all() for side in wanted for factor in side.values())
+    if target == "zscore":
+        assert not any(factor.any() for side in wanted for factor in list(side.values())[:2])
+    reconstruct(library, config, output_dir=tmp_path / "run")
+    assert read_result(tmp_path / "run")["last"]["delta_error"] < 2
+
+
 def test_descriptions_are_drawn_from_the_tasks_own(
     library: AdapterLibrary, settings: Settings, tmp_path: Path
 ) -> None:

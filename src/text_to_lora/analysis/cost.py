@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.hypernet.config import HypernetConfig
 from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.lora.outline import build_meta_model
@@ -135,10 +135,9 @@ class BaseCost:
             AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
             ValueError,
         ) as error:  # fmt: skip
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigError(
-                f"the operations of {self._kind!r} cannot be counted: {reason}; costs are known of "
-                "models with a cache of keys and values in every layer"
+                f"the operations of {self._kind!r} cannot be counted: {first_line(error)}; "
+                "costs are known of models with a cache of keys and values in every layer"
             ) from error
         return cache
 

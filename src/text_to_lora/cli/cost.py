@@ -10,7 +10,7 @@ import typer
 
 from text_to_lora.choices import HeadName
 from text_to_lora.cli.common import check_file, progress
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from text_to_lora.analysis.cost import Cost
@@ -161,14 +161,14 @@ def _lengths(base: str, data: Path) -> dict[str, int]:
     """Mean tokens of the inputs, answers and descriptions of tasks, by the base's tokenizer."""
     from transformers import AutoTokenizer
 
-    from text_to_lora.models.find import find_base, first_line
+    from text_to_lora.models.find import find_base
     from text_to_lora.tasks.folder import load_data_dir, load_folder
 
     tasks = load_folder(data) if (data / "tasks.json").exists() else load_data_dir(data)
     load: Any = AutoTokenizer.from_pretrained
     try:
         tokenizer = load(find_base(base), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever transformers and tokenizers raise for broken files
         raise ConfigError(
             f"base {base!r} has no tokenizer for --data: {first_line(error)}; give the numbers of "
             "tokens instead"

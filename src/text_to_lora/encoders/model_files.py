@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.files import content_hash, file_hash
 
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -67,10 +66,9 @@ def load_strictly(model_class: Any, folder: Path, **options: Any) -> Any:
         model, report = model_class.from_pretrained(
             folder, output_loading_info=True, trust_remote_code=False, **options
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever transformers and safetensors raise for broken files
         raise ConfigError(
-            f"the text encoder in {str(folder)!r} cannot be loaded: {reason}"
+            f"the text encoder in {str(folder)!r} cannot be loaded: {first_line(error)}"
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(

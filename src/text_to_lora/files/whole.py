@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,30 +54,30 @@ def write_folder(
 def write_file(
     path: Path | str, write: Callable[[Path], object], *, overwrite: bool = True
 ) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it into place.
+    """Let `write` fill a file in a temporary folder beside `path`, then rename it into place.
 
+    The next job that writes `path` deletes what a killed one left beside it.
     overwrite: False fails when the file exists by then, and keeps it
 
     Raises ConfigError when the disk is full, `path` cannot be written, or it exists and may not be
     replaced.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
     with _errors_of_writing(path):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(target) as scratch:
+            temporary = scratch / "content"
             write(temporary)
             _sync(temporary)
-            if overwrite:
-                temporary.replace(target)
-            else:
-                _rename_new(temporary, target)
-        except FileExistsError:
-            raise ConfigError(
-                f"output file {str(path)!r} exists already; choose another path"
-            ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
+            try:
+                if overwrite:
+                    temporary.replace(target)
+                else:
+                    _rename_new(temporary, target)
+            except FileExistsError:
+                raise ConfigError(
+                    f"output file {str(path)!r} exists already; choose another path"
+                ) from None
 
 
 def write_json(path: Path | str, payload: Mapping[str, Any], *, overwrite: bool = True) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import torch
 from torch import nn
 
-from text_to_lora.errors import SpecError
+from text_to_lora.errors import SpecError, first_line
 from text_to_lora.lora.refusals import REWRITTEN, refusal
 
 if TYPE_CHECKING:
@@ -161,9 +161,8 @@ def build_meta_model(config: PreTrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
             model = build(config, attn_implementation="eager", trust_remote_code=False)
     except Exception as error:  # the code of a model says in many ways what it cannot do
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SpecError(
-            f"no causal language model for configuration {config.model_type!r}: {reason}"
+            f"no causal language model for configuration {config.model_type!r}: {first_line(error)}"
         ) from error
     return model
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.hypernet.layers import has_fast_product
+from text_to_lora.lora.peft_config import CONFIG_FILE
 from text_to_lora.lora.spec import LoraSpec
-from text_to_lora.models.find import base_to_load, find_base, first_line
+from text_to_lora.models.find import base_to_load, find_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -32,8 +33,8 @@ def load_base(
     revision: of a repository; None for the one that `spec` records of this name, or the newest
     dtype: None for the checkpoint's own, or float32 where the device multiplies that more slowly
 
-    Raises ConfigError when it cannot be loaded, when weights are missing, of another shape or not
-    finite; SpecError when it is not the base of `spec`.
+    Raises ConfigError when it cannot be loaded or an adapter lies beside it, when weights are
+    missing, of another shape or not finite; SpecError when it is not the base of `spec`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -44,6 +45,11 @@ def load_base(
     if revision is None and spec is not None and str(name_or_path) == spec.base.name:
         revision = spec.base.revision
     folder = find_base(name_or_path, revision=revision)
+    if (folder / CONFIG_FILE).exists():  # transformers would load the adapter into the base
+        raise ConfigError(
+            f"base model {str(name_or_path)!r} holds {CONFIG_FILE}, an adapter, which would become "
+            "a part of it; move the adapter's files away, or name a base without one"
+        )
     config = load_base_config(folder)
     if spec is not None:
         spec.check_base(config)
@@ -86,7 +92,7 @@ def load_tokenizer(
     load: Any = AutoTokenizer.from_pretrained
     try:
         tokenizer: PreTrainedTokenizerBase = load(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever transformers and tokenizers raise for broken files
         raise ConfigError(
             f"cannot read the tokenizer of base model {str(name_or_path)!r}: {first_line(error)}"
         ) from error
@@ -103,7 +109,7 @@ def load_base_config(name_or_path: str | Path, *, revision: str | None = None) -
     folder = find_base(name_or_path, revision=revision)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever transformers and tokenizers raise for broken files
         raise ConfigError(
             f"cannot read the configuration of base model {str(name_or_path)!r}: {first_line(error)}"
         ) from error

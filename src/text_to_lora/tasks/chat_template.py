@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from text_to_lora.errors import ConfigError, shorten
+from text_to_lora.errors import ConfigError, first_line, list_some, shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,12 +71,17 @@ class ChatTemplate:
         if isinstance(template, dict):
             if "default" not in template:
                 raise ConfigError(
-                    f"the tokenizer has the chat templates {', '.join(sorted(template))} and none "
-                    "named 'default'; set chat_template to the one to use"
+                    f"the tokenizer has the chat templates {list_some(sorted(map(str, template)))} "
+                    "and none named 'default'; set chat_template to the one to use"
                 )
             template = template["default"]
+        if not isinstance(template, str):
+            raise ConfigError(
+                f"the tokenizer's chat template is {shorten(template)}, no text; "
+                "set another chat_template"
+            )
         # a template that reads the clock always sees the date of TEMPLATE_OPTIONS
-        self._text = _FIXED_CLOCK + template if "strftime_now" in template else str(template)
+        self._text = _FIXED_CLOCK + template if "strftime_now" in template else template
 
     def frame(self, turns: list[dict[str, str]]) -> Frame | None:
         """Give the frame of a conversation; None unless its prompt has each mark once, in order.
@@ -140,11 +145,10 @@ class ChatTemplate:
                 )
             )
         except Exception as error:  # a template is a program of somebody else's
-            reason = (str(error).splitlines() or [""])[0]
             roles = ", ".join(each["role"] for each in turns)
             raise ConfigError(
                 f"the tokenizer's chat template fails for turns of {roles} "
-                f"({type(error).__name__}: {reason[:200]}); set another chat_template"
+                f"({type(error).__name__}: {first_line(error)[:200]}); set another chat_template"
             ) from error
 
 

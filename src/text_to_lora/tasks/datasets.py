@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 
 
 def open_dataset(
@@ -37,8 +37,7 @@ def open_dataset(
     except KeyError:
         raise ConfigError(f"cannot load {where}: it has {', '.join(loaded)}") from None
     except (DatasetsError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"cannot load {where}: {reason}") from error
+        raise ConfigError(f"cannot load {where}: {first_line(error)}") from error
 
 
 def label_names(dataset: Any, column: str) -> dict[str, str] | None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from text_to_lora.files import one_job_a_folder, read_json
+from text_to_lora.errors import T2LError
+from text_to_lora.files import one_job, one_job_a_folder, read_json
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.weights import LoraWeights
@@ -130,6 +135,11 @@ def _make_groups(
 
 def _train_group(group: _Group, report: Callable[[str], None]) -> None:
     """Train the tasks of one group to the end, from its newest state; a finished group is left."""
+    with one_job(group.path):
+        _train_alone(group, report)
+
+
+def _train_alone(group: _Group, report: Callable[[str], None]) -> None:
     folder = RunFolder(group.path)
     folder.open(group.config, resume=True)
     if folder.result is not None:
@@ -211,10 +221,16 @@ def _outcome(learner: JointLearner, place: int) -> dict[str, Any]:
 
 
 def _run_processes(groups: Sequence[_Group], processes: int, report: Callable[[str], None]) -> None:
-    """Train groups in processes of their own, `processes` at a time."""
+    """Train groups in processes of their own, `processes` at a time.
+
+    Raises T2LError when one of the processes is killed.
+    """
     context = get_context("spawn")
     threads = max(1, torch.get_num_threads() // processes)
-    with context.Manager() as manager, ProcessPoolExecutor(processes, context) as pool:
+    manager = SyncManager(ctx=context)
+    manager.start(_end_with_parent)
+    pool = ProcessPoolExecutor(processes, context, initializer=_end_with_parent)
+    with manager, pool:
         lines: Any = manager.Queue()
         waiting = {pool.submit(_work, group, threads, lines) for group in groups}
         try:
@@ -224,9 +240,26 @@ def _run_processes(groups: Sequence[_Group], processes: int, report: Callable[[s
                     report(lines.get())
                 for future in done:
                     future.result()
+        except BrokenProcessPool:
+            raise T2LError(
+                f"a process of the {processes} that train was killed, as a system without free "
+                "memory does; repeat the command to go on, with fewer --processes if memory was short"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended, however it ended."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(group: _Group, threads: int, lines: Any) -> None:

@@ -5,7 +5,7 @@ No base model is loaded, unless the hypernetwork reads the descriptions with it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.errors import ConfigError, T2LError, list_some
 from text_to_lora.files import one_job_a_folder
 from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig, TokenConfig
@@ -23,7 +23,7 @@ from text_to_lora.hypernet.model import Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.library.library import AdapterLibrary, load_library
-from text_to_lora.lora.stats import delta_errors
+from text_to_lora.lora.stats import delta_errors, delta_norms
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
 from text_to_lora.training.descent import DescentLearner, Session
@@ -87,8 +87,8 @@ def reconstruct(
     base: the base model and its tokenizer, loaded already, where `tokens.read` is true; the model is
         moved to the run's device; None loads the one that `data.base` names, or else the adapters
 
-    Raises ConfigError when settings, library or folder cannot work, and T2LError naming tasks and
-    step when a loss is not finite.
+    Raises ConfigError when settings, library or folder cannot work or an adapter changes nothing,
+    and T2LError naming tasks and step when a loss is not finite.
     Source: Text-to-LoRA (arXiv 2506.06105), equation 6.
     """
     session = Session(config.run, output_dir, report)
@@ -143,12 +143,9 @@ def reconstruction_errors(
     [adapters]; and "delta_error", relative error of ΔW in the Frobenius norm [adapters].
     """
     training, device = hypernet.training, next(hypernet.parameters()).device
-    size = max(1, _NUMBERS_AT_A_TIME // library.spec.num_parameters)
     factors, deltas = [], []
     hypernet.eval()
-    for start in range(0, library.num_adapters, size):
-        part = slice(start, start + size)
-        wanted = LoraWeights(library.spec, *take_adapters(library, itemgetter(part), device))
+    for part, wanted in _take_parts(library, device):
         states = None if reader is None else reader(texts[part])
         generated: LoraWeights = hypernet(embeddings[part].to(device), states)
         factors.append(_factor_l1(generated, wanted))
@@ -263,7 +260,35 @@ def _choose_adapters(library: AdapterLibrary, config: ReconstructionConfig) -> A
             "the library has one adapter, which has no standard deviation; set objective.target "
             "to factors or delta"
         )
+    _check_changes(library)
     return library
+
+
+@torch.no_grad()
+def _check_changes(library: AdapterLibrary) -> None:
+    """Refuse adapters that change nothing, from which no relative error of ΔW can be taken."""
+    changes = [
+        torch.stack([norms.sum(1) for norms in delta_norms(part).values()]).sum(0)
+        for _, part in _take_parts(library.weights)
+    ]
+    names = [library.names[place] for place in (torch.cat(changes) == 0).nonzero().flatten()]
+    if names:
+        raise ConfigError(
+            f"{len(names)} of {len(library)} adapters change nothing, since B A is zero in all of "
+            f"their modules: {list_some(names)}; every adapter has to change one module at least: "
+            "train these for longer, or make a library of the others (t2l library export --task, "
+            "t2l library add)"
+        )
+
+
+def _take_parts(
+    library: LoraWeights, device: torch.device | None = None
+) -> Iterator[tuple[slice, LoraWeights]]:
+    """A few adapters at a time, fp32, with their places."""
+    size = max(1, _NUMBERS_AT_A_TIME // library.spec.num_parameters)
+    for start in range(0, library.num_adapters, size):
+        part = slice(start, start + size)
+        yield part, LoraWeights(library.spec, *take_adapters(library, itemgetter(part), device))
 
 
 def _sign(config: ReconstructionConfig, library: AdapterLibrary) -> ReconstructionConfig:
