@@ -59,7 +59,7 @@ class PromptReader:
             ids, mask = pad_left(prompts, self._model.device)
             with put_on():
                 logits, cache = run(self._model, ids, mask, _positions(mask), None)
-        if can_crop(cache):
+        if cache is not None and can_crop(cache):
             self._beginnings.remember(prompts, adapters, cache)
         return logits, cache
 
