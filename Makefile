@@ -8,7 +8,7 @@ GPU := $(shell command -v nvidia-smi 2>/dev/null)
 CONSTRAINT := $(if $(GPU),,-c constraints-cpu.txt)
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL),)
 
-.PHONY: demo test lint types check docs clean
+.PHONY: demo test engines lint types check docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/t2l models fetch
@@ -16,6 +16,13 @@ demo: .venv/demo.stamp
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest -q -n 2
+
+# What some tests run on: 20 MB for llama.cpp and mlx-lm, 130 MB for the browser's test, which needs a
+# chromium that is there. Without them these tests are skipped, each with its reason.
+engines: .venv/test.stamp
+	$(PIP) $(CONSTRAINT) -e '.[engines]' || echo 'make engines: llama.cpp and mlx-lm do not install here'
+	! command -v chromium > /dev/null || $(PIP) $(CONSTRAINT) -e '.[browser]' \
+		|| echo 'make engines: the test of the web page does not install here'
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

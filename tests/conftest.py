@@ -32,7 +32,6 @@ TRAINING_MODULES = (
 
 # Marks of tests that run only when asked for by name, as in `pytest -m network`.
 MARKS = {
-    "engines": "runs an export on llama.cpp or mlx-lm",
     "gpu": "needs a GPU",
     "network": "reaches the model hub",
     "slow": "takes more than half a minute",
@@ -41,6 +40,9 @@ MARKS = {
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
+    config.addinivalue_line(
+        "markers", "engines: needs what `make engines` installs, else is skipped"
+    )
     for name, meaning in MARKS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}; off unless asked for by -m")
 

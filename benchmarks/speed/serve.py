@@ -4,7 +4,8 @@
 
 The server runs in this process with one thread for the model and is asked over HTTP, by streams. The
 other side is PEFT with all adapters loaded: set_adapter, then generate, one request after another, each
-of which waits for those before it. Both give the same answers. Since other programs may run beside,
+of which waits for those before it. Both give the same answers. Every sentence is asked twice, with two
+inputs: the second prompt begins as the first, which the server has read. Since other programs may run beside,
 throughput is given for the clock's seconds and for the seconds of this process's own processor time.
 """
 
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +40,10 @@ from text_to_lora.tasks.prompts import PromptFormat
 
 WORDS = ("colour", "town", "animal", "number", "month", "fruit", "river", "tool")
 MANNERS = ("in capitals", "in one word", "in French", "as a question")
-INPUT = "The soup is cold today, so we went to the market in town."
+INPUTS = {
+    "first": "The soup is cold today, so we went to the market in town.",
+    "again": "My train was late, so I walked home along the old river.",
+}
 
 
 def sentences(count: int) -> list[str]:
@@ -56,13 +61,15 @@ class Timer:
         return time.perf_counter() - self.wall, time.process_time() - self.cpu
 
 
-async def ask_together(url: str, texts: list[str], tokens: int) -> list[tuple[float, str]]:
+async def ask_together(
+    url: str, texts: list[str], question: str, tokens: int
+) -> list[tuple[float, str]]:
     """Seconds to the first text, and the answer, for every sentence, all asked at once."""
 
     async def ask(client: httpx.AsyncClient, text: str) -> tuple[float, str]:
         body = {
             "model": f"t2l:{text}",
-            "messages": [{"role": "user", "content": INPUT}],
+            "messages": [{"role": "user", "content": question}],
             "max_tokens": tokens,
             "stream": True,
         }
@@ -95,12 +102,17 @@ class FirstToken:
 
 
 def ask_in_turn(
-    peft_model: Any, names: dict[str, str], t2l: TextToLora, texts: list[str], tokens: int
+    peft_model: Any,
+    names: dict[str, str],
+    t2l: TextToLora,
+    texts: list[str],
+    question: str,
+    tokens: int,
 ) -> list[tuple[float, str]]:
     """The same by PEFT, one request after another."""
     model, tokenizer = t2l.base
     frame = PromptFormat.for_tokenizer(tokenizer)
-    ids = torch.tensor([frame.encode(tokenizer, INPUT).prompt_ids])
+    ids = torch.tensor([frame.encode(tokenizer, question).prompt_ids])
     stops = find_stop_tokens(model, tokenizer, frame)
     started, answers = time.perf_counter(), []
     for text in texts:
@@ -157,17 +169,19 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         time.sleep(0.01)
     cells = []
     try:
-        asyncio.run(ask_together(url, texts[:1], 2))
-        ask_in_turn(peft_model, names, other, texts[:1], 2)
-        for count in options.clients:
+        warm_up = "Hello"
+        asyncio.run(ask_together(url, texts[-1:], warm_up, 2))
+        ask_in_turn(peft_model, names, other, texts[-1:], warm_up, 2)
+        for count, (asked, question) in product(options.clients, INPUTS.items()):
             timer = Timer()
-            together = asyncio.run(ask_together(url, texts[:count], options.tokens))
+            together = asyncio.run(ask_together(url, texts[:count], question, options.tokens))
             ours = summary(timer, together)
             timer = Timer()
-            in_turn = ask_in_turn(peft_model, names, other, texts[:count], options.tokens)
+            in_turn = ask_in_turn(peft_model, names, other, texts[:count], question, options.tokens)
             theirs = summary(timer, in_turn)
             equal = sum(a[1] == b[1] for a, b in zip(together, in_turn, strict=True))
-            cell = {"clients": count, "equal_answers": equal, "served": ours, "in_turn": theirs}
+            cell = {"clients": count, "asked": asked, "equal_answers": equal}
+            cell |= {"served": ours, "in_turn": theirs}
             for name in ("requests_per_s", "requests_per_cpu_s"):
                 cell[f"ratio_of_{name}"] = round(ours[name] / theirs[name], 2)
             cells.append(cell)

@@ -37,6 +37,8 @@ def test_the_merged_model_gives_the_logits_of_peft(
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours, plain, atol=0.1)
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["rope_theta"] == base.config.rope_parameters["rope_theta"]
 
 
 def test_the_dtype_is_that_of_the_base_unless_chosen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def llama_cpp_library() -> None:
     try:
         bindings.get_lib()
     except RuntimeError as error:  # its build of November 2026 needs glibc 2.38
-        pytest.skip(f"llama.cpp does not load here: {error}")
+        glibc = " ".join(platform.libc_ver())
+        pytest.skip(f"llama.cpp does not load here, where the C library is {glibc}: {error}")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from text_to_lora.errors import AdapterFormatError, ConfigError, SpecError
 from text_to_lora.export import mlx
 from text_to_lora.export.mlx import load_mlx_adapter
 from text_to_lora.lora import adapted, load_adapter, save_adapter
+from text_to_lora.models.rotary import repeat_rotary_base
 from tiny_exports import IDS, make_weights
 from tiny_lora import make_model
 
@@ -166,14 +167,12 @@ def test_an_export_of_ours_may_be_overwritten_and_a_training_folder_may_not(
 
 
 def save_base(model: PreTrainedModel, folder: Path) -> None:
-    """Save a base with the fields that transformers 5 no longer writes and mlx-lm asks for."""
+    """Save a base as `t2l merge` does, with the size that mlx-lm wants at the top for Gemma 3."""
     model.save_pretrained(folder)
+    repeat_rotary_base(folder)
     config: Any = model.config.get_text_config()
-    rope = config.rope_parameters
-    content = json.loads((folder / "config.json").read_text()) | {
-        "rope_theta": rope.get("full_attention", rope)["rope_theta"],
-        "vocab_size": config.vocab_size,
-    }
+    content = json.loads((folder / "config.json").read_text())
+    content |= {"vocab_size": config.vocab_size}
     (folder / "config.json").write_text(json.dumps(content))
 
 

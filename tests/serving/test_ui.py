@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-gradio = pytest.importorskip("gradio")
+gradio = pytest.importorskip(
+    "gradio", reason="gradio is not installed: pip install 'text-to-lora[ui]'"
+)
 from text_to_lora.serving import ui  # noqa: E402
 
 SENTENCE = "Answer in capitals"
@@ -102,16 +104,19 @@ def test_a_link_gives_its_state_back() -> None:
 @pytest.fixture
 def browser() -> Iterator[Any]:
     """Headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
+    playwright = pytest.importorskip(
+        "playwright.sync_api",
+        reason="playwright is not installed: pip install 'text-to-lora[browser]'",
+    )
     if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("needs Debian's package chromium")
+        pytest.skip("there is no chromium; install Debian's package of this name")
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield running
         running.close()
 
 
-@pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.filterwarnings("ignore")  # gradio leaves sockets and event loops open
 def test_a_person_tries_a_sentence_in_a_browser(page: Any, browser: Any, tmp_path: Path) -> None:
     seconds = 30_000  # in ms; the machine may be busy

@@ -39,6 +39,7 @@ def merge(
         from text_to_lora.lora.peft_format import load_adapter
         from text_to_lora.models.base import load_base_config
         from text_to_lora.models.find import find_adapter
+        from text_to_lora.models.rotary import repeat_rotary_base
 
         folder = find_adapter(adapter)
         name, revision = common.name_base(adapter, read_adapter_config(folder), base)
@@ -55,6 +56,7 @@ def merge(
             model.save_pretrained(temporary)
             if model.config.model_type.endswith("_text_model"):  # known as a part of Mllama alone
                 config.save_pretrained(temporary)
+            repeat_rotary_base(temporary)
             tokenizer.save_pretrained(temporary)
     written = str(chosen).removeprefix("torch.")
     if as_json:

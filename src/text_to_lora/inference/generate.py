@@ -92,6 +92,13 @@ def cache_name(model: PreTrainedModel) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
+def new_cache(model: PreTrainedModel) -> Cache:
+    """The cache that a model makes for itself, empty."""
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config)
+
+
 def crop(cache: Cache, length: int) -> None:
     """Take the keys of all tokens but the first `length` out of a cache."""
     cache.crop(length - cache.get_seq_length())

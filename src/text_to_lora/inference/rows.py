@@ -71,11 +71,12 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Rows as the input of a model.
 
     starts: place in the flattened input at which each row starts, or would if all of it stood there
     skipped: tokens at the start of each row that stand elsewhere, since another row has them too
+    first_tokens: place of the first token of each row, wherever it stands
     batch, columns: shape of the input
     order: one row of each stretch of the input that runs with one adapter
     segments: these stretches, where the rows are packed; None where each is padded on its own
@@ -84,39 +85,49 @@ class _Layout:
     rows: Rows
     starts: tuple[int, ...]
     skipped: tuple[int, ...]
+    first_tokens: tuple[int, ...]
     batch: int
     columns: int
     order: tuple[int, ...]
     segments: tuple[Segment, ...] | None
 
     @classmethod
-    def padded_left(cls, rows: Rows) -> _Layout:
+    def padded_left(cls, rows: Rows) -> Layout:
         """Every row on its own, so that all end in one column."""
         count, longest = len(rows), max(rows.lengths)
         starts = tuple((row + 1) * longest - length for row, length in enumerate(rows.lengths))
-        return cls(rows, starts, (0,) * count, count, longest, tuple(range(count)), None)
+        return cls(rows, starts, (0,) * count, starts, count, longest, tuple(range(count)), None)
 
     @classmethod
-    def packed(cls, rows: Rows, adapters: Sequence[int] | None, *, share: bool) -> _Layout:
+    def packed(cls, rows: Rows, adapters: Sequence[int] | None, *, share: bool) -> Layout:
         """All in one sequence, those of one adapter next to each other; equal beginnings perhaps once."""
         from text_to_lora.inference.packing import Segment
 
-        starts, skipped, segments, end = [0] * len(rows), [0] * len(rows), [], 0
+        starts, skipped, first_tokens = ([0] * len(rows) for _ in range(3))
+        segments, end = [], 0
         groups = _group(rows, adapters, share=share)
         for members, prefix in groups:
             lengths = tuple(rows.lengths[row] - prefix for row in members)
             for row, length in zip(members, lengths, strict=True):
                 starts[row] = end if row == members[0] else end - prefix
                 skipped[row] = 0 if row == members[0] else prefix
+                first_tokens[row] = starts[members[0]]
                 end = starts[row] + prefix + length
             segments.append(Segment(prefix, lengths))
         order = tuple(members[0] for members, _ in groups)
-        return cls(rows, tuple(starts), tuple(skipped), 1, end, order, tuple(segments))
+        places = tuple(starts), tuple(skipped), tuple(first_tokens)
+        return cls(rows, *places, 1, end, order, tuple(segments))
 
     @property
     def places(self) -> list[slice]:
         """Where each row's tokens are in the flattened input, if no row shares any."""
         return [slice(a, a + n) for a, n in zip(self.starts, self.rows.lengths, strict=True)]
+
+    def token_places(self, row: int) -> list[int]:
+        """Places in the flattened input of all tokens of a row."""
+        start, skipped, head = self.starts[row], self.skipped[row], self.first_tokens[row]
+        rest = range(start + skipped, start + self.rows.lengths[row])
+        return [*range(head, head + skipped), *rest]
 
     def answer_positions(self) -> Tensor:
         """Places in the flattened input that predict the answers' tokens, [answer tokens]."""
@@ -176,7 +187,7 @@ def _share(
 
     Dynamic programming over the place of the last cut.
     """
-    equal = [_equal_tokens(beginnings[row], beginnings[after]) for row, after in pairwise(members)]
+    equal = [equal_tokens(beginnings[row], beginnings[after]) for row, after in pairwise(members)]
     # Of the first n rows: the most tokens saved, where the last group starts, and its shared tokens.
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
     for end in range(1, len(members) + 1):
@@ -195,7 +206,7 @@ def _share(
     return groups[::-1]
 
 
-def _equal_tokens(one: Sequence[int], other: Sequence[int]) -> int:
+def equal_tokens(one: Sequence[int], other: Sequence[int]) -> int:
     """Count the tokens with which both begin."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
@@ -226,10 +237,10 @@ def answer_logits(
 
     with ExitStack() as stack:
         if packing.takes_packed_rows(model, max(rows.lengths)):
-            layout = _Layout.packed(rows, adapters, share=share and noise is None)
+            layout = Layout.packed(rows, adapters, share=share and noise is None)
             stack.enter_context(packing.packed(model, layout.segments or ()))
         else:
-            layout = _Layout.padded_left(rows)
+            layout = Layout.padded_left(rows)
         if weights is not None:
             ordered = [adapters[row] if adapters else 0 for row in layout.order]
             lengths = None if layout.segments is None else [part.tokens for part in layout.segments]
@@ -241,7 +252,7 @@ def answer_logits(
 
 
 @contextmanager
-def _noisy(model: PreTrainedModel, layout: _Layout, noise: Noise) -> Iterator[None]:
+def _noisy(model: PreTrainedModel, layout: Layout, noise: Noise) -> Iterator[None]:
     """Noise on the input embeddings of every row's own tokens."""
 
     def add_noise(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -66,6 +66,8 @@ class AdapterPool:
         self._t2l = t2l
         self._in_memory = in_memory
         self._note = note
+        # Read here, so that the encoder is loaded before the first request.
+        self._makers = {"encoder": t2l.encoder.config.fingerprint, "hypernet": t2l.fingerprint}
         self._loaded: OrderedDict[tuple[str, float], LoraWeights] = OrderedDict()
 
     def sentence(self, description: str, strength: float = 1.0) -> AdapterRef:
@@ -75,12 +77,7 @@ class AdapterPool:
         """
         text = check_description(description)
         check_strength(strength)
-        facts = {
-            "description": text,
-            "encoder": self._t2l.encoder.config.fingerprint,
-            "hypernet": self._t2l.fingerprint,
-            "strength": float(strength),
-        }
+        facts = self._makers | {"description": text, "strength": float(strength)}
         return AdapterRef(make_id(facts), text, strength)
 
     def resolve(self, name: str) -> AdapterRef:

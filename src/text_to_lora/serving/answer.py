@@ -87,10 +87,8 @@ class Answer:
     _generator: torch.Generator | None = None
 
     def choose(self, logits: Tensor) -> int:
-        """Choose the next token from logits [vocab]."""
+        """Draw the next token from logits [vocab], at a temperature above 0."""
         sampling = self.sampling
-        if sampling.temperature == 0:
-            return int(logits.argmax())
         if self._generator is None:
             seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
             self._generator = torch.Generator(logits.device).manual_seed(seed)

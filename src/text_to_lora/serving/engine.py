@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import torch
@@ -218,18 +219,20 @@ class Engine:
 
     def _advance(self, first: int, logits: torch.Tensor) -> None:
         """Give rows their next tokens, and take out those that end; logits: [rows, vocab]."""
-        usable = logits.amax(dim=-1).isfinite().tolist()
+        highest, likeliest = (best.tolist() for best in logits.max(dim=-1))
         ended = []
-        for row, (answer, good) in enumerate(zip(self._rows[first:], usable, strict=True), first):
-            if not good:
+        for place, answer in enumerate(self._rows[first:]):
+            if not isfinite(highest[place]):
                 answer.fail(
                     ConfigError("the adapter takes the base's numbers out of range; lower strength")
                 )
-                ended.append(row)
+                ended.append(first + place)
                 continue
-            row_logits = logits[row - first]
-            if not answer.take(answer.choose(row_logits), row_logits, self._stop_tokens):
-                ended.append(row)
+            row_logits = logits[place]
+            greedy = answer.sampling.temperature == 0
+            token = likeliest[place] if greedy else answer.choose(row_logits)
+            if not answer.take(token, row_logits, self._stop_tokens):
+                ended.append(first + place)
         self._remove(ended)
 
     def _remove(self, rows: Sequence[int]) -> None:

@@ -1,0 +1,147 @@
+"""Prompts read as new rows of a batch, without computing what is known or what stands there twice."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from text_to_lora.inference import packing
+from text_to_lora.inference.beginnings import Beginnings
+from text_to_lora.inference.generate import cache_name, can_crop, new_cache, pad_left
+from text_to_lora.inference.rows import Layout, Rows, contiguous_head, logits_at
+from text_to_lora.lora.weights import LoraWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PutOn(Protocol):
+    """Puts the adapters of rows on the model, for a `with` block."""
+
+    def __call__(self, layout: Layout | None = None) -> AbstractContextManager[None]:
+        """Give each row of the batch its adapter, or each stretch of a sequence; see `Layout`."""
+
+
+class PromptReader:
+    """Reads prompts as rows of a batch: gives their next logits and a cache, padded on the left.
+
+    Prompts stand one after another in one sequence, where the model takes that, and those of one
+    adapter share their beginnings; else each is padded. Where it is less to compute, they are padded
+    and start after the tokens with which earlier prompts of their adapter began.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._beginnings = Beginnings(model)
+        packing.takes_packed_rows(model, 1)  # tries it out now, and not while somebody waits
+
+    def read(
+        self,
+        prompts: Sequence[Sequence[int]],
+        adapters: Sequence[LoraWeights | None],
+        put_on: PutOn,
+    ) -> tuple[Tensor, Any]:
+        """Next logits [prompts, vocab], and a cache as wide as the longest prompt."""
+        pairs = list(zip(prompts, adapters, strict=True))
+        known = [self._beginnings.count(*pair) for pair in pairs]
+        rest = max(len(prompt) - count for prompt, count in zip(prompts, known, strict=True))
+        layout = self._pack(prompts, adapters)
+        if layout is not None and layout.columns <= rest * len(prompts):
+            logits, cache = self._read_packed(layout, put_on)
+        elif any(known):
+            logits, cache = self._continue(prompts, adapters, known, put_on)
+        else:
+            ids, mask = pad_left(prompts, self._model.device)
+            with put_on():
+                logits, cache = run(self._model, ids, mask, _positions(mask), None)
+        if cache is not None and can_crop(cache):
+            self._beginnings.remember(prompts, adapters, cache)
+        return logits, cache
+
+    def _pack(
+        self, prompts: Sequence[Sequence[int]], adapters: Sequence[LoraWeights | None]
+    ) -> Layout | None:
+        """The prompts in one sequence; None where the model or its cache does not take that."""
+        lengths = tuple(map(len, prompts))
+        fits = packing.takes_packed_rows(self._model, max(lengths))
+        if not fits or not can_crop(new_cache(self._model)):
+            return None
+        tokens = torch.tensor([token for prompt in prompts for token in prompt])
+        rows = Rows(tokens, lengths, (0,) * len(lengths))
+        return Layout.packed(rows, number_adapters(adapters), share=True)
+
+    def _read_packed(self, layout: Layout, put_on: PutOn) -> tuple[Tensor, Any]:
+        assert layout.segments is not None
+        places = [layout.token_places(row) for row in range(len(layout.rows))]
+        last = torch.tensor([row[-1] for row in places])
+        cache = new_cache(self._model)
+        options = layout.inputs() | {"use_cache": True, cache_name(self._model): cache}
+        with put_on(layout), packing.packed(self._model, layout.segments):
+            logits = logits_at(self._model, last, **options)
+        # A row is padded with its own first token, so that another's infinite numbers stay away.
+        width = max(layout.rows.lengths)
+        index = torch.tensor([row[:1] * (width - len(row)) + row for row in places])
+        for layer in cache.layers:
+            for name in ("keys", "values"):
+                states = getattr(layer, name)[0].index_select(1, index.flatten())
+                states = states.unflatten(1, index.shape).transpose(0, 1)  # [rows, heads, ..]
+                setattr(layer, name, states.contiguous())
+        return logits.float(), cache
+
+    def _continue(
+        self,
+        prompts: Sequence[Sequence[int]],
+        adapters: Sequence[LoraWeights | None],
+        known: Sequence[int],
+        put_on: PutOn,
+    ) -> tuple[Tensor, Any]:
+        """Read prompts after so many tokens of each that are known."""
+        device = self._model.device
+        rest = [prompt[count:] for prompt, count in zip(prompts, known, strict=True)]
+        ids, mask = pad_left(rest, device)
+        places = torch.arange(max(known), device=device)
+        is_known = places >= max(known) - torch.tensor(known, device=device)[:, None]
+        mask = torch.cat((is_known.long(), mask), 1)
+        cache = self._beginnings.recall(adapters, known)
+        with put_on():
+            positions = _positions(mask)[:, max(known) :]
+            logits, cache = run(self._model, ids, mask, positions, cache)
+        if not mask.all():  # the padding of the rest stands after what is known
+            order = mask.argsort(dim=1, stable=True)[:, -max(map(len, prompts)) :]
+            for layer in cache.layers:
+                for name in ("keys", "values"):
+                    states = getattr(layer, name)
+                    index = order[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+                    setattr(layer, name, states.gather(2, index))
+        return logits, cache
+
+
+def number_adapters(adapters: Sequence[LoraWeights | None]) -> list[int]:
+    """The first row that has the adapter of each row."""
+    numbers: dict[LoraWeights | None, int] = {}
+    return [numbers.setdefault(adapter, row) for row, adapter in enumerate(adapters)]
+
+
+def run(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
+) -> tuple[Tensor, Any]:
+    """Run tokens after those of a cache; gives the last column's logits [rows, vocab], and the cache.
+
+    ids, positions: [rows, seq]; mask: where there are tokens, with those of the cache
+    """
+    accepted = inspect.signature(model.forward).parameters
+    options = {"position_ids": positions, "logits_to_keep": 1}
+    options = {name: value for name, value in options.items() if name in accepted}
+    options[cache_name(model)] = cache
+    with contiguous_head(model):
+        output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+    return output.logits[:, -1].float(), output.get(cache_name(model))
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(1) - 1).clamp_min(0)
