@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.studies.forms import FORMS, takes
+from benchmarks.studies.alignment import FORMS, takes
 from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.task import Example, Metric, Task
 
