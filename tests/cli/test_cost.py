@@ -110,7 +110,7 @@ def test_a_folder_without_tokenizer_measures_no_tasks(
     row = {"task_id": "a", "idx": 0, "input": "x", "outputs": ["a"]}
     (tmp_path / "data.jsonl").write_text(json.dumps(row))
     done = t2l("cost", "--base", config_folder, "--data", tmp_path)
-    assert done.code == 2 and "has no tokenizer for --data" in done.err
+    assert done.code == 2 and "give the numbers of tokens instead of --data" in done.err
     assert done.err.count("\n") == 1
 
 

@@ -85,6 +85,8 @@ def test_a_conversation_of_a_parquet_file_has_the_three_columns(tmp_path: Path) 
         ("x.json", '{"a": 1}', "x.json: holds a dict; a list of objects is expected"),
         ("x.json", "[1]", "x.json:1: a row is a int; expected an object"),
         ("x.jsonl", '{"a": 1}\n{"a": ', "x.jsonl:2: not JSON"),
+        ("x.jsonl", b'{"a": "\xe4"}', "x.jsonl:1: not UTF-8"),
+        ("x.parquet", "x", "x.parquet: not a parquet file that can be read"),
         ("x.xlsx", "", "'.xlsx'; rows are read from .csv, .tsv, .jsonl, .json, .parquet"),
     ],
 )  # fmt: skip
