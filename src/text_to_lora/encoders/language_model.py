@@ -10,7 +10,7 @@ from torch import Tensor
 from text_to_lora.encoders.base import BatchedEncoder, make_config, pad_right, pool, tokenize
 from text_to_lora.encoders.config import TextSettings
 from text_to_lora.encoders.model_files import find_folder, load_strictly, module_hash
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -76,9 +76,8 @@ class LanguageModelEncoder(BatchedEncoder):
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"the text encoder in {str(folder)!r} cannot be loaded: {reason}"
+                f"the text encoder in {str(folder)!r} cannot be loaded: {first_line(error)}"
             ) from error
         # With its head where it has one: alone, a decoder such as BERT's would want a pooler too.
         headed = str((config.architectures or [""])[0]).endswith(_HEADED)

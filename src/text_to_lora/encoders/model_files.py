@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.files import content_hash, file_hash
 
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -68,9 +68,8 @@ def load_strictly(model_class: Any, folder: Path, **options: Any) -> Any:
             folder, output_loading_info=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"the text encoder in {str(folder)!r} cannot be loaded: {reason}"
+            f"the text encoder in {str(folder)!r} cannot be loaded: {first_line(error)}"
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from text_to_lora.encoders.base import BatchedEncoder, make_config, tokenize
 from text_to_lora.encoders.config import Pooling, TextSettings
 from text_to_lora.encoders.model_files import find_folder, folder_hash
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 
 _POOLINGS: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 
@@ -49,8 +49,9 @@ class SentenceTransformerEncoder(BatchedEncoder):
                 str(folder), device=str(device), local_files_only=True, trust_remote_code=False
             )
         except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"the text encoder {name!r} cannot be loaded: {reason}") from error
+            raise ConfigError(
+                f"the text encoder {name!r} cannot be loaded: {first_line(error)}"
+            ) from error
         modes = [part.pooling_mode for part in model if hasattr(part, "pooling_mode")]
         if len(modes) != 1 or modes[0] not in _POOLINGS:
             raise ConfigError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 
 
 def load_descriptions(path: Path | None = None) -> dict[str, tuple[str, ...]]:
@@ -21,7 +21,7 @@ def load_descriptions(path: Path | None = None) -> dict[str, tuple[str, ...]]:
     try:
         payload = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"cannot read the descriptions of {str(path)!r}: {reason}") from None
     entries = payload.items() if isinstance(payload, dict) else [("", payload)]
     descriptions = {

@@ -20,7 +20,14 @@ from torch import Tensor
 
 from text_to_lora.choices import HeadName
 from text_to_lora.encoders.config import EncoderConfig
-from text_to_lora.errors import CheckpointError, ConfigError, SpecError, T2LWarning, list_some
+from text_to_lora.errors import (
+    CheckpointError,
+    ConfigError,
+    SpecError,
+    T2LWarning,
+    first_line,
+    list_some,
+)
 from text_to_lora.files import file_hash, read_json
 from text_to_lora.hypernet.checkpoint import save_hypernet
 from text_to_lora.hypernet.config import HypernetConfig, OutputName
@@ -269,7 +276,7 @@ def _load_base_config(name: str) -> PreTrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"cannot read the configuration of base model {name!r}: no such folder beside the "
-            f"checkpoint, and none on the hub ({_first_line(error)}); {remedy}"
+            f"checkpoint, and none on the hub ({first_line(error)}); {remedy}"
         ) from error
     if on_hub:
         config._commit_hash = folder.name  # the hub's cache names a snapshot by its commit
@@ -459,10 +466,6 @@ def _read_encoder(
         norm=math.sqrt(embedding_dim),
         fingerprint="",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _leaf(group: Group) -> str:

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Final, Literal
 
-from text_to_lora.errors import ConfigError, T2LWarning
+from text_to_lora.errors import ConfigError, T2LWarning, first_line
 from text_to_lora.models.cache import fetch_base
 from text_to_lora.models.smollm2 import SMOLLM2
 
@@ -144,8 +144,3 @@ def _find(name_or_path: str | Path, revision: str | None, what: str) -> Path:
             f"cannot get {what} {name!r} from the hub: {first_line(error)}; check the name and the "
             "network, or give a folder"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another library says, in one line."""
-    return next((line for line in str(error).splitlines() if line), type(error).__name__)

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from text_to_lora.errors import ConfigError
-from text_to_lora.models.find import first_line
+from text_to_lora.errors import ConfigError, first_line
 
 
 def upload_folder(
