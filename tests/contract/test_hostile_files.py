@@ -16,9 +16,6 @@ from benchmarks.studies.hostile_damage import Marker
 from benchmarks.studies.hostile_files import Format
 from text_to_lora.errors import T2LError
 from text_to_lora.generate import TextToLora
-from tiny_models import base_folder, described_hypernet_folder, hypernet_folder
-
-__all__ = ["base_folder", "described_hypernet_folder", "hypernet_folder"]
 
 FILES = 300
 WINDOWS_DEVICES = ("con", "prn", "aux", "nul", "com1", "lpt1")
