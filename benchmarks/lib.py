@@ -10,13 +10,16 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from text_to_lora.files import read_finished, write_json
+from text_to_lora.lora import LoraSpec, LoraWeights
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,11 +68,7 @@ class Recorder:
 
 
 def make_cell(
-    path: Path,
-    make: Callable[[], dict[str, Any]],
-    *,
-    identity: Mapping[str, Any],
-    threads: int,
+    path: Path, make: Callable[[], dict[str, Any]], *, identity: Mapping[str, Any], threads: int
 ) -> dict[str, Any]:
     """A cell from its file, or made and written down with what it depends on.
 
@@ -112,18 +111,45 @@ def command() -> str:
     return shlex.join(["python", "-m", module, *arguments])
 
 
-def again(module: str, *arguments: object) -> list[str]:
-    """The command that runs a module of the benchmarks in a fresh process, started in ROOT."""
-    return [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-
-
-def run_json(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Any:
-    """Run a process at the root of the repository; gives the JSON of its last line.
+def run_again(module: str, *arguments: object) -> Any:
+    """Run a module of the benchmarks in a fresh process; gives the JSON of its last line.
 
     Raises SystemExit with its output when it fails.
     """
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    call = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        called = shlex.join(command[:3])
-        raise SystemExit(f"{called} exited with {done.returncode}:\n{done.stderr}")
+        raise SystemExit(f"{shlex.join(call)} exited with {done.returncode}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def random_adapters(
+    spec: LoraSpec, count: int, seed: int = 0, *, scale: float = 1.0, **options: Any
+) -> LoraWeights:
+    """So many adapters of random numbers.
+
+    scale: standard deviation of the numbers; options: dtype and device, as torch takes them
+    """
+    generator = torch.Generator(options.get("device", "cpu")).manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return scale * torch.randn(count, *shape, generator=generator, **options)
+
+    return LoraWeights(
+        spec,
+        {g.key: draw(len(g.layers), spec.rank, g.in_features) for g in spec.groups},
+        {g.key: draw(len(g.layers), g.out_features, spec.rank) for g in spec.groups},
+    )
+
+
+def memory_bytes(field: str) -> int:
+    """A size of this process as /proc/self/status has it: VmRSS, VmHWM or RssAnon. Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return 1024 * int(line.split()[1])
+
+
+def reset_peak() -> int:
+    """Measure VmHWM, the largest memory of this process, anew; gives the memory now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory_bytes("VmRSS")

@@ -30,25 +30,22 @@ def read_results(folder: Path) -> dict[str, Any]:
     files = {
         "suite": "suite/report",
         "suite_facts": "suite/facts",
+        "obedience": "obedience/everyday/report",
+        "obedience_new_words": "obedience/new_words/report",
         "validation": "validation/report",
         "validation_facts": "validation/facts",
         "words": "validation_words",
-        "obedience": "obedience/everyday/report",
-        "obedience_new_words": "obedience/new_words/report",
-        "alignment": "alignment",
-        "cost": "cost",
-        "hostile": "hostile",
-        "crash": "crash",
-        "endurance": "endurance",
     }
-    results: dict[str, Any] = {
-        name: read_json(path) if (path := folder / f"{file}.json").is_file() else None
-        for name, file in files.items()
-    }
-    names = (path.stem for path in sorted((ROOT / "benchmarks" / "speed").glob("*.py")))
-    speed = {name: folder / f"{name}.json" for name in names if name != "cost"}
-    results["speed"] = {name: read_json(path) for name, path in speed.items() if path.is_file()}
-    results["ablations"] = summarise(folder / "ablations")
+    files |= {name: name for name in ("alignment", "cost", "hostile", "crash", "endurance")}
+    speed = {path.stem: path.stem for path in sorted((ROOT / "benchmarks/speed").glob("*.py"))}
+
+    def read(names: dict[str, str]) -> dict[str, Any]:
+        paths = {name: folder / f"{file}.json" for name, file in names.items()}
+        return {name: read_json(p) if p.is_file() else None for name, p in paths.items()}
+
+    results = read(files) | {"ablations": summarise(folder / "ablations")}
+    speed.pop("cost")
+    results["speed"] = {name: result for name, result in read(speed).items() if result}
     return results
 
 
@@ -61,8 +58,8 @@ def render(results: dict[str, Any]) -> dict[str, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"size": size, "span": span, "tera": tera, "number": number}
-    environment.filters |= {"show": show, "paired": show_paired}
+    filters = {"size": size, "span": span, "tera": tera, "number": number, "show": show}
+    environment.filters |= filters | {"paired": show_paired}
     names = [path.name for path in sorted(PAGES.glob("*.md.j2"))]
     return {
         name.removesuffix(".j2"): environment.get_template(name).render(results) for name in names

@@ -58,13 +58,18 @@ def serve(answer: Answer, *, count_tokens: bool = True) -> Iterator[ChatServer]:
             elif isinstance(reply, str):
                 message = {"role": "assistant", "content": reply}
                 body: dict[str, Any] = {
-                    "id": "1", "object": "chat.completion", "created": 0, "model": "m",
+                    "id": "1",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": "m",
                     "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                }  # fmt: skip
+                }
                 if count_tokens:
                     body["usage"] = {
-                        "prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110,
-                    }  # fmt: skip
+                        "prompt_tokens": 100,
+                        "completion_tokens": 10,
+                        "total_tokens": 110,
+                    }
                 payload = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -1,14 +1,16 @@
-"""What all tests share: one thread, seeded randomness, a look at what a process imports."""
+"""What all tests share: one thread, seeded randomness, the command line, a look at imports."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
 
+from text_to_lora.cli import main
 from tiny_models import (
     base_folder,
     described_hypernet_folder,
@@ -65,6 +67,29 @@ def generator() -> torch.Generator:
 def _seeded() -> None:
     """Seed the global generator, which the random models of transformers draw from."""
     torch.manual_seed(0)
+
+
+class Done(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def t2l(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run `t2l` with these arguments in this process."""
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["t2l", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code is None or isinstance(left.value.code, int)
+        return Done(left.value.code or 0, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture

@@ -33,14 +33,24 @@ PEAK = 989  # TFLOP/s of one H100 SXM in bfloat16 without sparsity, by its data 
 
 BASES: dict[str, PreTrainedConfig] = {
     "gemma-2-2b-it": Gemma2Config(
-        vocab_size=256_000, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26,
-        num_attention_heads=8, num_key_value_heads=4, head_dim=256,
+        vocab_size=256_000,
+        hidden_size=2304,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
     ),
     "mistral-7b": MistralConfig(
-        vocab_size=32_000, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32,
-        num_attention_heads=32, num_key_value_heads=8, head_dim=128,
+        vocab_size=32_000,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
     ),
-}  # fmt: skip
+}
 
 
 def cost(name: str, tokens: int, rate: float) -> list[str]:
@@ -52,36 +62,33 @@ def cost(name: str, tokens: int, rate: float) -> list[str]:
     with torch.device("meta"):
         make: Any = AutoModelForCausalLM.from_config
         base: int = make(config).num_parameters()
-    targets = list(recipe.adapter.targets)
-    spec = LoraSpec.from_config(config, targets=targets, rank=recipe.adapter.rank)
+    adapter, network, data = recipe.adapter, recipe.hypernet, recipe.data
+    spec = LoraSpec.from_config(config, targets=list(adapter.targets), rank=adapter.rank)
     sizes = HypernetConfig(
-        head=recipe.hypernet.head,
+        head=network.head,
         embedding_dim=EMBEDDING_DIM,
-        latent_size=recipe.hypernet.latent_size,
-        head_in_size=recipe.hypernet.head_in_size,
+        latent_size=network.latent_size,
+        head_in_size=network.head_in_size,
     )
     hypernet = Hypernetwork.empty(sizes, spec).num_parameters
-    rows = recipe.data.tasks_per_batch * recipe.data.examples_per_task
-    batch = rows * tokens
+    rows = data.tasks_per_batch * data.examples_per_task
+    batch, layers = rows * tokens, config.num_hidden_layers
     heads = config.num_attention_heads * config.head_dim
     kv_heads = config.num_key_value_heads * config.head_dim
-    layer = 2 * batch * (
-        4 * config.hidden_size + 3 * heads + 4 * kv_heads + 4 * config.intermediate_size
-    )  # fmt: skip
-    logits = 10 * rows * recipe.data.max_answer_tokens * config.vocab_size
+    widths = 4 * config.hidden_size + 3 * heads + 4 * kv_heads + 4 * config.intermediate_size
+    layer = 2 * batch * widths
+    logits = 10 * rows * data.max_answer_tokens * config.vocab_size
     fixed = 2 * base + 16 * hypernet + logits
-    full = fixed + config.num_hidden_layers * layer
-    lean = fixed + config.num_hidden_layers * 2 * batch * config.hidden_size + layer
+    lean = fixed + layers * 2 * batch * config.hidden_size + layer
+    figures = [2 * base, 16 * hypernet, layers * layer, logits, fixed + layers * layer, lean]
     seconds = 4 * base * batch / (rate * 1e12)
-    days = seconds * recipe.run.steps / 86_400
-    figures = [2 * base, 16 * hypernet, config.num_hidden_layers * layer, logits, full, lean]
     return [
         f"`{name}`",
         f"{base / 1e9:.1f} B",
         f"{hypernet / 1e6:.1f} M",
         *(f"{figure / 1e9:.1f}" for figure in figures),
         f"{seconds:.2f}",
-        f"{days:.1f}",
+        f"{seconds * recipe.run.steps / 86_400:.1f}",
     ]
 
 
@@ -93,9 +100,18 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=400.0, help=rate_help)
     options = parser.parse_args()
     head = [
-        "recipe", "base", "hypernetwork", "base, GB", "hypernetwork, GB", "activations, GB",
-        "logits, GB", "all, GB", "all, checkpointed, GB", "s a step", "days for the recipe's steps",
-    ]  # fmt: skip
+        "recipe",
+        "base",
+        "hypernetwork",
+        "base, GB",
+        "hypernetwork, GB",
+        "activations, GB",
+        "logits, GB",
+        "all, GB",
+        "all, checkpointed, GB",
+        "s a step",
+        "days for the recipe's steps",
+    ]
     print(table(head, (cost(name, options.tokens, options.rate) for name in BASES)))
 
 

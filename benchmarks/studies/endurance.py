@@ -10,20 +10,18 @@ that is taken.
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig
 
-from benchmarks.lib import RESULTS, command, machine
+from benchmarks.lib import Recorder, memory_bytes, parse, random_adapters
 from benchmarks.studies.crash import make_jobs
 from text_to_lora.files import write_json
 from text_to_lora.generate import TextToLora
@@ -41,9 +39,7 @@ LIBRARY_BOUNDS = {"open_seconds": 60.0, "read_seconds": 0.05, "memory_of_library
 
 def resident_mib() -> float:
     """Memory of this process that is its own, in MiB; pages of files that are mapped do not count."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("RssAnon:"))
-    return int(line.split()[1]) / 1024
+    return memory_bytes("RssAnon") / 2**20
 
 
 def repeat(call: Callable[[int], object], count: int) -> dict[str, Any]:
@@ -75,53 +71,37 @@ def repeat_blocks(model: Any, weights: LoraWeights, count: int) -> dict[str, Any
             model(ids)
 
     result = repeat(block, count)
-    hooks = sum(
-        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
-    )
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     return result | {"hooks_left": hooks, "within": result["within"] and hooks == 0}
 
 
 def large_library(spec: LoraSpec, path: Path, count: int, reads: int) -> dict[str, Any]:
     """Write, open and read a library of many random adapters."""
-    generator = torch.Generator().manual_seed(0)
-
-    def adapter(number: int) -> LoraWeights:
-        def draw(*shape: int) -> torch.Tensor:
-            return torch.randn(1, *shape, generator=generator)
-
-        return LoraWeights(
-            spec,
-            {g.key: draw(len(g.layers), spec.rank, g.in_features) for g in spec.groups},
-            {g.key: draw(len(g.layers), g.out_features, spec.rank) for g in spec.groups},
-        )
-
     entries = [LibraryEntry(f"task-{number}", (f"Do {number}.",)) for number in range(count)]
+    adapters = (random_adapters(spec, 1, number) for number in range(count))
     started = time.perf_counter()
-    write_library(path, spec, entries, map(adapter, range(count)), dtype=torch.float32)
+    write_library(path, spec, entries, adapters, dtype=torch.float32)
     written, before = time.perf_counter(), resident_mib()
     library = load_library(path)
     opened, rng = time.perf_counter(), random.Random(0)
     for _ in range(reads):
-        weights = library.adapter(f"task-{rng.randrange(count)}")
-        assert all(
-            bool(tensor.isfinite().all()) for tensor in (*weights.a.values(), *weights.b.values())
-        )
-    read = time.perf_counter()
+        library.adapter(f"task-{rng.randrange(count)}").check_finite()
+    read = (time.perf_counter() - opened) / reads
     size_mib = sum(file.stat().st_size for file in path.iterdir()) / 2**20
     taken = resident_mib() - before
-    facts = {
+    bounds = LIBRARY_BOUNDS
+    return {
         "adapters": count,
         "size_mib": round(size_mib, 1),
         "write_seconds": round(written - started, 2),
         "open_seconds": round(opened - written, 2),
         "reads": reads,
-        "read_seconds": round((read - opened) / reads, 6),
+        "read_seconds": round(read, 6),
         "memory_mib": round(taken, 1),
+        "within": opened - written <= bounds["open_seconds"]
+        and read <= bounds["read_seconds"]
+        and taken <= bounds["memory_of_library"] * size_mib,
     }
-    within = facts["open_seconds"] <= LIBRARY_BOUNDS["open_seconds"]
-    within &= facts["read_seconds"] <= LIBRARY_BOUNDS["read_seconds"]
-    within &= taken <= LIBRARY_BOUNDS["memory_of_library"] * size_mib
-    return facts | {"within": bool(within)}
 
 
 def run(work: Path, *, calls: int, blocks: int, adapters: int, reads: int) -> dict[str, Any]:
@@ -141,25 +121,18 @@ def run(work: Path, *, calls: int, blocks: int, adapters: int, reads: int) -> di
 
 def main() -> None:
     """Measure and write the result; the exit status is 1 where a bound is exceeded."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--calls", type=int, default=2000)
-    parser.add_argument("--blocks", type=int, default=200)
-    parser.add_argument("--adapters", type=int, default=10_000)
-    parser.add_argument("--reads", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=RESULTS / "endurance.json")
+    parser = parse(__doc__, "endurance", threads=1)
+    counts = {"calls": 2000, "blocks": 200, "adapters": 10_000, "reads": 1000}
+    for name, count in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=count)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
+    recorder = Recorder(threads=options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        counts = {name: getattr(options, name) for name in ("calls", "blocks", "adapters", "reads")}
-        result = run(Path(folder), **counts)
-    facts = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-    }
+        result = run(Path(folder), **{name: getattr(options, name) for name in counts})
     bounds = {"growth_mib": GROWTH_MIB, "slower": SLOWER, **LIBRARY_BOUNDS}
-    write_json(options.out, {**facts, **result, "bounds": bounds})
-    print({name: result[name] for name in result}, flush=True)
+    write_json(options.out, recorder.complete({**result, "bounds": bounds}))
+    print(result, flush=True)
     raise SystemExit(0 if all(part["within"] for part in result.values()) else 1)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.lib import Recorder, parse
+from benchmarks.lib import Recorder, memory_bytes, parse, reset_peak
 from benchmarks.studies.hostile_damage import damage
 from benchmarks.studies.hostile_files import Format, make_formats
 from text_to_lora.errors import T2LError
@@ -43,7 +43,7 @@ FAULTS = (
     "too slow",
     "too much memory",
 )
-_SHOWN = 40  # faults that the result names
+SHOWN = 40  # faults that the result names
 
 
 class _TooSlowError(BaseException):
@@ -56,16 +56,17 @@ def run(files: int, seed: int, work: Path) -> dict[str, Any]:
     work: an empty folder
     """
     formats = make_formats(work / "whole")
-    counts: Counter[str] = Counter(dict.fromkeys(FAULTS, 0))
-    of_format: Counter[str] = Counter()
-    ways: Counter[str] = Counter()
-    outcomes: Counter[str] = Counter()
+    of_format, ways, outcomes = Counter[str](), Counter[str](), Counter[str]()
+    faults = Counter(dict.fromkeys(FAULTS, 0))
     shown: list[dict[str, Any]] = []
     longest, most = 0.0, 0
     for number in range(files):
         rng = random.Random(f"{seed}:{number}")
         name = rng.choice(list(formats))
-        source, way = _damaged(formats[name], work, name, rng)
+        source = work / "damaged"  # a copy of the format's files of which one is damaged
+        shutil.rmtree(source, ignore_errors=True)
+        shutil.copytree(work / "whole" / name, source)
+        way = damage(source / rng.choice(formats[name].files), rng, work / "executed")
         of_format[name] += 1
         ways[way] += 1
         for place, _ in enumerate(formats[name].calls):
@@ -73,31 +74,20 @@ def run(files: int, seed: int, work: Path) -> dict[str, Any]:
             outcomes[outcome["outcome"]] += 1
             longest = max(longest, outcome["seconds"])
             most = max(most, outcome["bytes_over_twice_the_input"])
-            counts.update(outcome["faults"])
-            if outcome["faults"] and len(shown) < _SHOWN:
-                shown.append(
-                    {"number": number, "format": name, "way": way, "call": place, **outcome}
-                )
+            faults.update(outcome["faults"])
+            if outcome["faults"] and len(shown) < SHOWN:
+                shown.append({"number": number, "format": name, "way": way, **outcome})
     return {
         "files": files,
         "seed": seed,
-        "faults": dict(counts),
+        "faults": dict(faults),
         "calls": dict(sorted(outcomes.items())),
-        "longest_call_seconds": round(longest, 2),
+        "longest_call_seconds": longest,
         "most_bytes_over_twice_the_input": most,
         "files_of_format": dict(sorted(of_format.items())),
         "files_of_way": dict(sorted(ways.items())),
         "shown": shown,
     }
-
-
-def _damaged(known: Format, work: Path, name: str, rng: random.Random) -> tuple[Path, str]:
-    """A copy of a format's files of which one is damaged, and in which way."""
-    source = work / "damaged"
-    shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(work / "whole" / name, source)
-    way = damage(source / rng.choice(known.files), rng, work / "executed")
-    return source, way
 
 
 def judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]:
@@ -106,7 +96,7 @@ def judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]
     shutil.rmtree(output.parent, ignore_errors=True)
     output.mkdir(parents=True)
     before, faults, message = _listing(source), [], ""
-    started, memory = time.perf_counter(), _reset_peak()
+    started, memory = time.perf_counter(), reset_peak()
     outcome = "read"
     try:
         with warnings.catch_warnings(), _time_limit():
@@ -124,7 +114,7 @@ def judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]
             for frame in traceback.extract_tb(error.__traceback__)[-4:]
         )
     seconds = time.perf_counter() - started
-    over = _peak() - memory - 2 * sum(size for size, _ in before.values())
+    over = memory_bytes("VmHWM") - memory - 2 * sum(size for size, _ in before.values())
     written = [path for path in output.rglob("*") if path.suffix != ".lock"]
     checks = {
         "message of several lines": outcome == "refused" and len(message.splitlines()) > 1,
@@ -149,11 +139,8 @@ def judge(known: Format, place: int, source: Path, work: Path) -> dict[str, Any]
 
 def _listing(folder: Path) -> dict[str, tuple[int, int]]:
     """Size in bytes and time of change of everything below a folder; links are not followed."""
-    listing = {}
-    for path in sorted(folder.rglob("*")):
-        state = path.lstat()
-        listing[str(path.relative_to(folder))] = (state.st_size, state.st_mtime_ns)
-    return listing
+    states = {str(path.relative_to(folder)): path.lstat() for path in folder.rglob("*")}
+    return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
 
 
 @contextmanager
@@ -168,22 +155,6 @@ def _time_limit() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-
-
-def _reset_peak() -> int:
-    """Start to measure this process's largest memory anew; gives its memory now, in bytes. Linux."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    return _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    line = next(line for line in lines if line.startswith(f"{field}:"))
-    return 1024 * int(line.split()[1])
 
 
 def main() -> None:

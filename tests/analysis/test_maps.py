@@ -40,8 +40,9 @@ def test_pca_keeps_distances_of_what_lies_in_a_plane(generator: torch.Generator)
     plane = torch.randn(10, 2, generator=generator).double()
     turn, _ = torch.linalg.qr(torch.randn(7, 7, generator=generator).double())
     laid = project(plane @ turn[:2], "pca", perplexity=3)
-    torch.testing.assert_close(torch.cdist(torch.tensor(laid), torch.tensor(laid)),
-                               torch.cdist(plane, plane))  # fmt: skip
+    torch.testing.assert_close(
+        torch.cdist(torch.tensor(laid), torch.tensor(laid)), torch.cdist(plane, plane)
+    )
 
 
 def test_tsne_keeps_clusters_and_is_the_same_again(clusters: tuple[Tensor, list[str]]) -> None:

@@ -18,9 +18,6 @@ from text_to_lora.generate import TextToLora
 from text_to_lora.lora.apply import adapted
 from text_to_lora.models.base import load_base
 from text_to_lora.tasks.task import Example, Metric, Task
-from tiny_models import base_folder, hypernet_folder
-
-__all__ = ["base_folder", "hypernet_folder"]
 
 PLAIN = "The old dog sleeps by the door and dreams."
 

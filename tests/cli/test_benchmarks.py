@@ -38,9 +38,22 @@ def test_a_benchmark_is_scored_resumed_and_reported_anew(
 ) -> None:
     out = tmp_path / "results"
     command = (
-        "eval", "benchmarks", "even", "--include-path", folder, "-m", hypernet_folder, "--rows", 2,
-        "--descriptions", folder / "told.yml", "--conditions", "base,matched", "-o", out,
-    )  # fmt: skip
+        "eval",
+        "benchmarks",
+        "even",
+        "--include-path",
+        folder,
+        "-m",
+        hypernet_folder,
+        "--rows",
+        2,
+        "--descriptions",
+        folder / "told.yml",
+        "--conditions",
+        "base,matched",
+        "-o",
+        out,
+    )
     done = t2l(*command)
     assert done.code == 0, done.err
     assert done.out.strip() == (out / "report.md").read_text().strip()
@@ -68,9 +81,18 @@ def test_what_cannot_be_scored_is_one_line(
 ) -> None:
     descriptions = () if "--descriptions" in options else ("--descriptions", folder / "told.yml")
     done = t2l(
-        "eval", "benchmarks", "even", "--include-path", folder, "-o", tmp_path / "results",
-        "-m", hypernet_folder, *descriptions, *options,
-    )  # fmt: skip
+        "eval",
+        "benchmarks",
+        "even",
+        "--include-path",
+        folder,
+        "-o",
+        tmp_path / "results",
+        "-m",
+        hypernet_folder,
+        *descriptions,
+        *options,
+    )
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert message in done.err
     assert not (tmp_path / "results").exists()

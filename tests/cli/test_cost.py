@@ -25,10 +25,30 @@ def config_folder(tmp_path: Path) -> Path:
 def test_costs_follow_from_config_json_alone(t2l: Any, config_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "cost.json"
     done = t2l(
-        "cost", "--base", config_folder, "--library-size", 50, "--rank", 4, "--targets", "q_proj",
-        "--prompt-tokens", 20, "--answer-tokens", 3, "--shots", 2, "--questions", 7,
-        "--description-tokens", 5, "--head", "rank", "--json", file,
-    )  # fmt: skip
+        "cost",
+        "--base",
+        config_folder,
+        "--library-size",
+        50,
+        "--rank",
+        4,
+        "--targets",
+        "q_proj",
+        "--prompt-tokens",
+        20,
+        "--answer-tokens",
+        3,
+        "--shots",
+        2,
+        "--questions",
+        7,
+        "--description-tokens",
+        5,
+        "--head",
+        "rank",
+        "--json",
+        file,
+    )
     assert (done.code, done.err) == (0, "")
     facts = json.loads(file.read_text())
     assert facts["tokens"] == {"prompt": 20, "answer": 3, "shots": 2, "description": 5}
@@ -70,8 +90,10 @@ def test_mean_lengths_come_from_tasks(t2l: Any, base_folder: Path, tmp_path: Pat
     folder = tmp_path / "tasks"
     folder.mkdir()
     task = {"id": "red", "descriptions": ["Say red."], "metric": {"kind": "exact_match"}}
-    rows = [{"task_id": "red", "idx": i, "input": "x" * n, "outputs": ["red"]}
-            for i, n in enumerate((4, 10))]  # fmt: skip
+    rows = [
+        {"task_id": "red", "idx": i, "input": "x" * n, "outputs": ["red"]}
+        for i, n in enumerate((4, 10))
+    ]
     (folder / "tasks.json").write_text(json.dumps([task]))
     (folder / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     done = t2l("cost", "--base", base_folder, "--data", folder)
@@ -110,7 +132,7 @@ def test_a_folder_without_tokenizer_measures_no_tasks(
     row = {"task_id": "a", "idx": 0, "input": "x", "outputs": ["a"]}
     (tmp_path / "data.jsonl").write_text(json.dumps(row))
     done = t2l("cost", "--base", config_folder, "--data", tmp_path)
-    assert done.code == 2 and "has no tokenizer for --data" in done.err
+    assert done.code == 2 and "give the numbers of tokens instead of --data" in done.err
     assert done.err.count("\n") == 1
 
 

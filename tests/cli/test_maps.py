@@ -42,9 +42,18 @@ def test_a_map_is_a_picture_and_its_coordinates(
 ) -> None:
     out = tmp_path / "map"
     done = t2l(
-        "map", "--data", data, "-o", out, "-m", hypernet_folder, "--method", "pca",
-        "--cache", tmp_path / "cache",
-    )  # fmt: skip
+        "map",
+        "--data",
+        data,
+        "-o",
+        out,
+        "-m",
+        hypernet_folder,
+        "--method",
+        "pca",
+        "--cache",
+        tmp_path / "cache",
+    )
     assert done.code == 0, done.err
     assert (out / "map.png").read_bytes()[:4] == b"\x89PNG"
     result = json.loads((out / "map.json").read_text())
@@ -75,10 +84,24 @@ def test_harm_of_descriptions_and_of_folders_is_written(
     t2l("generate", "Shout", "-m", hypernet_folder, "-o", tmp_path / "shout")
     (tmp_path / "text.txt").write_text("The old dog sleeps by the door.\n")
     done = t2l(
-        "eval", "harm", "Say red", "--adapter", tmp_path / "shout", "--data", data,
-        "-o", tmp_path / "harm", "-m", hypernet_folder, "--rows", 1, "--tasks", 3,
-        "--text", tmp_path / "text.txt",
-    )  # fmt: skip
+        "eval",
+        "harm",
+        "Say red",
+        "--adapter",
+        tmp_path / "shout",
+        "--data",
+        data,
+        "-o",
+        tmp_path / "harm",
+        "-m",
+        hypernet_folder,
+        "--rows",
+        1,
+        "--tasks",
+        3,
+        "--text",
+        tmp_path / "text.txt",
+    )
     assert done.code == 0, done.err
     result = json.loads((tmp_path / "harm" / "harm.json").read_text())
     assert set(result["adapters"]) == {"Say red", str(tmp_path / "shout")}

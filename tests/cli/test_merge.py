@@ -49,9 +49,16 @@ def test_the_dtype_is_that_of_the_base_unless_chosen(
     make_tokenizer().save_pretrained(base)
     for options, expected in (((), torch.bfloat16), (("--dtype", "float32"), torch.float32)):
         done = t2l(
-            "merge", adapter, "-o", tmp_path / "out", "--base", base, "--overwrite", "--json",
+            "merge",
+            adapter,
+            "-o",
+            tmp_path / "out",
+            "--base",
+            base,
+            "--overwrite",
+            "--json",
             *options,
-        )  # fmt: skip
+        )
         tensors = load_file(tmp_path / "out" / "model.safetensors")
         assert {tensor.dtype for tensor in tensors.values()} == {expected}
         assert json.loads(done.out)["dtype"] == str(expected).removeprefix("torch.")

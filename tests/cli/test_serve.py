@@ -138,14 +138,19 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_store_are_told(
     assert "is no store of adapters; name a new folder" in done.err and done.code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "module", "package"),
+    [(["serve"], "api", "fastapi"), (["ui", "--server", "http://127.0.0.1:9"], "ui", "gradio")],
+)
 def test_a_missing_package_is_told(
-    t2l: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, hypernet_folder: Path
+    arguments: list[str],
+    module: str,
+    package: str,
+    t2l: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("text_to_lora.serving.api")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "fastapi", None)
-    done = t2l("serve", hypernet_folder)
-    assert (
-        done.err
-        == "error: serving needs the package 'fastapi'; pip install 'text-to-lora[serve,ui]'\n"
+    monkeypatch.delitem(sys.modules, f"text_to_lora.serving.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert t2l(*arguments).err == (
+        f"error: serving needs the package {package!r}; pip install 'text-to-lora[serve,ui]'\n"
     )

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.studies.forms import FORMS, takes
+from benchmarks.studies.alignment import FORMS, takes
 from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.task import Example, Metric, Task
 
@@ -21,7 +21,10 @@ REVIEW = make_task(
     ("form", "text"),
     [
         ("one line", "In this task you read a film review."),
-        ("keywords", "read, film, review, answer, positive, good, negative, bad, positively, worded, doubts"),
+        (
+            "keywords",
+            "read, film, review, answer, positive, good, negative, bad, positively, worded, doubts",
+        ),
         (
             "no label names",
             "In this task you read a film review. Answer if it is good, or if the review is bad. "
@@ -33,7 +36,7 @@ REVIEW = make_task(
             "Positively worded doubts are. Answer with one of: positive, negative.",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_form_rewrites_the_definition_by_rule(form: str, text: str) -> None:
     assert FORMS[form](REVIEW) == text
 

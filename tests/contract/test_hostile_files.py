@@ -16,9 +16,6 @@ from benchmarks.studies.hostile_damage import Marker
 from benchmarks.studies.hostile_files import Format
 from text_to_lora.errors import T2LError
 from text_to_lora.generate import TextToLora
-from tiny_models import base_folder, described_hypernet_folder, hypernet_folder
-
-__all__ = ["base_folder", "described_hypernet_folder", "hypernet_folder"]
 
 FILES = 300
 WINDOWS_DEVICES = ("con", "prn", "aux", "nul", "com1", "lpt1")
@@ -107,9 +104,15 @@ def test_every_script_gives_adapters_in_folders_that_every_system_takes(
         "\u202e\u2067שלום\u2069 عربى",
         "a\0b\x07\x1b[31m\r\n\t",
         "\ufeffAnswer",
-        "../../up", "C:\\x", "a/b", "~", ". .", "a.", "x" * 300,
+        "../../up",
+        "C:\\x",
+        "a/b",
+        "~",
+        ". .",
+        "a.",
+        "x" * 300,
         *WINDOWS_DEVICES,
-    ]  # fmt: skip
+    ]
     adapters = t2l.generate(texts)
     assert len(adapters) == len(texts)
     adapters.weights.check_finite()

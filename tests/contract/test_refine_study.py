@@ -14,9 +14,6 @@ from benchmarks.studies import refine as study
 from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import load_hypernet
 from text_to_lora.training.step_adapters import read_weights
-from tiny_models import base_folder, hypernet_folder
-
-__all__ = ["base_folder", "hypernet_folder"]
 
 
 @pytest.fixture

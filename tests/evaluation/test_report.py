@@ -256,17 +256,36 @@ def test_conditions_are_shown_on_the_tasks_that_all_have(
 
 def test_each_measure_covers_the_tasks_that_have_it() -> None:
     rows = [
-        make_sample("labels", 5, 1.0, metric="classification", score=1.0, in_labels=True,
-                    label_score=0.0, answer="Yes.", outputs=("yes",)),
-        make_sample("labels", 6, 1.0, metric="classification", score=0.0, in_labels=False,
-                    label_score=1.0, answer="maybe", outputs=("yes",)),
+        make_sample(
+            "labels",
+            5,
+            1.0,
+            metric="classification",
+            score=1.0,
+            in_labels=True,
+            label_score=0.0,
+            answer="Yes.",
+            outputs=("yes",),
+        ),
+        make_sample(
+            "labels",
+            6,
+            1.0,
+            metric="classification",
+            score=0.0,
+            in_labels=False,
+            label_score=1.0,
+            answer="maybe",
+            outputs=("yes",),
+        ),
         make_sample("words", 5, 1.0, metric="rougeL", score=0.5, answer="b", outputs=("a", "B")),
         make_sample("words", 6, 1.0, metric="rougeL", score=0.25, answer="c", outputs=("a", "b")),
-        make_sample("sums", 5, 1.0, metric="final_number", score=1.0, answer="it is 3",
-                    outputs=("3",)),
+        make_sample(
+            "sums", 5, 1.0, metric="final_number", score=1.0, answer="it is 3", outputs=("3",)
+        ),
         make_sample("code", 5, 1.0, metric="code_execution", score=None, answer=""),
         make_sample("silent", 5, 2.0, score=None, answer=""),
-    ]  # fmt: skip
+    ]
     report = report_of({"base": rows})
     expected = {
         "nll": (5, 7, 6 / 5),  # every task is a group

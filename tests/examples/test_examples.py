@@ -11,9 +11,6 @@ from pathlib import Path
 import pytest
 
 from text_to_lora import load_adapter, load_hypernet
-from tiny_models import base_folder, hypernet_folder
-
-__all__ = ["base_folder", "hypernet_folder"]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUN_HERE = (

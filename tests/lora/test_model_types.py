@@ -22,9 +22,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from text_to_lora.errors import AdapterFormatError, SpecError, T2LWarning
-from text_to_lora.lora import LoraSpec, LoraWeights, adapted, load_adapter, merge, save_adapter
+from text_to_lora.lora import LoraSpec, adapted, load_adapter, merge, save_adapter
 from text_to_lora.lora.identity import base_model_ref
 from text_to_lora.lora.outline import ModelOutline, rewritten_names
+from tiny_lora import make_weights
 from tiny_types import MODEL_TYPES, tiny_config
 
 PAGE = Path(__file__).parents[2] / "docs" / "model-types.md"
@@ -116,16 +117,6 @@ def uncalled(model: PreTrainedModel, names: set[str]) -> set[str]:
     return missed
 
 
-def weights_of(spec: LoraSpec) -> LoraWeights:
-    generator = torch.Generator().manual_seed(1)
-    a, b = {}, {}
-    for group in spec.groups:
-        slots = (1, len(group.layers))
-        a[group.key] = torch.randn(*slots, spec.rank, group.in_features, generator=generator) * 0.2
-        b[group.key] = torch.randn(*slots, group.out_features, spec.rank, generator=generator) * 0.2
-    return LoraWeights(spec, a, b)
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Leave out what PEFT and transformers warn of; what they do is looked at."""
@@ -172,7 +163,7 @@ def try_type(model_type: str, folder: Path) -> Trial:
             plain = logits(model)
         except ValueError as error:
             return Trial(untried=first_line(error))
-    weights = weights_of(spec)
+    weights = make_weights(spec, seed=1)
     names = {spec.module_name(slot.layer, slot.module) for slot in spec.slots}
     with quiet():
         assert uncalled(model, names) == set()
@@ -326,7 +317,7 @@ def test_full_paths_stand_where_peft_would_rewrite_a_pattern(tmp_path: Path) -> 
     whole = LoraSpec.from_config(model.config, targets=["q_a_proj", "kv_b_proj"], rank=2)
     slots = [s for s in whole.slots if (s.layer, s.module.rpartition(".")[2]) != (1, "kv_b_proj")]
     spec = LoraSpec.from_outline(outline, slots, base=whole.base, rank=2, alpha=4.0, rslora=False)
-    folder = save_adapter(weights_of(spec), tmp_path / "adapter")
+    folder = save_adapter(make_weights(spec, seed=1), tmp_path / "adapter")
     targets = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
     names = sorted(spec.module_name(slot.layer, slot.module) for slot in slots)
     assert targets == names
@@ -337,7 +328,7 @@ def test_full_paths_stand_where_peft_would_rewrite_a_pattern(tmp_path: Path) -> 
 def test_a_foreign_adapter_on_what_peft_drops_is_refused(tmp_path: Path) -> None:
     config = make_model("deepseek_v3").config
     spec = LoraSpec.from_config(config, targets=["q_a_proj"], rank=2)
-    folder = save_adapter(weights_of(spec), tmp_path / "adapter")
+    folder = save_adapter(make_weights(spec, seed=1), tmp_path / "adapter")
     file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     fields = json.loads(file.read_text())
     file.write_text(json.dumps(fields | {"target_modules": ["q_a_proj", "down_proj"]}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
-from text_to_lora.cli import main
 from text_to_lora.training import reconstruction, sft
 from text_to_lora.training.config import RunConfig
-from tiny_models import base_folder
 from tiny_runs import merge
-
-__all__ = ["base_folder"]
-
-
-@pytest.fixture
-def t2l(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run `t2l` with these arguments; gives its exit code and what it printed."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["t2l", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        printed = capsys.readouterr()
-        return int(left.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, needs_extra, note
+from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, note
 from text_to_lora.cli.evaluate import Dtype, Multitask, Output, load_multitask
+from text_to_lora.errors import needs_extra
 
 
 def benchmarks(

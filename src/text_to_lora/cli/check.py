@@ -13,12 +13,11 @@ from text_to_lora.cli.common import (
     Settings,
     check_file,
     echo_json,
-    needs_extra,
     note,
     progress,
     silence_transformers,
 )
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, needs_extra
 from text_to_lora.files import check_output
 
 if TYPE_CHECKING:

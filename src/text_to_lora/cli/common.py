@@ -50,6 +50,7 @@ Overwrite = Annotated[
     ),
 ]
 Descriptions = Annotated[list[str] | None, Argument(help="Task descriptions, one adapter each.")]
+Data = Annotated[Path, Option("--data", help="Folder of task collections.")]
 DescriptionFile = Annotated[
     Path | None, Option("--from-file", help="UTF-8 file, one description a line.")
 ]
@@ -127,25 +128,6 @@ def check_device(device: str) -> str:
 
 
 @contextmanager
-def needs_extra(extras: str, what: str = "this") -> Iterator[None]:
-    """Turn a package that is missing inside a `with` block into one line.
-
-    extras: of this distribution that bring the package; what: needs it
-
-    Raises ConfigError saying what to install.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition(".")[0]
-        if missing == "text_to_lora":
-            raise
-        raise ConfigError(
-            f"{what} needs the package {missing!r}; pip install 'text-to-lora[{extras}]'"
-        ) from None
-
-
-@contextmanager
 def progress(doing: str) -> Iterator[Callable[[str], None]]:
     """Show on a terminal what is being done; gives a function that changes the words.
 
@@ -179,14 +161,18 @@ def load_base_quietly(
     return load_base(name, **options)
 
 
-def load_generator(model: str, base: str | None = None, device: str = "cpu") -> TextToLora:
+def load_generator(
+    model: str, base: str | None = None, device: str = "cpu", cache_dir: Path | None = None
+) -> TextToLora:
     """Load a hypernetwork; its base model is loaded where one is named, or descriptions need it.
+
+    cache_dir: folder that keeps embeddings
 
     Raises ConfigError when either cannot be had.
     """
     from text_to_lora.generate import TextToLora
 
-    t2l = TextToLora.from_pretrained(model, device=check_device(device))
+    t2l = TextToLora.from_pretrained(model, device=check_device(device), cache_dir=cache_dir)
     if base is not None or t2l.reads_with_base:
         t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device))
     return t2l
@@ -233,6 +219,11 @@ def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:
     except UnicodeEncodeError:
         text = json.dumps(payload, indent=2)
     echo(text)
+
+
+def cut(text: str, width: int = 60) -> str:
+    """The beginning of a text that is longer than so many characters."""
+    return text if len(text) <= width else f"{text[:width]}..."
 
 
 def echo_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from text_to_lora.cli.common import check_file, needs_extra
+from text_to_lora.cli.common import check_file
+from text_to_lora.errors import needs_extra
 
 
 def compare(

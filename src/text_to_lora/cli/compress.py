@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from text_to_lora.choices import HeadName
 from text_to_lora.cli import common
+from text_to_lora.errors import needs_extra
 from text_to_lora.files import check_output
 
 
@@ -53,7 +54,7 @@ def compress(
       t2l compress library -o packed --steps 20000 --set hypernet.head_in_size=512
     """
     check_output(output, overwrite=overwrite, sources=[library])
-    with common.needs_extra("train,eval"), common.progress("reading the library"):
+    with needs_extra("train,eval"), common.progress("reading the library"):
         from text_to_lora.library.library import load_library
         from text_to_lora.training import compression
         from text_to_lora.training.config import set_keys

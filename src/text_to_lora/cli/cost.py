@@ -10,12 +10,10 @@ import typer
 
 from text_to_lora.choices import HeadName
 from text_to_lora.cli.common import check_file, progress
-from text_to_lora.errors import ConfigError, first_line
+from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
     from text_to_lora.analysis.cost import Cost
-    from text_to_lora.hypernet.config import HypernetConfig
-    from text_to_lora.lora.spec import LoraSpec
 
 
 def cost(
@@ -113,11 +111,12 @@ def _cost(
     import torch
 
     from text_to_lora.analysis.cost import ENCODERS, GTE, BaseCost, Cost
+    from text_to_lora.hypernet.checkpoint import load_hypernet
     from text_to_lora.hypernet.config import HypernetConfig
     from text_to_lora.lora.peft_selection import ALL_LINEAR
     from text_to_lora.lora.spec import LoraSpec
     from text_to_lora.models.base import load_base_config
-    from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE
+    from text_to_lora.models.find import EMBEDDED, EMBEDDED_BASE, find_hypernet
 
     config = load_base_config(base)
     if model is None and base in (EMBEDDED, EMBEDDED_BASE):
@@ -125,7 +124,8 @@ def _cost(
     kind, spec = "gte", None
     sizes = HypernetConfig(head="joint", embedding_dim=GTE["hidden_size"])
     if model is not None:
-        sizes, spec, kind = _read_sizes(model)
+        loaded = load_hypernet(find_hypernet(model))
+        sizes, spec, kind = loaded.hypernet.config, loaded.hypernet.spec, loaded.encoder.kind
         spec.check_base(config)
         if kind not in ENCODERS:
             raise ConfigError(
@@ -148,31 +148,16 @@ def _cost(
     return Cost(BaseCost(config, name=base), spec, sizes, kind, itemsize)
 
 
-def _read_sizes(model: str) -> tuple[HypernetConfig, LoraSpec, str]:
-    """Sizes, spec and kind of encoder of a hypernetwork; its weights are read and checked."""
-    from text_to_lora.hypernet.checkpoint import load_hypernet
-    from text_to_lora.models.find import find_hypernet
-
-    loaded = load_hypernet(find_hypernet(model))
-    return loaded.hypernet.config, loaded.hypernet.spec, loaded.encoder.kind
-
-
 def _lengths(base: str, data: Path) -> dict[str, int]:
     """Mean tokens of the inputs, answers and descriptions of tasks, by the base's tokenizer."""
-    from transformers import AutoTokenizer
+    from text_to_lora.models.base import load_tokenizer
+    from text_to_lora.tasks.folder import load_folder_or_tree
 
-    from text_to_lora.models.find import find_base
-    from text_to_lora.tasks.folder import load_data_dir, load_folder
-
-    tasks = load_folder(data) if (data / "tasks.json").exists() else load_data_dir(data)
-    load: Any = AutoTokenizer.from_pretrained
+    tasks = load_folder_or_tree(data)
     try:
-        tokenizer = load(find_base(base), trust_remote_code=False)
-    except Exception as error:  # whatever transformers and tokenizers raise for broken files
-        raise ConfigError(
-            f"base {base!r} has no tokenizer for --data: {first_line(error)}; give the numbers of "
-            "tokens instead"
-        ) from error
+        tokenizer = load_tokenizer(base)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; give the numbers of tokens instead of --data") from error
 
     def mean(texts: Iterable[str]) -> int:
         lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, needs_extra, note
-from text_to_lora.errors import ConfigError
+from text_to_lora.cli.common import Base, Device, Model, load_model_and_base, note
+from text_to_lora.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
     from text_to_lora.library.library import AdapterLibrary
@@ -210,11 +210,9 @@ def _load_adapters(folder: Path | None, config: Any) -> AdapterLibrary | None:
 
 def _load_tasks(folder: Path, split: str | None) -> list[Task]:
     """The tasks of a split of a data folder, or of one task folder."""
-    from text_to_lora.tasks.folder import load_data_dir, load_folder
+    from text_to_lora.tasks.folder import load_folder_or_tree
 
-    if (folder / "splits.json").is_file() or not (folder / "tasks.json").is_file():
-        return load_data_dir(folder, split=split or HELD_OUT_SPLIT)
-    loaded = load_folder(folder)
+    loaded = load_folder_or_tree(folder, split or HELD_OUT_SPLIT)
     scored = [task for task in loaded if split in (None, task.split)]
     if not scored:
         splits = ", ".join(sorted({task.split for task in loaded}))

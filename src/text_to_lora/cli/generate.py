@@ -102,8 +102,8 @@ def _check_similarity(adapters: Adapters, lowest: float, model: str) -> None:
             )
         if nearest.cosine < lowest:
             raise ConfigError(
-                f"the training description nearest to {_shorten(text)!r} has cosine "
-                f"{nearest.cosine:.2f}, below {lowest:g}: {_shorten(nearest.text)!r}; nothing was "
+                f"the training description nearest to {common.cut(text)!r} has cosine "
+                f"{nearest.cosine:.2f}, below {lowest:g}: {common.cut(nearest.text)!r}; nothing was "
                 "written; say the task in other words, or lower --min-similarity"
             )
 
@@ -115,11 +115,7 @@ def _show(adapters: Adapters, folders: list[Path], *, is_blend: bool) -> None:
         if nearest is not None:
             echo(
                 f"  nearest training description: cosine {nearest.cosine:.2f}, "
-                f"{_shorten(nearest.text)!r}"
+                f"{common.cut(nearest.text)!r}"
             )
     if not is_blend and None in adapters.nearest:
         echo("  nearest training description: unknown, this hypernetwork stores none")
-
-
-def _shorten(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else f"{text[:width]}..."

@@ -9,25 +9,24 @@ import typer
 
 from text_to_lora.cli.common import (
     Base,
+    Data,
+    DescriptionFile,
+    Descriptions,
     Device,
     Model,
     gather,
     load_model_and_base,
-    needs_extra,
     note,
     read_lines,
 )
+from text_to_lora.errors import needs_extra
 
 
 def harm(
-    data: Annotated[Path, typer.Option("--data", help="Folder of task collections.")],
+    data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")],
-    descriptions: Annotated[
-        list[str] | None, typer.Argument(help="Task descriptions, one adapter each.")
-    ] = None,
-    from_file: Annotated[
-        Path | None, typer.Option("--from-file", help="UTF-8 file, one description a line.")
-    ] = None,
+    descriptions: Descriptions = None,
+    from_file: DescriptionFile = None,
     adapters: Annotated[
         list[Path] | None, typer.Option("--adapter", help="PEFT folder; may be given again.")
     ] = None,

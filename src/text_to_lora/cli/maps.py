@@ -10,21 +10,19 @@ import typer
 from text_to_lora.cli.common import (
     AsJson,
     Base,
+    Data,
     Device,
     Model,
-    check_device,
     echo_json,
     gather,
-    load_base_quietly,
-    needs_extra,
+    load_generator,
     progress,
 )
+from text_to_lora.errors import needs_extra
 
 if TYPE_CHECKING:
     from text_to_lora.analysis.maps import Point
-    from text_to_lora.generate import TextToLora
 
-Data = Annotated[Path, typer.Option("--data", help="Folder of task collections.")]
 Split = Annotated[str, typer.Option(help="Split of splits.json whose descriptions are used.")]
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder that keeps embeddings between calls.")
@@ -55,7 +53,7 @@ def draw_map(
 
     Writes map.png and map.json: coordinates, and how often a description's nearest one has the same
     label, beside the same with labels shuffled. The base model is loaded only where the
-    hypernetwork reads descriptions with it.
+    hypernetwork reads descriptions with it, or where one is named.
 
     \b
     Examples:
@@ -70,7 +68,7 @@ def draw_map(
 
     check_results(output, marker="map.json", names=("map.png",))
     points = points_of(load_data_dir(data, split=split), descriptions=descriptions)
-    t2l = _load(model, base, device, cache)
+    t2l = load_generator(model, base, device, cache)
     doing = f"embedding {len(points)} descriptions and generating their adapters"
     with needs_extra("eval", "a map"), progress(doing):
         result = make_map(
@@ -121,7 +119,7 @@ def neighbours(
 
     texts = gather(descriptions, None, "description", "the command line")
     points = points_of(load_data_dir(data, split=split), descriptions=per_task)
-    t2l = _load(model, base, device, cache)
+    t2l = load_generator(model, base, device, cache)
     with progress(f"embedding {len(points)} descriptions and generating their adapters"):
         nearest = nearest_tasks(
             texts, points, t2l.encode, lambda chunk: t2l.generate(chunk).weights, count=count
@@ -144,16 +142,6 @@ def neighbours(
                 typer.echo(
                     f"    {cosine:+.2f}  {point.task}  [{point.category}]  {point.text[:80]}"
                 )
-
-
-def _load(model: str, base: str | None, device: str, cache: Path | None) -> TextToLora:
-    """A hypernetwork, with its base where it reads descriptions with it."""
-    from text_to_lora.generate import TextToLora
-
-    t2l = TextToLora.from_pretrained(model, device=check_device(device), cache_dir=cache)
-    if t2l.reads_with_base:
-        t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device))
-    return t2l
 
 
 def _point(point: Point, cosine: float) -> dict[str, str | float]:

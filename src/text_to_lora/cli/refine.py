@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option, echo
 
 from text_to_lora.cli import common
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, needs_extra
 from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def refine(
         )
     state = output.with_name(f"{output.name}.unfinished")
     with common.progress("loading the hypernetwork") as show, _naming_state(state):
-        with common.needs_extra("train,eval"):
+        with needs_extra("train,eval"):
             from text_to_lora.refinement import refine_with
             from text_to_lora.training.checkpoints import RunFolder
         t2l = common.load_generator(model, base, device)

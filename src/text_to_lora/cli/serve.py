@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from text_to_lora.cli.common import Base, Device, check_device, note, progress, silence_transformers
-from text_to_lora.errors import ConfigError
+from text_to_lora.cli.common import (
+    Base,
+    Device,
+    check_device,
+    note,
+    progress,
+    silence_transformers,
+)
+from text_to_lora.errors import ConfigError, needs_extra
 
 if TYPE_CHECKING:
     from text_to_lora.generate import TextToLora
@@ -160,11 +167,5 @@ def import_serving(module: str) -> Any:
     """
     from importlib import import_module
 
-    try:
+    with needs_extra("serve,ui", "serving"):
         return import_module(f"text_to_lora.serving.{module}")
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("text_to_lora"):
-            raise
-        raise ConfigError(
-            f"serving needs the package {error.name!r}; pip install 'text-to-lora[serve,ui]'"
-        ) from None

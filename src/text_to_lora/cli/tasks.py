@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from text_to_lora.cli.common import AsJson, Overwrite, echo_json, note, progress
+from text_to_lora.cli.common import AsJson, Overwrite, cut, echo_json, note, progress
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import check_output
 
@@ -206,19 +206,15 @@ def _summary(result: Imported) -> dict[str, Any]:
 
 def _preview(result: Imported) -> None:
     for task in result.tasks[:20]:
-        labels = f" ({_cut(', '.join(task.metric.labels))})" if task.metric.labels else ""
+        labels = f" ({cut(', '.join(task.metric.labels))})" if task.metric.labels else ""
         typer.echo(
             f"{task.name}  {len(task.examples):,} rows, {task.metric.kind}{labels}, group {task.group}"
         )
-        typer.echo(f"  {_cut(task.definition, 100)}")
+        typer.echo(f"  {cut(task.definition, 100)}")
         for row in task.examples[: _NUM_SHOWN if len(result.tasks) <= 5 else 1]:
-            answers = " | ".join(repr(_cut(answer, 40)) for answer in row.outputs)
-            typer.echo(f"  {_cut(row.input)!r} -> {answers}")
+            answers = " | ".join(repr(cut(answer, 40)) for answer in row.outputs)
+            typer.echo(f"  {cut(row.input)!r} -> {answers}")
     if len(result.tasks) > 20:
         typer.echo(f"and {len(result.tasks) - 20} more tasks")
     for line in result.explain():
         typer.echo(line)
-
-
-def _cut(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else f"{text[:width]}..."

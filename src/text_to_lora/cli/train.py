@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option, Typer, echo
 
 from text_to_lora.cli import common
+from text_to_lora.errors import needs_extra
 
 app = Typer(help="Train hypernetworks and adapters.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -31,7 +32,7 @@ def sft(
       t2l train sft gemma-2-2b-it -o runs/gemma --set data.data_dir=tasks
       t2l train sft my.yaml -o runs/mine --set optimizer.lr=1e-4
     """
-    with common.needs_extra("train,eval"):
+    with needs_extra("train,eval"):
         from text_to_lora.training.config import load_recipe
         from text_to_lora.training.sft import train_sft
     config = load_recipe(recipe, settings or [])
@@ -60,7 +61,7 @@ def adapters(
       t2l train adapters embedded-library -o runs/library --set data.data_dir=tasks --processes 2
       t2l train adapters embedded-library -o runs/multitask --set data.data_dir=tasks --multi-task
     """
-    with common.needs_extra("train,eval"):
+    with needs_extra("train,eval"):
         from text_to_lora.training.adapters import train_adapters
         from text_to_lora.training.config import load_recipe
         from text_to_lora.training.library_config import LibraryConfig
@@ -93,7 +94,7 @@ def reconstruct(
       t2l train reconstruct reconstruct-embedded -o runs/text --set data.library=library
       t2l train reconstruct reconstruct-onehot -o runs/onehot --set data.library=library
     """
-    with common.needs_extra("train,eval"):
+    with needs_extra("train,eval"):
         from text_to_lora.training.config import load_recipe
         from text_to_lora.training.reconstruction import train_reconstruction
         from text_to_lora.training.reconstruction_config import ReconstructionConfig

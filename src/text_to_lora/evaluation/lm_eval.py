@@ -18,7 +18,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from text_to_lora.errors import BackendError, ConfigError, list_some
+from text_to_lora.errors import BackendError, ConfigError, first_line, list_some
 from text_to_lora.evaluation.scoring import Answer
 from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
@@ -80,10 +80,9 @@ class LmEvalTasks:
         try:
             loaded = manager.load([name])["tasks"]
         except Exception as error:  # of lm-eval, datasets, the hub and the tasks' own code
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConfigError(
-                f"lm-eval {LM_EVAL_VERSION} cannot load {name!r}: {reason}; see `lm_eval ls tasks`, "
-                "check the network, or give a folder of definitions with --include-path"
+                f"lm-eval {LM_EVAL_VERSION} cannot load {name!r}: {first_line(error)}; see "
+                "`lm_eval ls tasks`, check the network, or give a folder of definitions with --include-path"
             ) from error
         texts = {task: descriptions.get(task) or descriptions.get(name) for task in loaded}
         if silent := [task for task, of_task in texts.items() if not of_task]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, needs_extra
 from text_to_lora.tasks.task import Metric
 
 if TYPE_CHECKING:
@@ -71,10 +71,6 @@ def final_number(text: str) -> float | None:
 
 @cache
 def _scorer() -> RougeScorer:
-    try:
+    with needs_extra("eval", "ROUGE-L"):
         from rouge_score.rouge_scorer import RougeScorer
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "ROUGE-L needs the package rouge-score; pip install 'text-to-lora[eval]'"
-        ) from None
     return RougeScorer(["rougeL"], use_stemmer=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from text_to_lora.errors import ConfigError, SpecError, list_some
+from text_to_lora.errors import SpecError, list_some, needs_extra
 from text_to_lora.files import write_file
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
@@ -128,10 +128,6 @@ def _tensor_names(spec: LoraSpec, architecture: str) -> dict[tuple[int, str], st
 
 
 def _import_gguf() -> Any:
-    try:
+    with needs_extra("export", "a GGUF export"):
         import gguf
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "a GGUF export needs the package 'gguf'; pip install 'text-to-lora[export]'"
-        ) from None
     return gguf

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from text_to_lora.errors import AdapterFormatError, shorten
+from text_to_lora.errors import AdapterFormatError, first_line, shorten
 
 if TYPE_CHECKING:
     import regex
@@ -116,8 +116,8 @@ class PeftSelection:
             re.compile(pattern)
             return regex.compile(pattern)
         except (re.error, regex.error, RecursionError, OverflowError, MemoryError) as error:
-            reason = str(error).splitlines()[0]
-            raise self._error(field, f"this is no regular expression ({reason})") from None
+            problem = f"this is no regular expression ({first_line(error)})"
+            raise self._error(field, problem) from None
 
     def _error(self, field: str, problem: str) -> AdapterFormatError:
         value = shorten(self._config.get(field))

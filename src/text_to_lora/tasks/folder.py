@@ -2,8 +2,8 @@
 
 `tasks.json` is a list with one object a task: `id`, `metric` {"kind", "labels"}, and `definition`,
 `descriptions` [text, ...] or both; optional: `license`, `source`, `group`, `category`, `split`.
-A row is `task_id`, `input`, `outputs` [text, ...] (each counts as right) and, optional in JSON lines,
-`idx` (default: the row's place in its task).
+A row is `task_id`, `input`, `outputs` [text, ...] (each counts as right) and, optional, `idx`
+(default: the row's place in its task).
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from text_to_lora.errors import ConfigError, T2LWarning, TaskDataError, list_some, shorten
-from text_to_lora.files import read_json_lines, read_task_json
-from text_to_lora.tasks.parquet import read_parquet
+from text_to_lora.files import read_task_json
+from text_to_lora.tasks.importing.tables import Cells, check_column, read_table
 from text_to_lora.tasks.task import METRIC_KINDS, Example, Metric, Task
 
-_COLUMNS = ("task_id", "idx", "input", "outputs")
-_FileRow = tuple[int, Any, Any, Any, Any]
-"""(line or row from 1, then the values of the columns) as a file gives them, not yet checked."""
+_FILES = ("data.parquet", "data.jsonl")
 
 
 def load_folder(path: Path | str, names: Iterable[str] | None = None) -> list[Task]:
@@ -62,7 +60,7 @@ def load_data_dir(path: Path | str, split: str = "train") -> list[Task]:
             f"{str(root)!r} has no split {split!r}; choose one of {', '.join(splits)}"
         )
     names = splits[split]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not is_list_of_texts(names):
         raise TaskDataError(f"split {split!r} is not a list of task ids", path=splits_file)
     missing = dict.fromkeys(names)
     tasks: list[Task] = []
@@ -80,6 +78,13 @@ def load_data_dir(path: Path | str, split: str = "train") -> list[Task]:
             path=splits_file,
         )
     return tasks
+
+
+def load_folder_or_tree(path: Path | str, split: str = "train") -> list[Task]:
+    """Read all tasks of one folder, or one split of a tree of folders; raises what either raises."""
+    folder = Path(path)
+    is_tree = (folder / "splits.json").is_file() or not (folder / "tasks.json").is_file()
+    return load_data_dir(folder, split) if is_tree else load_folder(folder)
 
 
 def _read_tasks(
@@ -149,7 +154,7 @@ def _build_task(entry: Mapping[str, Any], examples: Sequence[Example], split: st
 
     def texts(holder: Mapping[str, Any], field: str) -> tuple[str, ...]:
         value = holder.get(field, [])
-        if not _is_list_of_texts(value):
+        if not is_list_of_texts(value):
             raise ConfigError(f"task {name!r} has {field} {shorten(value)}; give a list of texts")
         return tuple(value)
 
@@ -181,17 +186,19 @@ def _build_task(entry: Mapping[str, Any], examples: Sequence[Example], split: st
 
 
 def _collect(
-    file: Path, rows: Iterable[_FileRow], entries: Mapping[str, Any]
+    file: Path, rows: Iterable[tuple[int, Cells]], entries: Mapping[str, Any]
 ) -> dict[str, list[Example]]:
     """Check every row and give the examples of each task."""
     examples: dict[str, list[Example]] = {name: [] for name in entries}
     places: dict[str, set[int]] = {name: set() for name in entries}
-    for line, name, idx, text, outputs in rows:
+    for line, cells in rows:
+        name, text, outputs = cells["task_id"], cells["input"], cells["outputs"]
         with _errors_at(file, line):
             if not isinstance(name, str) or name not in entries:
                 raise ConfigError(
                     f"row of task {shorten(name)}, which tasks.json does not have; add the task or fix the id"
                 )
+            idx = cells.get("idx")
             idx = len(examples[name]) if idx is None else idx
             if type(idx) is not int or idx < 0:
                 raise ConfigError(f"idx {shorten(idx)}; give a whole number from 0")
@@ -202,47 +209,26 @@ def _collect(
             places[name].add(idx)
             if not isinstance(text, str):
                 raise ConfigError(f"input {shorten(text)}; give a text")
-            if not _is_list_of_texts(outputs):
+            if not is_list_of_texts(outputs):
                 raise ConfigError(f'outputs {shorten(outputs)}; give a list of texts, like ["yes"]')
             examples[name].append(Example(text, tuple(outputs), idx))
     return examples
 
 
-def _open_rows(folder: Path) -> tuple[Path, Iterator[_FileRow]]:
-    parquet, lines = folder / "data.parquet", folder / "data.jsonl"
-    if parquet.exists() and lines.exists():
-        raise TaskDataError("both data.parquet and data.jsonl exist; keep one", path=folder)
-    if parquet.exists():
-        return parquet, _parquet_rows(parquet)
-    if lines.exists():
-        return lines, _json_rows(lines)
-    raise TaskDataError("neither data.parquet nor data.jsonl exists; add one", path=folder)
+def _open_rows(folder: Path) -> tuple[Path, Iterator[tuple[int, Cells]]]:
+    """The file of the rows, and its lines or rows from 1."""
+    files = [file for name in _FILES if (file := folder / name).exists()]
+    if len(files) != 1:
+        state = "both data.parquet and data.jsonl exist; keep one"
+        state = state if files else "neither data.parquet nor data.jsonl exists; add one"
+        raise TaskDataError(state, path=folder)
+    (file,) = files
 
+    def check(header: Sequence[str], line: int | None) -> None:
+        for column in ("task_id", "input", "outputs"):
+            check_column(header, column, file, line, "a row has task_id, input and outputs")
 
-def _parquet_rows(path: Path) -> Iterator[_FileRow]:
-    def check(header: Sequence[str]) -> None:
-        for column in _COLUMNS:
-            if header.count(column) != 1:
-                state = "is missing" if column not in header else "is there twice"
-                raise TaskDataError(
-                    f"column {column!r} {state}; expected {', '.join(_COLUMNS)}", path=path
-                )
-
-    for line, (name, idx, text, outputs) in enumerate(read_parquet(path, _COLUMNS, check), 1):
-        yield line, name, idx, text, outputs
-
-
-def _json_rows(path: Path) -> Iterator[_FileRow]:
-    for line, row in read_json_lines(path):
-        with _errors_at(path, line):
-            if not isinstance(row, dict):
-                raise ConfigError(f"a row is a {type(row).__name__}; expected an object")
-            for field in ("task_id", "input", "outputs"):
-                if field not in row:
-                    raise ConfigError(
-                        f"field {field!r} is missing; a row has task_id, input, outputs"
-                    )
-        yield line, row["task_id"], row.get("idx"), row["input"], row["outputs"]
+    return file, read_table(file, check_header=check)
 
 
 def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
@@ -264,7 +250,8 @@ def _list_items(path: Path) -> Iterator[tuple[int, Any]]:
         _, position = decoder.raw_decode(text, position)
 
 
-def _is_list_of_texts(value: Any) -> bool:
+def is_list_of_texts(value: Any) -> bool:
+    """Whether a JSON value is a list of texts."""
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from text_to_lora.errors import ConfigError, TaskDataError, shorten
 from text_to_lora.files import read_task_json
 from text_to_lora.tasks.datasets import open_dataset
+from text_to_lora.tasks.folder import is_list_of_texts
 from text_to_lora.tasks.task import Example, Metric, Task
 
 MAX_LABELS = 20
@@ -159,7 +160,7 @@ def _task(
 def _texts(payload: Mapping[str, Any], field: str, path: Path) -> tuple[str, ...]:
     """Give a field that is a text in old files and a list of texts in new ones."""
     value = payload.get(field, [])
-    if not _is_texts(value):
+    if not (isinstance(value, str) or is_list_of_texts(value)):
         raise TaskDataError(
             f"{field} is {shorten(value)}; a text or a list of texts is expected", path=path
         )
@@ -173,15 +174,9 @@ def _outputs(
 
     place: what the output is of, as the start of a message
     """
-    texts = ([value] if isinstance(value, str) else value) if _is_texts(value) else []
+    texts = [value] if isinstance(value, str) else value if is_list_of_texts(value) else []
     if not (filled := tuple(text for text in texts if text.strip())):
         raise TaskDataError(
             f"{place}output {shorten(value)}; give non-empty texts", path=path, line=row
         )
     return filled
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and all(isinstance(item, str) for item in value)
-    )

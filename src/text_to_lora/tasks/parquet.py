@@ -15,12 +15,11 @@ _MAX_RATIO: Final = 100  # of unpacked bytes to those of the file; texts reach a
 
 
 def read_parquet(
-    path: Path, columns: Sequence[str] | None, check_header: Callable[[Sequence[str]], None]
+    path: Path, check_header: Callable[[Sequence[str]], None]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of the columns of each row.
+    """Yield the values of each row.
 
-    columns: None for all
-    check_header: called with the names of all columns before any row is read; raises what it likes
+    check_header: called with the names of the columns before any row is read; raises what it likes
 
     Raises ConfigError when pyarrow is not installed, TaskDataError when the file cannot be read, a
     text is not UTF-8, or it unpacks to far more than its size, as made to fill the memory.
@@ -39,14 +38,13 @@ def read_parquet(
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             check_header(file.schema_arrow.names)
-            chosen = list(file.schema_arrow.names if columns is None else columns)
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             _check_size(sum(group.total_byte_size for group in groups), limit, path)
             num_bytes = 0
-            for batch in file.iter_batches(_BATCH_ROWS, columns=chosen):
+            for batch in file.iter_batches(_BATCH_ROWS):
                 num_bytes += batch.nbytes
                 _check_size(num_bytes, limit, path)
-                yield from zip(*(batch[column].to_pylist() for column in chosen), strict=True)
+                yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
     except UnicodeDecodeError as error:
         raise TaskDataError(f"a text is not UTF-8: {error.reason}", path=path) from error
     except TaskDataError:

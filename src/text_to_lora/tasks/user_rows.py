@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from text_to_lora.errors import ConfigError, T2LWarning, TaskDataError, list_some, shorten
-from text_to_lora.tasks.importing.tables import read_table
+from text_to_lora.tasks.importing.tables import check_column, read_table
 
 _LABEL_WORDS: Final = 4  # longer answers are texts, which no description names
 
@@ -39,7 +39,7 @@ def read_rows(
 
     def check(header: Sequence[str], line: int | None) -> None:
         for column in columns:
-            _check_column(header, column, file, line)
+            check_column(header, column, file, line)
 
     rows = []
     for line, cells in read_table(file, encoding=encoding, check_header=check):
@@ -115,22 +115,6 @@ def unnamed_labels(rows: Sequence[tuple[str, str]], description: str) -> list[st
         for label in counts
         if not re.search(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", text)
     ]
-
-
-def _check_column(header: Sequence[str], column: str, file: Path, line: int | None) -> None:
-    """Check that a header, or the keys of one row, have a column once."""
-    if column not in header:
-        known = list_some(map(repr, header)) or "none"
-        raise TaskDataError(
-            f"no column {column!r}; there are {known}; name yours with --input-column and --output-column",
-            path=file,
-            line=line,
-        )
-    if header.count(column) > 1:
-        raise TaskDataError(
-            f"column {column!r} is there {header.count(column)} times; rename all but one",
-            path=file,
-        )
 
 
 def _text(value: Any, file: Path, line: int, column: str) -> str:

@@ -19,7 +19,7 @@ from text_to_lora.files import write_folder
 from text_to_lora.generate import TextToLora
 from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
-from text_to_lora.tasks.folder import load_data_dir, load_folder
+from text_to_lora.tasks.folder import load_folder_or_tree
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.reconstruction import reconstruct
@@ -175,13 +175,11 @@ def choose_tasks(library: AdapterLibrary, data: Path | str, *, count: int) -> li
 
     Raises ConfigError when none of the library's tasks is there with rows to validate on.
     """
-    folder = Path(data)
-    tree = (folder / "splits.json").is_file() or not (folder / "tasks.json").is_file()
-    known = {task.name: task for task in (load_data_dir if tree else load_folder)(folder)}
+    known = {task.name: task for task in load_folder_or_tree(data)}
     tasks = [known[name] for name in library.names if name in known and known[name].validation()]
     if not tasks:
         raise ConfigError(
-            f"{str(folder)!r} has none of the library's tasks with rows to validate on "
+            f"{str(data)!r} has none of the library's tasks with rows to validate on "
             f"(idx % 10 == 9): {list_some(library.names)}; give the data that it was trained on"
         )
     places = sorted({round(i * (len(tasks) - 1) / max(1, count - 1)) for i in range(count)})

@@ -38,7 +38,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
             ' {"role": "assistant", "content": "b"}]}',
         ),
     ],
-)  # fmt: skip
+)
 def test_what_can_be_read_is_read(name: str, content: str, tmp_path: Path) -> None:
     file = write(tmp_path, name, content)
     (row,) = read_table(file)
@@ -78,16 +78,26 @@ def test_a_conversation_of_a_parquet_file_has_the_three_columns(tmp_path: Path) 
     [
         ("ragged.csv", "a,b\n1,2\n1,2,3\n", "ragged.csv:3: 3 cells, but the header has 2; put"),
         ("short.tsv", "a\tb\n1\n", "short.tsv:2: 1 cells, but the header has 2"),
-        ("nested.csv", 'a,b\n"x "y" z",2\n', "nested.csv:2: ',' expected after '\"'; write a double"),
+        (
+            "nested.csv",
+            'a,b\n"x "y" z",2\n',
+            "nested.csv:2: ',' expected after '\"'; write a double",
+        ),
         ("open.csv", 'a,b\n"x,2\n', "open.csv:2: unexpected end of data; write a double quote"),
         ("slashed.csv", 'a,b\n"x \\"y\\" z",2\n', "slashed.csv:2: ',' expected after"),
-        ("latin.csv", b"a,b\nx,\xe4\n", "latin.csv:2: not UTF-8 (byte 6); save it as UTF-8, or name"),
+        (
+            "latin.csv",
+            b"a,b\nx,\xe4\n",
+            "latin.csv:2: not UTF-8 (byte 6); save it as UTF-8, or name",
+        ),
         ("x.json", '{"a": 1}', "x.json: holds a dict; a list of objects is expected"),
         ("x.json", "[1]", "x.json:1: a row is a int; expected an object"),
         ("x.jsonl", '{"a": 1}\n{"a": ', "x.jsonl:2: not JSON"),
+        ("x.jsonl", b'{"a": "\xe4"}', "x.jsonl:1: not UTF-8"),
+        ("x.parquet", "x", "x.parquet: not a parquet file that can be read"),
         ("x.xlsx", "", "'.xlsx'; rows are read from .csv, .tsv, .jsonl, .json, .parquet"),
     ],
-)  # fmt: skip
+)
 def test_the_rest_is_refused_by_place(
     name: str, content: str | bytes, message: str, tmp_path: Path
 ) -> None:

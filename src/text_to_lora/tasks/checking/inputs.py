@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import needs_extra
 from text_to_lora.tasks.overlap import normalize
 from text_to_lora.tasks.task import Task
 
@@ -42,12 +42,8 @@ def guess_tasks(tasks: Sequence[Task], seed: int = 0) -> list[float]:
 
     Raises ConfigError when scikit-learn is not installed.
     """
-    try:
+    with needs_extra("eval", "guessing tasks"):
         from sklearn.feature_extraction.text import TfidfVectorizer
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "guessing tasks needs the package scikit-learn; pip install 'text-to-lora[eval]'"
-        ) from None
     known: list[tuple[int, str]] = []
     asked: list[tuple[int, str]] = []
     for place, task in enumerate(tasks):

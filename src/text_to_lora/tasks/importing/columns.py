@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any, Final
 
-from text_to_lora.errors import ConfigError, TaskDataError, list_some, shorten
-from text_to_lora.tasks.importing.tables import Cells
+from text_to_lora.errors import ConfigError, shorten
+from text_to_lora.tasks.importing.tables import Cells, check_column
 from text_to_lora.tasks.task import distinct_texts
 
 _MISSING: Final = object()
@@ -63,18 +63,7 @@ class Columns:
         """
         for name in self.names:
             column = name if name in header else name.partition(".")[0]
-            if column not in header:
-                raise TaskDataError(
-                    f"no column {name!r}; there are {list_some(map(repr, header)) or 'none'}; name "
-                    "yours with --input and --output",
-                    path=path,
-                    line=line,
-                )
-            if header.count(column) > 1:
-                raise TaskDataError(
-                    f"column {column!r} is there {header.count(column)} times; rename all but one",
-                    path=path,
-                )
+            check_column(header, column, path, line)
 
     def read(self, cells: Cells) -> tuple[str, tuple[str, ...]]:
         """Give the input and the accepted answers of a row.

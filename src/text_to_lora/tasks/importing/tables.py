@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.errors import ConfigError, TaskDataError, list_some
 from text_to_lora.files import JsonError, read_bytes, read_json_lines, read_task_json
 from text_to_lora.tasks.parquet import read_parquet
 
@@ -52,6 +52,29 @@ def read_table(
     if form == ".parquet":
         return _parquet_rows(file, check_header)
     return _json_rows(file, check_header)
+
+
+def check_column(
+    header: Sequence[str],
+    column: str,
+    path: Any,
+    line: int | None = None,
+    remedy: str = "name yours with --input-column and --output-column",
+) -> None:
+    """Check that a header, or the keys of one row, have a column once.
+
+    Raises TaskDataError that names the columns that there are.
+    """
+    if column not in header:
+        known = list_some(map(repr, header)) or "none"
+        raise TaskDataError(
+            f"no column {column!r}; there are {known}; {remedy}", path=path, line=line
+        )
+    if header.count(column) > 1:
+        raise TaskDataError(
+            f"column {column!r} is there {header.count(column)} times; rename all but one",
+            path=path,
+        )
 
 
 def _separated_rows(
@@ -137,14 +160,14 @@ def _parquet_rows(file: Path, check_header: CheckHeader) -> Iterator[tuple[int, 
         check_header([*header, *(column for column in exchange if column not in header)], None)
         names.extend(header)
 
-    for line, values in enumerate(read_parquet(file, None, check), 1):
+    for line, values in enumerate(read_parquet(file, check), 1):
         yield line, with_first_exchange(dict(zip(names, values, strict=True)))
 
 
 def with_first_exchange(cells: Cells) -> Cells:
     """Give a conversation the columns `instruction`, `input` and `output`; leave other rows alone."""
     name = next((name for name in _TURNS if isinstance(cells.get(name), list)), None)
-    if name is None or "output" in cells:
+    if name is None or {"output", "outputs"} & cells.keys():
         return cells
     texts: dict[str, Any] = {}
     for turn in cells[name]:

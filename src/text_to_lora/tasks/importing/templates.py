@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from text_to_lora.errors import ConfigError, TaskDataError
+from text_to_lora.errors import TaskDataError, needs_extra
 from text_to_lora.files import JsonError, read_bytes
 from text_to_lora.tasks.importing.columns import LeftOut
 from text_to_lora.tasks.importing.tables import Cells
@@ -92,13 +92,9 @@ def read_templates(path: Path | str) -> list[Template]:
 
 
 def _make(entry: Any, file: Path) -> Template:
-    try:
+    with needs_extra("train", "reading templates"):
         from jinja2 import StrictUndefined, TemplateError
         from jinja2.sandbox import SandboxedEnvironment
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "templates need the package jinja2; pip install 'text-to-lora[train]'"
-        ) from None
     text, name = (
         entry.get(key) if isinstance(entry, Mapping) else None for key in ("jinja", "name")
     )
