@@ -94,5 +94,7 @@ def _mask(
     lengths: tuple[int, ...], rank: int, scaling: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """See `_Part.mask`."""
-    blocks = [torch.full((length, rank), scaling, dtype=dtype, device=device) for length in lengths]
-    return torch.block_diag(*blocks)
+    spans = torch.arange(len(lengths))
+    of_token = spans.repeat_interleave(torch.tensor(lengths))
+    of_rank = spans.repeat_interleave(rank)
+    return (scaling * (of_token[:, None] == of_rank)).to(device, dtype)
