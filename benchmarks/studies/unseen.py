@@ -4,7 +4,7 @@
 
 The unseen tasks are scored once, when the hypernetwork and what it is compared with are final. Writes
 `suite/` and `obedience/` into the folder of results, once every condition of the suite is there. A
-repeated command goes on where it was interrupted, and processes with unlike conditions may share WORK.
+repeated command goes on where it was interrupted, and one with other conditions adds them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from text_to_lora_embedded import HYPERNET, MULTITASK, ROOT
+from text_to_lora_embedded import HYPERNET, MULTITASK, MULTITASK_IN_PROMPT, ROOT
 
 from text_to_lora import TextToLora, load_adapter, load_base
 from text_to_lora.inference.answers import SMALL_EFFECT, answer, effect
@@ -86,10 +86,10 @@ def test_its_adapters_fit_and_move_the_base(base: Any) -> None:
 
 
 @needs_base
-@pytest.mark.skipif(not MULTITASK.is_dir(), reason="the package ships no multi-task adapter yet")
-def test_the_multi_task_adapter_fits(base: Any) -> None:
+@pytest.mark.parametrize("folder", [MULTITASK, MULTITASK_IN_PROMPT], ids=lambda path: path.name)
+def test_the_multi_task_adapters_fit(folder: Path, base: Any) -> None:
     model, _ = base
-    assert load_adapter(MULTITASK, base_config=model.config).num_adapters == 1
+    assert load_adapter(folder, base_config=model.config).num_adapters == 1
 
 
 def test_the_model_card_and_the_notice_name_the_base_and_its_licence() -> None:

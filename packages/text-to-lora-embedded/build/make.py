@@ -5,6 +5,7 @@
 PART is one of:
 
     hypernet             the hypernetwork, one round of training: --round 1, 2 or 3
+    average              the mean of the weights after rounds 2 and 3, which is what ships
     multitask            one adapter on the same rows and steps, without descriptions
     multitask-in-prompt  the same with the description in its prompt
     library              an adapter for each of 64 training tasks
@@ -28,6 +29,7 @@ from pathlib import Path
 import torch
 
 from text_to_lora import load_adapter, load_hypernet, save_adapter, save_hypernet
+from text_to_lora.hypernet.checkpoint import Loaded
 from text_to_lora.models.base import load_base_config
 
 PACKAGE = Path(__file__).parents[1] / "src" / "text_to_lora_embedded"
@@ -56,7 +58,20 @@ def make_hypernet(options: argparse.Namespace) -> None:
             f"data.family_seed={16 + number}",
         ]
     t2l("train", "sft", "embedded", "-o", str(folder), settings=[*settings, *options.set])
-    trained = load_hypernet(folder / "last")
+    put_into_package(load_hypernet(folder / "last"))
+
+
+def make_average(options: argparse.Namespace) -> None:
+    """Put the mean of the weights after rounds 2 and 3 into the package; see docs/log.md."""
+    two, three = (load_hypernet(options.runs / f"hypernet-{n}" / "last") for n in (2, 3))
+    weights = two.hypernet.state_dict()
+    mean = {key: (weights[key] + value) / 2 for key, value in three.hypernet.state_dict().items()}
+    three.hypernet.load_state_dict(mean)
+    put_into_package(three)
+
+
+def put_into_package(trained: Loaded) -> None:
+    """Save a hypernetwork as the embedded one, in bfloat16."""
     save_hypernet(
         PACKAGE / "hypernet",
         trained.hypernet,
@@ -108,6 +123,7 @@ def _train_adapters(options: argparse.Namespace, name: str, settings: list[str])
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "hypernet": make_hypernet,
+    "average": make_average,
     "multitask": make_multitask,
     "multitask-in-prompt": make_multitask_in_prompt,
     "library": make_library,
