@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.lib import RESULTS, command, machine
+from benchmarks.lib import RESULTS, machine
 from text_to_lora import TextToLora, load_adapter
 from text_to_lora.evaluation.conditions import Sources, plan_conditions
 from text_to_lora.evaluation.obedience import evaluate_obedience
@@ -100,7 +100,8 @@ def main() -> None:
     t2l = TextToLora.from_pretrained("embedded")
     facts = {
         "machine": machine(),
-        "command": command(),
+        # Without --conditions, since a result joins the conditions of all calls.
+        "command": f"python -m benchmarks.studies.unseen --data DIR --work WORK --rows {options.rows}",
         "date": datetime.now(UTC).date().isoformat(),
         "hypernet": t2l.fingerprint,
     }

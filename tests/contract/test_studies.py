@@ -190,12 +190,16 @@ def test_the_page_shows_suite_obedience_and_alignment(cells: tuple[Path, list[An
         "suite": {
             "tasks": {"a": {}, "b": {}},
             "settings": {"rows_per_task": 7},
-            "conditions": {"matched": {"tasks": 2, "nll": interval, "score": None}},
+            "conditions": {
+                "matched": {"tasks": 2, "nll": interval, "score": None, "in_labels": None}
+            },
             "differences": {"matched - base": {"nll": interval | paired}},
         },
-        "obedience": {
-            "tasks": {"Shout.": {}},
-            "conditions": {"base": {"score": {"mean": 0.05}}, "matched": {"score": {"mean": 0.4}}},
+        "suite_facts": {"date": "today", "machine": {"cores": 2, "cpu": "x"}, "command": "y"},
+        "obedience": {"tasks": {"Shout.": {}}, "conditions": {"matched": {"score": interval}}},
+        "obedience_new_words": {
+            "tasks": {"a": {}, "b": {}},
+            "conditions": {"matched": {"score": interval}},
         },
         "alignment": {
             "tasks": {
@@ -211,9 +215,10 @@ def test_the_page_shows_suite_obedience_and_alignment(cells: tuple[Path, list[An
         },
     }
     text = render(results)["results.md"]
-    assert "| matched | 2 | -0.500 [-0.750, -0.250] |  |" in text
+    assert "| matched | 2 | -0.500 [-0.750, -0.250] |  |  |" in text
     assert "| matched - base | **-0.500 [-0.750, -0.250]** | 7/9 |  |  |" in text
-    assert "obey 1 everyday instructions" in text and "base 5.0%, matched 40.0%." in text
+    assert "1 everyday instructions" in text and "2 with words" in text
+    assert "| matched | -0.500 [-0.750, -0.250] | -0.500 [-0.750, -0.250] |" in text
     assert "| junk |  | -0.500 [-0.750, -0.250] |" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from text_to_lora.inference.packing import _attention, takes_packed_rows
+from text_to_lora.inference.packing import Segment, _attention, packed, takes_packed_rows
 from text_to_lora.inference.rows import Rows, answer_logits
 from text_to_lora.lora import LoraSpec, LoraWeights
 from tiny_lora import make_model, make_weights
@@ -184,3 +185,13 @@ def test_other_rounding_of_a_row_alone_counts_by_dtype(
 
     monkeypatch.setattr(base, "forward", forward)
     assert takes_packed_rows(base, 4) is packed
+
+
+def test_a_thread_does_not_see_the_rows_of_another() -> None:
+    seen = []
+    with packed(make_base("llama"), [Segment(0, (3,))]):
+        thread = Thread(target=lambda: seen.append(_attention.segments))
+        thread.start()
+        thread.join()
+        assert _attention.segments == (Segment(0, (3,)),)
+    assert seen == [()]

@@ -9,6 +9,7 @@ an AMD EPYC, torch 2.13, 2026-11-30).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,8 +64,8 @@ _fits: WeakKeyDictionary[nn.Module, _Fit] = WeakKeyDictionary()
 
 
 @final
-class _RowAttention:
-    """The attention function that is registered with transformers.
+class _RowAttention(threading.local):
+    """The attention function that is registered with transformers; each thread has its own numbers.
 
     segments: the rows of the running sequence
     calls: how often it ran; window: the shortest sliding window that it was called with, in tokens

@@ -33,13 +33,16 @@ class AddBySpans(torch.autograd.Function):
         """See the class."""
         flat, flat_y = x.reshape(-1, x.shape[-1]), y.view(-1, y.shape[-1])
         lows = []
-        for part in _parts(spans, a, b, scaling):
+        # Zero times infinity is not zero, so adapters that are not finite stay apart from others.
+        finite = bool(a.isfinite().all() and b.isfinite().all())
+        size = max(1, _RANKS_A_PRODUCT // a.shape[-1]) if finite else 1
+        for part in _parts(spans, a, b, scaling, size):
             low = torch.mm(flat[part.tokens], part.a.t()).mul_(part.mask)
             flat_y[part.tokens].addmm_(low, part.b)
             lows.append(low)
         ctx.mark_dirty(y)
         ctx.save_for_backward(x, a, b, *lows)
-        ctx.scaling, ctx.spans = scaling, spans
+        ctx.scaling, ctx.spans, ctx.size = scaling, spans, size
         return y
 
     @staticmethod
@@ -50,7 +53,7 @@ class AddBySpans(torch.autograd.Function):
         flat, flat_dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
         dx = torch.empty_like(flat) if ctx.needs_input_grad[1] else None
         da, db = a.new_empty(a.mT.shape), b.new_empty(b.shape)
-        parts = _parts(ctx.spans, a, b, ctx.scaling)
+        parts = _parts(ctx.spans, a, b, ctx.scaling, ctx.size)
         for part, low in zip(parts, lows, strict=True):
             dy_part = flat_dy[part.tokens]
             dlow = torch.mm(dy_part, part.b.t()).mul_(part.mask)
@@ -76,10 +79,11 @@ class _Part(NamedTuple):
     mask: Tensor
 
 
-def _parts(spans: Sequence[int], a: Tensor, b: Tensor, scaling: float) -> Iterator[_Part]:
-    """Cut a sequence into parts of a few spans."""
+def _parts(
+    spans: Sequence[int], a: Tensor, b: Tensor, scaling: float, size: int
+) -> Iterator[_Part]:
+    """Cut a sequence into parts of `size` spans."""
     rank, token = a.shape[-1], 0
-    size = max(1, _RANKS_A_PRODUCT // rank)
     for start in range(0, len(spans), size):
         lengths = tuple(spans[start : start + size])
         place = slice(start, start + len(lengths))
