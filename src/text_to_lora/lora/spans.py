@@ -93,7 +93,7 @@ def _parts(
         yield _Part(place, tokens, a.mT[place].flatten(0, 1), b[place].flatten(0, 1), mask)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # one step has a few, which all modules share
 def _mask(
     lengths: tuple[int, ...], rank: int, scaling: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
