@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from text_to_lora.files import read_json, write_json
 
 
 def repeat_rotary_base(folder: Path) -> None:
@@ -15,7 +16,7 @@ def repeat_rotary_base(folder: Path) -> None:
     kinds of layers have parameters of their own, the base of full attention is repeated.
     """
     file = folder / "config.json"
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(file)
     for part in (content, content.get("text_config") or {}):
         parameters = part.get("rope_parameters") or {}
         rope = parameters.get("full_attention", parameters)
@@ -23,5 +24,4 @@ def repeat_rotary_base(folder: Path) -> None:
             part.setdefault("rope_theta", rope["rope_theta"])
         if parameters.get("rope_type", "default") != "default":
             part.setdefault("rope_scaling", parameters)
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    file.write_text(f"{text}\n", encoding="utf-8")
+    write_json(file, content)
