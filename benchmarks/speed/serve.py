@@ -2,11 +2,12 @@
 
     python -m benchmarks.speed.serve --clients 1 8 32 --out benchmarks/results/serving/speed.json
 
-The server runs in this process with one thread for the model and is asked over HTTP, by streams. The
-other side is PEFT with all adapters loaded: set_adapter, then generate, one request after another, each
-of which waits for those before it. Both give the same answers. Every sentence is asked twice, with two
-inputs: the second prompt begins as the first, which the server has read. Since other programs may run beside,
-throughput is given for the clock's seconds and for the seconds of this process's own processor time.
+The server runs in this process with one thread for the model and is asked over HTTP, by streams. Every
+client has a sentence of its own and asks one input after another, each as soon as the answer before it is
+there. The other side is PEFT with all adapters loaded: set_adapter, then generate, one request after
+another, in rounds of one input for every sentence; a request waits for those of its round before it. Since
+other programs may run beside, throughput is given for the clock's seconds and for the seconds of this
+process's own processor time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import tempfile
 import threading
 import time
 from datetime import UTC, datetime
-from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,10 +40,14 @@ from text_to_lora.tasks.prompts import PromptFormat
 
 WORDS = ("colour", "town", "animal", "number", "month", "fruit", "river", "tool")
 MANNERS = ("in capitals", "in one word", "in French", "as a question")
-INPUTS = {
-    "first": "The soup is cold today, so we went to the market in town.",
-    "again": "My train was late, so I walked home along the old river.",
-}
+INPUTS = (
+    "The soup is cold today, so we went to the market in town.",
+    "My train was late, so I walked home along the old river.",
+    "Two dogs ran over the bridge before the rain began.",
+    "She paid nine euros for the blue lamp in the window.",
+    "Our neighbours moved to the coast in the spring.",
+    "The library closes at six, but the side door stays open.",
+)
 
 
 def sentences(count: int) -> list[str]:
@@ -61,12 +65,16 @@ class Timer:
         return time.perf_counter() - self.wall, time.process_time() - self.cpu
 
 
-async def ask_together(
-    url: str, texts: list[str], question: str, tokens: int
-) -> list[tuple[float, str]]:
-    """Seconds to the first text, and the answer, for every sentence, all asked at once."""
+Answer = tuple[float, str]
+"""Seconds to the first text, and the text."""
 
-    async def ask(client: httpx.AsyncClient, text: str) -> tuple[float, str]:
+
+async def ask_together(
+    url: str, texts: list[str], inputs: tuple[str, ...], tokens: int
+) -> list[list[Answer]]:
+    """Answers to every input for every sentence, from as many clients at once as sentences."""
+
+    async def ask(client: httpx.AsyncClient, text: str, question: str) -> Answer:
         body = {
             "model": f"t2l:{text}",
             "messages": [{"role": "user", "content": question}],
@@ -82,7 +90,11 @@ async def ask_together(
         return first, "".join(parts)
 
     async with httpx.AsyncClient(timeout=600) as client:
-        return await asyncio.gather(*(ask(client, text) for text in texts))
+
+        async def ask_all(text: str) -> list[Answer]:
+            return [await ask(client, text, question) for question in inputs]
+
+        return await asyncio.gather(*map(ask_all, texts))
 
 
 class FirstToken:
@@ -106,39 +118,41 @@ def ask_in_turn(
     names: dict[str, str],
     t2l: TextToLora,
     texts: list[str],
-    question: str,
+    inputs: tuple[str, ...],
     tokens: int,
-) -> list[tuple[float, str]]:
+) -> list[list[Answer]]:
     """The same by PEFT, one request after another."""
     model, tokenizer = t2l.base
     frame = PromptFormat.for_tokenizer(tokenizer)
-    ids = torch.tensor([frame.encode(tokenizer, question).prompt_ids])
     stops = find_stop_tokens(model, tokenizer, frame)
-    started, answers = time.perf_counter(), []
-    for text in texts:
-        peft_model.set_adapter(names[text])
-        streamer = FirstToken()
-        with torch.inference_mode():
-            output = peft_model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=tokens,
-                do_sample=False,
-                eos_token_id=stops,
-                pad_token_id=stops[0],
-                streamer=streamer,
-            )
-        new = output[0, ids.shape[1] :].tolist()
-        answers.append((streamer.at - started, frame.read_answer(tokenizer, new)))
+    answers: list[list[Answer]] = [[] for _ in texts]
+    for question in inputs:
+        ids = torch.tensor([frame.encode(tokenizer, question).prompt_ids])
+        started = time.perf_counter()
+        for text, of_text in zip(texts, answers, strict=True):
+            peft_model.set_adapter(names[text])
+            streamer = FirstToken()
+            with torch.inference_mode():
+                output = peft_model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=tokens,
+                    do_sample=False,
+                    eos_token_id=stops,
+                    pad_token_id=stops[0],
+                    streamer=streamer,
+                )
+            new = output[0, ids.shape[1] :].tolist()
+            of_text.append((streamer.at - started, frame.read_answer(tokenizer, new)))
     return answers
 
 
-def summary(timer: Timer, answers: list[tuple[float, str]]) -> dict[str, float]:
+def summary(timer: Timer, answers: list[list[Answer]]) -> dict[str, float]:
     wall, cpu = timer.read()
-    firsts = [first for first, _ in answers]
+    firsts = [first for of_text in answers for first, _ in of_text]
     return {
-        "requests_per_s": round(len(answers) / wall, 3),
-        "requests_per_cpu_s": round(len(answers) / cpu, 3),
+        "requests_per_s": round(len(firsts) / wall, 3),
+        "requests_per_cpu_s": round(len(firsts) / cpu, 3),
         "first_token_s_median": round(median(firsts), 3),
         "first_token_s_last": round(max(firsts), 3),
     }
@@ -169,18 +183,22 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         time.sleep(0.01)
     cells = []
     try:
-        warm_up = "Hello"
+        warm_up = ("Hello",)
         asyncio.run(ask_together(url, texts[-1:], warm_up, 2))
         ask_in_turn(peft_model, names, other, texts[-1:], warm_up, 2)
-        for count, (asked, question) in product(options.clients, INPUTS.items()):
+        for count in options.clients:
             timer = Timer()
-            together = asyncio.run(ask_together(url, texts[:count], question, options.tokens))
+            together = asyncio.run(ask_together(url, texts[:count], INPUTS, options.tokens))
             ours = summary(timer, together)
             timer = Timer()
-            in_turn = ask_in_turn(peft_model, names, other, texts[:count], question, options.tokens)
+            in_turn = ask_in_turn(peft_model, names, other, texts[:count], INPUTS, options.tokens)
             theirs = summary(timer, in_turn)
-            equal = sum(a[1] == b[1] for a, b in zip(together, in_turn, strict=True))
-            cell = {"clients": count, "asked": asked, "equal_answers": equal}
+            cell: dict[str, Any] = {"clients": count, "requests": count * len(INPUTS)}
+            cell["equal_answers"] = sum(
+                a[1] == b[1]
+                for served, direct in zip(together, in_turn, strict=True)
+                for a, b in zip(served, direct, strict=True)
+            )
             cell |= {"served": ours, "in_turn": theirs}
             for name in ("requests_per_s", "requests_per_cpu_s"):
                 cell[f"ratio_of_{name}"] = round(ours[name] / theirs[name], 2)
