@@ -1,18 +1,23 @@
-"""What to tune when an adapter is refined on a few rows: the factors, the task's code, or both.
+"""What a few rows add to a sentence: arms that refine an adapter, each from its own start.
 
-Validation tasks are training tasks of the groups that the training sets aside. Of each, k rows with
-idx % 10 < 5 are drawn to refine on, and others with idx % 10 >= 5 are scored. Arms:
+With validation tasks, which are training tasks of the groups that the training sets aside, the study
+chooses what to tune and at which rate; with `--unseen` it reports the unseen tasks. Of each task k rows
+with idx % 10 < 5 are drawn to refine on, and others with idx % 10 >= 5 are tested. Arms:
 
-- factors: A and B of the generated adapter, with a pull towards it
+- sentence: A and B of the adapter that is generated from the definition, with a pull towards it
 - code: an offset of the latent code that the heads read, the hypernetwork frozen
-- both: the code for the first half of the steps, then the factors
-- usual: A and B from LoRA's usual start, the same training without the sentence
+- both: the code for the first half of the steps, then A and B
+- usual, multitask, nearest: A and B from LoRA's usual start, from the multi-task adapter, and from the
+  adapter of `--library` whose description is nearest to the definition
+- examples: nothing is trained; the rows stand in the base's prompt, as many as 1,024 tokens hold
+- oracle: nothing is trained; the task's own adapter of `--oracles`
 
 A cell is one arm with its rate and pull, one k, one draw and one group of tasks trained together. Its
-file holds kept-out and test figures after every judged step, so that rules of choosing the step can be
-compared without training again. A run that was interrupted makes the cells that are missing.
+file holds kept-out and test figures after 0, 1, 2, 4, 8, 16 steps and so on, and after the last. A run
+that was interrupted makes the cells that are missing.
 
-    python -m benchmarks.studies.refine --model MODEL --data DIR --out OUT
+    python -m benchmarks.studies.refine --data DIR --out OUT
+    python -m benchmarks.studies.refine --data DIR --out OUT --unseen --library LIBRARY --oracles ORACLES
     python -m benchmarks.studies.refine --out OUT --show
 """
 
@@ -22,8 +27,8 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -32,32 +37,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.lib import RESULTS, make_cell
+from benchmarks.lib import RESULTS, make_cell, memory_bytes
+from text_to_lora import load_adapter
+from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import Hypernetwork, load_hypernet
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.hypernet.tokens import TokenStates
+from text_to_lora.library.library import load_library
 from text_to_lora.lora import LoraWeights
-from text_to_lora.models.find import find_hypernet
+from text_to_lora.models.find import embedded_folder, find_hypernet
 from text_to_lora.tasks.folder import load_data_dir
+from text_to_lora.tasks.prompts import PromptFormat
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.joint import Job, JointTrainer
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.refine_folds import is_due, make_folds, make_job
+from text_to_lora.training.refine_folds import make_folds, make_job
 from text_to_lora.training.refine_settings import RefineSettings, RefineTask
 from text_to_lora.training.split import split_by_group
 from text_to_lora.training.step_adapters import StackedAdapters, StepAdapters
 
-RATES = {
-    "factors": (2e-4, 5e-4, 1e-3),
-    "usual": (2e-4, 5e-4, 1e-3),
-    "code": (1e-2, 3e-2),
-    "both": (1e-2, 3e-2),  # of the code; the factors then train at FACTOR_RATE
+UNTRAINED = ("examples", "oracle")
+SETTINGS: dict[str, tuple[tuple[float, float], ...]] = {
+    "sentence": ((1e-3, 1.0), (5e-4, 1.0), (2e-3, 1.0), (1e-3, 10.0)),
+    "usual": ((1e-3, 0.0), (2e-3, 0.0), (5e-4, 0.0)),
+    "code": ((1e-2, 0.0), (3e-2, 0.0)),
+    "both": ((1e-2, 1.0),),  # of the code; the factors then train at FACTOR_RATE
 }
-FACTOR_RATE = 5e-4
-PULLS = {"factors": (0.0, 1.0, 10.0), "usual": (0.0,), "code": (0.0,), "both": (1.0,)}
+"""Rates and pulls that are compared on validation tasks."""
+FACTOR_RATE = 1e-3
+CHOSEN = (1e-3, 1.0)
+"""Rate and pull on unseen tasks; see docs/log.md."""
 PROMPT_TOKENS, ANSWER_TOKENS = 256, 64
+PROMPT_TOKENS_OF_EXAMPLES = 1024
 
 Pair = tuple[str, str]
 
@@ -97,14 +110,12 @@ class Cell:
     @property
     def name(self) -> str:
         """Of the file."""
-        return (
-            f"{self.arm}-rate{self.rate:g}-pull{self.pull:g}-k{self.k}-draw{self.draw}"
-            f"-group{self.group}"
-        )
+        setting = "" if self.arm in UNTRAINED else f"-rate{self.rate:g}-pull{self.pull:g}"
+        return f"{self.arm}{setting}-k{self.k}-draw{self.draw}-group{self.group}"
 
 
 class Study:
-    """The loaded models and the validation tasks."""
+    """The loaded models and the tasks."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         torch.set_num_threads(options.threads)
@@ -114,16 +125,11 @@ class Study:
         self.t2l = TextToLora(loaded, name=options.model)
         if options.base:
             self.t2l.attach_base(*self.t2l.load_base(options.base))
-        tasks = split_by_group(load_data_dir(options.data, options.split), options.one_in)[1]
-        enough = [t for t in tasks if len(t.support()) >= max(options.k) and t.scored()]
+        tasks = load_data_dir(options.data, "dev_heldout" if options.unseen else "train")
+        if not options.unseen:
+            tasks = split_by_group(tasks, options.one_in)[1]
+        enough = [t for t in tasks if len(t.support()) >= min(options.k) and t.scored()]
         self.tasks = sorted(enough, key=lambda task: task.name)[: options.tasks]
-        base, tokenizer = self.t2l.base
-        self.encoder = RowEncoder(
-            tokenizer,
-            max_prompt_tokens=PROMPT_TOKENS,
-            max_answer_tokens=ANSWER_TOKENS,
-        )
-        self.base = base
 
     def cells(self) -> list[Cell]:
         """All cells, so ordered that a part of them holds every arm."""
@@ -131,13 +137,13 @@ class Study:
         groups = range(-(-len(self.tasks) // options.together))
         return [
             Cell(arm, rate, pull, k, draw, group)
-            for draw, k, group in product(range(options.draws), options.k, groups)
-            for arm in options.arms
-            for rate, pull in product(RATES[arm], PULLS[arm])
+            for draw, k, arm in product(range(options.draws), options.k, options.arms)
+            for rate, pull in ([CHOSEN] if options.unseen or arm in UNTRAINED else SETTINGS[arm])
+            for group in groups
         ]
 
     def run(self, cell: Cell) -> dict[str, Any]:
-        """Train a cell and judge it; gives [step, kept-out loss, score, test loss, score] by task."""
+        """Train a cell and test it; gives [step, kept-out loss, score, test loss, score] by task."""
         first = cell.group * self.options.together
         tasks = self.tasks[first : first + self.options.together]
         settings = RefineSettings.make(lr=cell.rate, pull=cell.pull, seed=cell.draw)
@@ -145,22 +151,34 @@ class Study:
         tests = [
             _draw(task.scored(), self.options.test_rows, f"test/{task.name}") for task in tasks
         ]
-        adapters = self._adapters(cell.arm, tasks, owners)
-        trainer = self._trainer(adapters, jobs, settings)
+        trainer = self._trainer(self._adapters(cell.arm, tasks, owners), jobs, settings)
         curves: list[list[list[float]]] = [[] for _ in tasks]
-        offset, middle = 0, self.options.steps // 2
-        for step in range(self.options.steps + 1):
-            if step and cell.arm == "both" and step == middle + 1:
+        if cell.arm == "examples":
+            tests = [
+                self._with_examples(task, cell, test)
+                for task, test in zip(tasks, tests, strict=True)
+            ]
+            trainer = self._trainer(
+                trainer.adapters, jobs, settings, max_prompt=PROMPT_TOKENS_OF_EXAMPLES
+            )
+            self._judge(trainer, jobs, folds, tests, curves, 0, adapted=False)
+        steps = 0 if cell.arm in UNTRAINED else self.options.steps
+        if cell.arm != "examples":
+            self._judge(trainer, jobs, folds, tests, curves, 0)
+        middle = steps // 2
+        for step in range(1, steps + 1):
+            if cell.arm == "both" and step == middle + 1:
                 factors = StackedAdapters.from_weights(trainer.weights())
                 later = settings.model_copy(update={"lr": FACTOR_RATE})
                 trainer = self._trainer(factors, [_after(job, middle) for job in jobs], later)
-                offset = middle
-            if step:
-                trainer.step(range(len(jobs)))
-            assert trainer.steps[0] + offset == step
-            if step == 0 or is_due(step):
+            trainer.step(range(len(jobs)))
+            if step == steps or step & (step - 1) == 0:
                 self._judge(trainer, jobs, folds, tests, curves, step)
-        return {"tasks": {task.name: curve for task, curve in zip(tasks, curves, strict=True)}}
+        return {
+            "tasks": {task.name: curve for task, curve in zip(tasks, curves, strict=True)},
+            "groups": {task.name: group_of(task) for task in tasks},
+            "peak_memory_gib": round(memory_bytes("VmHWM") / 2**30, 2),
+        }
 
     def _jobs(
         self, tasks: Sequence[Task], cell: Cell, settings: RefineSettings
@@ -173,7 +191,7 @@ class Study:
         owners: list[int] = []
         folds: list[list[int]] = []
         for place, task in enumerate(tasks):
-            rows = _draw(task.support(), cell.k, f"{cell.draw}/{task.name}")
+            rows = self._rows(task, cell)
             of_task = make_folds(RefineTask(task.name, task.definition, rows), settings, 10**4)
             of_task = [_with_steps(job, self.options.steps) for job in of_task]
             if len(of_task) > 1:
@@ -183,12 +201,41 @@ class Study:
             jobs += of_task
         return jobs, owners, folds
 
+    def _rows(self, task: Task, cell: Cell) -> tuple[Pair, ...]:
+        return _draw(task.support(), cell.k, f"{cell.draw}/{task.name}")
+
     def _adapters(self, arm: str, tasks: Sequence[Task], owners: Sequence[int]) -> StepAdapters:
         texts = [task.definition for task in tasks]
-        if arm == "usual":
-            return StackedAdapters(self.t2l.spec, len(owners), torch.Generator().manual_seed(0))
-        if arm == "factors":
-            return StackedAdapters.from_weights(self.t2l.generate(texts).weights.select(owners))
+        spec, base = self.t2l.spec, self.t2l.base[0]
+        if arm in ("usual", "examples"):
+            return StackedAdapters(spec, len(owners), torch.Generator().manual_seed(0))
+        if arm == "multitask":
+            start = load_adapter(embedded_folder("multitask"), base_config=base.config)
+            start = start.select([0] * len(tasks))
+        elif arm == "nearest":
+            start = self._nearest(texts)
+        elif arm == "oracle":
+            oracles = load_library(self.options.oracles, base_config=base.config)
+            places = {entry.task: place for place, entry in enumerate(oracles.entries)}
+            start = oracles.weights.select([places[task.name] for task in tasks])
+        elif arm == "sentence":
+            start = self.t2l.generate(texts).weights
+        else:
+            return self._codes(texts, owners)
+        return StackedAdapters.from_weights(start.to(dtype=torch.float32).select(owners))
+
+    def _nearest(self, texts: Sequence[str]) -> LoraWeights:
+        """The library's adapters whose descriptions are nearest to the texts by cosine."""
+        library = load_library(self.options.library, base_config=self.t2l.base[0].config)
+        described = [
+            (place, text)
+            for place, entry in enumerate(library.entries)
+            for text in entry.descriptions[:8]
+        ]
+        cosines = self.t2l.encode(texts) @ self.t2l.encode([text for _, text in described]).T
+        return library.weights.select([described[n][0] for n in cosines.argmax(1).tolist()])
+
+    def _codes(self, texts: Sequence[str], owners: Sequence[int]) -> CodeAdapters:
         hypernet, states = self.hypernet, None
         if hypernet.config.tokens is not None:
             states = TokenReader(*self.t2l.base, hypernet.spec, hypernet.config.tokens)(texts)
@@ -198,16 +245,41 @@ class Study:
         return CodeAdapters(hypernet, latent[torch.tensor(owners)], chosen)
 
     def _trainer(
-        self, adapters: StepAdapters, jobs: Sequence[Job], settings: RefineSettings
+        self,
+        adapters: StepAdapters,
+        jobs: Sequence[Job],
+        settings: RefineSettings,
+        max_prompt: int = PROMPT_TOKENS,
     ) -> JointTrainer:
+        base, tokenizer = self.t2l.base
         return JointTrainer(
-            SftModule(adapters, self.base),
+            SftModule(adapters, base),
             jobs,
-            self.encoder,
+            RowEncoder(tokenizer, max_prompt_tokens=max_prompt, max_answer_tokens=ANSWER_TOKENS),
             settings.optimizer(),
             tokens_per_pass=settings.tokens_per_pass,
             pull_to_start=True,
         )
+
+    def _with_examples(self, task: Task, cell: Cell, tests: Sequence[Pair]) -> list[Pair]:
+        """Test rows whose input begins with the rows of the cell as turns before it."""
+        tokenizer, form = self.t2l.base[1], self._format
+        assert form.shot is not None
+        room = PROMPT_TOKENS_OF_EXAMPLES - 64  # for the turn of the system and the marks around it
+        rows = []
+        for text, answer in tests:
+            shots = ""
+            for example, solution in self._rows(task, cell):
+                more = f"{shots}{example.strip()}{form.shot[0]}{solution.strip()}{form.shot[1]}"
+                if len(tokenizer(more + text).input_ids) > room:
+                    break
+                shots = more
+            rows.append((shots + text, answer))
+        return rows
+
+    @cached_property
+    def _format(self) -> PromptFormat:
+        return PromptFormat.for_tokenizer(self.t2l.base[1])
 
     def _judge(
         self,
@@ -217,10 +289,15 @@ class Study:
         tests: Sequence[Sequence[Pair]],
         curves: Sequence[list[list[float]]],
         step: int,
+        *,
+        adapted: bool = True,
     ) -> None:
         everywhere = range(len(jobs))
-        held_out = torch.stack(trainer.measure(everywhere, [job.selection for job in jobs]))
-        tested = torch.stack(trainer.measure([places[-1] for places in folds], tests))
+        selection = [job.selection for job in jobs]
+        held_out = torch.stack(trainer.measure(everywhere, selection, adapted=adapted))
+        tested = torch.stack(
+            trainer.measure([places[-1] for places in folds], tests, adapted=adapted)
+        )
         for place, places in enumerate(folds):
             figures = [*held_out[:, places].nanmean(1).tolist(), *tested[:, place].tolist()]
             curves[place].append([step, *(round(figure, 4) for figure in figures)])
@@ -276,13 +353,15 @@ def main() -> None:
     arguments.add_argument("--model", default="embedded", help="hypernetwork")
     arguments.add_argument("--base", help="base model; default: the one of the hypernetwork")
     arguments.add_argument("--data", type=Path, help="folder of task collections")
-    arguments.add_argument("--split", default="train", help="split of the validation tasks")
+    arguments.add_argument("--unseen", action="store_true", help="report the unseen tasks")
+    arguments.add_argument("--library", type=Path, help="library for the arm `nearest`")
+    arguments.add_argument("--oracles", type=Path, help="library for the arm `oracle`")
     arguments.add_argument("--one-in", type=int, default=16, help="as data.validation_one_in")
     arguments.add_argument("--tasks", type=int, help="tasks at most; default: all")
     arguments.add_argument("--together", type=int, default=8, help="tasks trained together")
-    arguments.add_argument("--arms", nargs="+", choices=RATES, default=list(RATES))
-    arguments.add_argument("--k", type=int, nargs="+", default=[4, 16, 64], help="rows a task")
-    arguments.add_argument("--steps", type=int, default=32, help="steps of every cell")
+    arguments.add_argument("--arms", nargs="+", default=list(SETTINGS), help="arms to make")
+    arguments.add_argument("--k", type=int, nargs="+", default=[16], help="rows a task")
+    arguments.add_argument("--steps", type=int, default=24, help="steps of every cell")
     arguments.add_argument("--draws", type=int, default=1, help="draws of rows")
     arguments.add_argument("--test-rows", type=int, default=20, help="rows scored a task")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -297,7 +376,7 @@ def main() -> None:
     study = Study(options)
     for cell in study.cells():
         identity = {
-            **vars(cell),
+            **asdict(cell),
             "hypernet": study.t2l.fingerprint,
             "steps": options.steps,
             "test_rows": options.test_rows,
