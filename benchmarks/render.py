@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.lib import RESULTS, ROOT
-from benchmarks.studies.ablations import summarise
+from benchmarks.studies import ablations, refine_report
 from text_to_lora.analysis.cost import size, span, tera
 from text_to_lora.evaluation.tables import number, show, show_paired
 from text_to_lora.files import read_json, write_text
@@ -43,7 +43,11 @@ def read_results(folder: Path) -> dict[str, Any]:
         paths = {name: folder / f"{file}.json" for name, file in names.items()}
         return {name: read_json(p) if p.is_file() else None for name, p in paths.items()}
 
-    results = read(files) | {"ablations": summarise(folder / "ablations")}
+    results = read(files) | {
+        "ablations": ablations.summarise(folder / "ablations"),
+        "refine": refine_report.summarise(folder / "refine"),
+        "refine_titles": refine_report.TITLES,
+    }
     speed.pop("cost")
     results["speed"] = {name: result for name, result in read(speed).items() if result}
     return results

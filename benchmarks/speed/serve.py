@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,14 +41,10 @@ from text_to_lora.tasks.prompts import PromptFormat
 
 WORDS = ("colour", "town", "animal", "number", "month", "fruit", "river", "tool")
 MANNERS = ("in capitals", "in one word", "in French", "as a question")
-INPUTS = (
-    "The soup is cold today, so we went to the market in town.",
-    "My train was late, so I walked home along the old river.",
-    "Two dogs ran over the bridge before the rain began.",
-    "She paid nine euros for the blue lamp in the window.",
-    "Our neighbours moved to the coast in the spring.",
-    "The library closes at six, but the side door stays open.",
-)
+SUBJECTS = ("The soup", "My train", "A grey dog", "Our neighbour")
+EVENTS = ("was late today", "went to the coast", "cost nine euros")
+PLACES = ("and nobody in town knew why", "before the rain began")
+INPUTS = tuple(f"{' '.join(parts)}." for parts in product(SUBJECTS, EVENTS, PLACES))
 
 
 def sentences(count: int) -> list[str]:
