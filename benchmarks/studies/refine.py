@@ -13,9 +13,8 @@ with idx % 10 < 5 are drawn to refine on, and others with idx % 10 >= 5 are test
 - oracle: nothing is trained; the task's own adapter of `--oracles`
 
 A cell is one arm with its rate and pull, one k, one draw and one group of tasks trained together. Its
-file holds kept-out and test figures after 0, 1, 2, 4, 8, 16 steps and so on, and after the last; and
-test figures after training anew on all rows, the kept-out ones too, for the steps with the lowest
-kept-out loss. A run that was interrupted makes the cells that are missing.
+file holds kept-out and test figures after 0, 1, 2, 4, 8, 16 steps and so on, and after the last. A run
+that was interrupted makes the cells that are missing.
 
     python -m benchmarks.studies.refine --data DIR --out OUT
     python -m benchmarks.studies.refine --data DIR --out OUT --unseen --library LIBRARY --oracles ORACLES
@@ -139,7 +138,9 @@ class Study:
         return [
             Cell(arm, rate, pull, k, draw, group)
             for draw, k, arm in product(range(options.draws), options.k, options.arms)
-            for rate, pull in ([options.setting] if options.setting else SETTINGS[arm])
+            for rate, pull in (
+                [options.setting] if options.setting else SETTINGS.get(arm, (CHOSEN,))
+            )
             for group in groups
         ]
 
@@ -177,35 +178,8 @@ class Study:
                 self._judge(trainer, jobs, folds, tests, curves, step)
         return {
             "tasks": {task.name: curve for task, curve in zip(tasks, curves, strict=True)},
-            "on_all_rows": self._train_on_all_rows(cell, tasks, tests, curves)
-            if steps and cell.arm != "both"
-            else {},
             "groups": {task.name: group_of(task) for task in tasks},
             "peak_memory_gib": round(memory_bytes("VmHWM") / 2**30, 2),
-        }
-
-    def _train_on_all_rows(
-        self,
-        cell: Cell,
-        tasks: Sequence[Task],
-        tests: Sequence[Sequence[Pair]],
-        curves: Sequence[list[list[float]]],
-    ) -> dict[str, list[float]]:
-        """Train anew on all rows for the steps with the lowest kept-out loss; gives test figures."""
-        settings = RefineSettings.make(lr=cell.rate, pull=cell.pull, seed=cell.draw)
-        steps = [int(min(curve, key=lambda mark: mark[1])[0]) for curve in curves]
-        jobs = [
-            make_job(task.name, self._rows(task, cell), settings, count)
-            for task, count in zip(tasks, steps, strict=True)
-        ]
-        everywhere = range(len(tasks))
-        trainer = self._trainer(self._adapters(cell.arm, tasks, everywhere), jobs, settings)
-        for step in range(max(steps)):
-            trainer.step([place for place in everywhere if step < steps[place]])
-        figures = torch.stack(trainer.measure(everywhere, tests)).T.tolist()
-        return {
-            task.name: [count, *(round(value, 4) for value in values)]
-            for task, count, values in zip(tasks, steps, figures, strict=True)
         }
 
     def _jobs(
@@ -351,17 +325,13 @@ def show(folder: Path) -> str:
     for file in sorted(folder.glob("*.json")):
         cell = json.loads(file.read_text())
         key = (cell["k"], cell["arm"], cell["rate"], cell["pull"])
-        on_all_rows = cell.get("on_all_rows", {})
-        for task, curve in cell["tasks"].items():
-            steps, *figures = on_all_rows.get(task, [curve[0][0], *curve[0][3:]])
-            groups[key].append([*curve, [steps, float("inf"), -1.0, *figures]])
+        groups[key] += list(cell["tasks"].values())
     rules: dict[str, Callable[..., Any]] = {
         "start": lambda curve: curve[0],
         "kept-out loss": lambda curve: min(curve, key=lambda mark: mark[1]),
         "kept-out score": lambda curve: min(curve, key=lambda mark: (-mark[2], mark[1])),
-        "then on all rows": lambda curve: curve[-1],
-        "last": lambda curve: curve[-2],
-        "best on test": lambda curve: min(curve[:-1], key=lambda mark: (-mark[4], mark[3])),
+        "last": lambda curve: curve[-1],
+        "best on test": lambda curve: min(curve, key=lambda mark: (-mark[4], mark[3])),
     }
     lines = [
         "| k | arm | rate | pull | tasks | " + " | ".join(rules) + " |",
