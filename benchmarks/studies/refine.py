@@ -67,7 +67,7 @@ SETTINGS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 """Rates and pulls that are compared on validation tasks."""
 FACTOR_RATE = 1e-3
-CHOSEN = (1e-3, 1.0)
+CHOSEN = (1e-3, 10.0)
 """Rate and pull on unseen tasks; see docs/log.md."""
 PROMPT_TOKENS, ANSWER_TOKENS = 256, 64
 PROMPT_TOKENS_OF_EXAMPLES = 1024
