@@ -80,9 +80,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def base() -> PreTrainedModel:
     torch.manual_seed(0)
-    config = make_config()
-    config.max_position_embeddings = 256
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(make_config()).eval()
 
 
 @pytest.fixture(scope="module")
