@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -468,20 +467,6 @@ def test_a_step_does_no_work_of_python_for_each_task(
     assert few == many and few[1] > 100
 
 
-def test_tasks_without_descriptions_are_named(
-    library: AdapterLibrary, settings: Settings, tmp_path: Path
-) -> None:
-    entries = [
-        replace(entry, descriptions=() if entry.task != "say-blue" else entry.descriptions)
-        for entry in library.entries
-    ]
-    mute = AdapterLibrary(library.weights, entries)
-    config = settings(conditioning={"kind": "text"})
-    message = r"3 of 4 tasks have no description: say-red, say-green, say-grey; add.*one-hot"
-    with pytest.raises(ConfigError, match=message):
-        reconstruct(mute, config, output_dir=tmp_path / "run")
-
-
 def test_one_adapter_is_learned_without_z_scores(
     library: AdapterLibrary, settings: Settings, tmp_path: Path
 ) -> None:
@@ -701,7 +686,12 @@ def test_the_command_trains_prints_the_folder_and_leaves_a_plot(
 @pytest.mark.parametrize(
     ("recipe", "changes", "message"),
     [
-        ("reconstruct-embedded", [], "1 of 2 tasks have no description: no; add descriptions"),
+        (
+            "reconstruct-embedded",
+            [],
+            "1 of 2 tasks have no description: no; add descriptions to the library, or set "
+            "conditioning.kind to one-hot",
+        ),
         ("reconstruct-onehot", ["hypernet.head=XL"], "hypernet.head is 'XL'"),
         ("reconstruct-onehot", ["data.library=nowhere"], "'nowhere' is not a folder; give the lib"),
         ("embedded", [], "recipe 'embedded' is for `t2l train sft`, not `t2l train reconstruct`"),

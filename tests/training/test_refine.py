@@ -271,12 +271,6 @@ def test_a_rate_that_breaks_the_numbers_is_named(refine: Refine) -> None:
         refine(task(), lr=1e25)
 
 
-def test_an_answer_beyond_the_limit_is_named(refine: Refine) -> None:
-    message = r"answer of colours has 8 tokens \('yellow'\); 6 are the limit; shorten the answer"
-    with pytest.raises(ConfigError, match=message):
-        refine(task(["red", "yellow"]), max_answer_tokens=6)
-
-
 def test_long_inputs_are_counted_in_a_warning(refine: Refine) -> None:
     long = RefineTask("t", "d", (*rows("red", 8), ("y" * 300, "red")))
     with pytest.warns(T2LWarning, match="1 of 9 inputs are longer than 240 tokens and lose their"):
@@ -292,9 +286,7 @@ def test_adapters_beyond_the_memory_are_refused(refine: Refine) -> None:
     ("limits", "message"),
     [
         ({"seconds": None}, "neither seconds nor steps are given"),
-        ({"seconds": 0.0}, "seconds is 0.0; a positive number is needed"),
         ({"seconds": float("nan")}, "seconds is nan; a positive number"),
-        ({"steps": 0}, "steps is 0; 1 or more are needed"),
     ],
 )
 def test_limits_that_cannot_be_are_refused(limits: dict[str, Any], message: str) -> None:
