@@ -212,6 +212,7 @@ def test_the_suite_reports_and_resumes_tasks_of_lm_eval(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     tasks: LmEvalTasks,
+    quick_reports: object,
     tmp_path: Path,
 ) -> None:
     sources = Sources(generate=lambda texts: adapters_of(base, texts))
