@@ -466,6 +466,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         edit(lambda t: t.update({f"{Q0}x.lora_A.weight": torch.zeros(4, 32)})),
         r"layers\.0\.self_attn\.q_projx",
     ),
+    "a target that the base does not have": (
+        lambda folder: change_config(folder, target_modules=["lm_head"]),
+        "which selects nothing in this llama base",
+    ),
     "configuration": (
         lambda folder: (folder / "adapter_config.json").write_text("{"),
         r"adapter_config\.json' is not JSON",
