@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from text_to_lora.errors import CheckpointError, ConfigError
 from text_to_lora.generate import TextToLora
 from text_to_lora.inspection import describe
 
@@ -41,15 +40,3 @@ def test_a_hypernetwork_is_described(hypernet_folder: Path, base_folder: Path) -
     assert facts["adapter_parameters"] == 2 * 4 * (32 + 32 + 32 + 16)
     assert facts["parameters"] <= sum(tensor.numel() for tensor in tensors.values())
     assert facts["training"] == {"steps": 3}
-
-
-def test_what_is_neither_is_refused_and_a_reference_checkpoint_is_sent_to_convert(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(ConfigError, match="holds neither adapter_config"):
-        describe(tmp_path)
-    with pytest.raises(ConfigError, match="is not a folder"):
-        describe(tmp_path / "nowhere")
-    (tmp_path / "hypermod.pt").touch()
-    with pytest.raises(CheckpointError, match="t2l convert"):
-        describe(tmp_path)

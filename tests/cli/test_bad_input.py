@@ -85,7 +85,8 @@ def nan(name: str) -> Damage:
     return edit(name, lambda tensors: tensors[min(tensors)].view(-1)[0].fill_(torch.nan))
 
 
-INCOMPLETE = edit(BASE, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+MISSING = ("model.layers.1.mlp.up_proj.weight", "model.norm.weight")
+INCOMPLETE = edit(BASE, lambda tensors: [tensors.pop(name) for name in MISSING])
 LINES = "generate --from-file tasks.txt -o out -m net"
 NO_UTF8 = "décide\n".encode("latin-1")
 
@@ -118,6 +119,7 @@ CASES: dict[str, tuple[Damage | None, str, str]] = {
     "adapter": (None, "merge nope -o out", "unknown adapter 'nope'"),
     "folder": (None, "inspect nowhere", "'nowhere' is not a folder"),
     "neither kind": (None, "inspect .", "holds neither adapter_config.json"),
+    "reference": (rename("net/config.json", "hypermod.pt"), "inspect net", "run t2l convert"),
     "models": (None, "models nowhere", "'nowhere' is not a folder"),
     "other base": (None, f"{RUN} --base wide", "adapter is for base"),
     "other base of merge": (None, "merge adapter -o out --base wide", "does not fit"),
@@ -131,7 +133,7 @@ CASES: dict[str, tuple[Damage | None, str, str]] = {
     "incomplete base": (
         INCOMPLETE,
         f"{RUN} --base base",
-        "lacks model.layers.1.mlp.up_proj.weight",
+        f"lacks {MISSING[0]} and 1 more of the kind; copy or download it again",
     ),
     "pickle as net": (pickle(NET), GENERATE, "is a pickle named safetensors, which can run code"),
     "pickle as adapter": (pickle(ADAPTER), MERGE, "is a pickle named safetensors, which can run"),
@@ -171,7 +173,11 @@ CASES: dict[str, tuple[Damage | None, str, str]] = {
         "min-similarity is 1.5; a cosine from -1 to 1 is needed",
     ),
     "device": (None, f"{GENERATE} --device teapot", "device 'teapot' is not there"),
-    "answer beyond the context": (None, f"{RUN} --max-new-tokens 9999", "reads 256 tokens"),
+    "answer beyond the context": (
+        None,
+        f"{RUN} --max-new-tokens 256",
+        "max_new_tokens is 256; this base reads 256 tokens",
+    ),
 }
 
 

@@ -38,21 +38,9 @@ def test_a_benchmark_is_scored_resumed_and_reported_anew(
 ) -> None:
     out = tmp_path / "results"
     command = (
-        "eval",
-        "benchmarks",
-        "even",
-        "--include-path",
-        folder,
-        "-m",
-        hypernet_folder,
-        "--rows",
-        2,
-        "--descriptions",
-        folder / "told.yml",
-        "--conditions",
-        "base,matched",
-        "-o",
-        out,
+        *("eval", "benchmarks", "even", "--include-path", folder, "-m", hypernet_folder),
+        *("--descriptions", folder / "told.yml", "--conditions", "base,matched"),
+        *("--rows", 2, "-o", out),
     )
     done = t2l(*command)
     assert done.code == 0, done.err
@@ -80,19 +68,8 @@ def test_what_cannot_be_scored_is_one_line(
     t2l: Any, hypernet_folder: Path, folder: Path, tmp_path: Path, options: Any, message: str
 ) -> None:
     descriptions = () if "--descriptions" in options else ("--descriptions", folder / "told.yml")
-    done = t2l(
-        "eval",
-        "benchmarks",
-        "even",
-        "--include-path",
-        folder,
-        "-o",
-        tmp_path / "results",
-        "-m",
-        hypernet_folder,
-        *descriptions,
-        *options,
-    )
+    command = ("eval", "benchmarks", "even", "--include-path", folder, "-m", hypernet_folder)
+    done = t2l(*command, "-o", tmp_path / "results", *descriptions, *options)
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert message in done.err
     assert not (tmp_path / "results").exists()

@@ -25,29 +25,9 @@ def config_folder(tmp_path: Path) -> Path:
 def test_costs_follow_from_config_json_alone(t2l: Any, config_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "cost.json"
     done = t2l(
-        "cost",
-        "--base",
-        config_folder,
-        "--library-size",
-        50,
-        "--rank",
-        4,
-        "--targets",
-        "q_proj",
-        "--prompt-tokens",
-        20,
-        "--answer-tokens",
-        3,
-        "--shots",
-        2,
-        "--questions",
-        7,
-        "--description-tokens",
-        5,
-        "--head",
-        "rank",
-        "--json",
-        file,
+        *("cost", "--base", config_folder, "--library-size", 50, "--rank", 4, "--head", "rank"),
+        *("--targets", "q_proj", "--prompt-tokens", 20, "--answer-tokens", 3, "--shots", 2),
+        *("--questions", 7, "--description-tokens", 5, "--json", file),
     )
     assert (done.code, done.err) == (0, "")
     facts = json.loads(file.read_text())

@@ -115,8 +115,9 @@ def test_a_process_that_ignores_ctrl_c_goes_on(t2l: Any) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("arguments", [["--version"], ["generate", "--help"]])
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"), [(["--version"], ""), (["generate", "--help"], "1")]
+)
 def test_a_full_standard_output_is_one_line(arguments: list[str], unbuffered: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = run_t2l(*arguments, stdout=full, PYTHONUNBUFFERED=unbuffered)

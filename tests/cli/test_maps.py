@@ -41,26 +41,15 @@ def test_a_map_is_a_picture_and_its_coordinates(
     t2l: Any, data: Path, hypernet_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "map"
-    done = t2l(
-        "map",
-        "--data",
-        data,
-        "-o",
-        out,
-        "-m",
-        hypernet_folder,
-        "--method",
-        "pca",
-        "--cache",
-        tmp_path / "cache",
-    )
+    options = ("--data", data, "-o", out, "-m", hypernet_folder)
+    done = t2l("map", *options, "--method", "pca", "--cache", tmp_path / "cache")
     assert done.code == 0, done.err
     assert (out / "map.png").read_bytes()[:4] == b"\x89PNG"
     result = json.loads((out / "map.json").read_text())
     assert len(result["coordinates"]["adapters"]["pca"]) == len(NAMES)
     assert done.out.splitlines()[0].endswith("map.png  9 descriptions")
     assert list((tmp_path / "cache").rglob("*.safetensors"))
-    few = t2l("map", "--data", data, "-o", out, "-m", hypernet_folder, "--split", "dev_heldout")
+    few = t2l("map", *options, "--split", "dev_heldout")
     assert (few.code, few.err.count("\n")) == (2, 1)
 
 
@@ -84,23 +73,9 @@ def test_harm_of_descriptions_and_of_folders_is_written(
     t2l("generate", "Shout", "-m", hypernet_folder, "-o", tmp_path / "shout")
     (tmp_path / "text.txt").write_text("The old dog sleeps by the door.\n")
     done = t2l(
-        "eval",
-        "harm",
-        "Say red",
-        "--adapter",
-        tmp_path / "shout",
-        "--data",
-        data,
-        "-o",
-        tmp_path / "harm",
-        "-m",
-        hypernet_folder,
-        "--rows",
-        1,
-        "--tasks",
-        3,
-        "--text",
-        tmp_path / "text.txt",
+        *("eval", "harm", "Say red", "--adapter", tmp_path / "shout", "-m", hypernet_folder),
+        *("--data", data, "--text", tmp_path / "text.txt", "--rows", 1, "--tasks", 3),
+        *("-o", tmp_path / "harm"),
     )
     assert done.code == 0, done.err
     result = json.loads((tmp_path / "harm" / "harm.json").read_text())

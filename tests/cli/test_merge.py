@@ -48,17 +48,8 @@ def test_the_dtype_is_that_of_the_base_unless_chosen(
     LlamaForCausalLM(make_config()).to(torch.bfloat16).save_pretrained(base)
     make_tokenizer().save_pretrained(base)
     for options, expected in (((), torch.bfloat16), (("--dtype", "float32"), torch.float32)):
-        done = t2l(
-            "merge",
-            adapter,
-            "-o",
-            tmp_path / "out",
-            "--base",
-            base,
-            "--overwrite",
-            "--json",
-            *options,
-        )
+        command = ("merge", adapter, "-o", tmp_path / "out", "--base", base, "--overwrite")
+        done = t2l(*command, "--json", *options)
         tensors = load_file(tmp_path / "out" / "model.safetensors")
         assert {tensor.dtype for tensor in tensors.values()} == {expected}
         assert json.loads(done.out)["dtype"] == str(expected).removeprefix("torch.")

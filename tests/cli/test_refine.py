@@ -125,7 +125,10 @@ def test_ctrl_c_says_where_the_work_is_and_the_command_goes_on(
             "keep_out is 1.5; it should be less than 1",
         ),
         ((TEXT, "--rows", "ROWS", "--pull", "-1"), "pull is -1.0; it should be greater than or"),
-        ((TEXT, "--rows", "ROWS", "--max-answer-tokens", "2"), "tokens ('red'); 2 are the limit"),
+        (
+            (TEXT, "--rows", "ROWS", "--max-answer-tokens", "2"),
+            "('red'); 2 are the limit; shorten the",
+        ),
         ((TEXT, "--rows", "ROWS", "--input-column", "x"), "no column 'x'; there are 'input',"),
     ],
 )

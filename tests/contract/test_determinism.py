@@ -17,10 +17,10 @@ def test_fresh_processes_write_the_same_bytes_under_any_hash_seed(
             [*command, "-o", tmp_path / seed, "-m", hypernet_folder],
             env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
         )
-        for seed in ("0", "1", "4242")
+        for seed in ("0", "4242")
     }
-    assert [process.wait() for process in runs.values()] == [0, 0, 0]
-    first, *others = (
+    assert [process.wait() for process in runs.values()] == [0, 0]
+    first, other = (
         {
             str(file.relative_to(tmp_path / seed)): file.read_bytes()
             for file in sorted((tmp_path / seed).rglob("*"))
@@ -29,5 +29,4 @@ def test_fresh_processes_write_the_same_bytes_under_any_hash_seed(
         for seed in runs
     )
     assert len(first) == 6  # two adapters of three files
-    for other in others:
-        assert other == first
+    assert other == first

@@ -120,6 +120,7 @@ def test_a_blend_is_the_same_combination_of_the_changes(data: st.DataObject) -> 
     coefficients = torch.tensor(data.draw(st.lists(shares, min_size=1, max_size=3)))
     blended = weights.blend(coefficients)
     assert blended.num_adapters == len(coefficients)
+    assert blended.spec.rank == weights.num_adapters * weights.spec.rank
     assert blended.spec.scaling == pytest.approx(weights.spec.scaling, rel=1e-12)
     for group in weights.spec.groups:
         expected = torch.einsum("nk,k...->n...", coefficients, weights.delta(group.key))

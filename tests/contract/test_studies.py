@@ -183,7 +183,7 @@ def test_the_page_says_what_the_cells_say(cells: tuple[Path, list[Any]]) -> None
     assert summarise(folder) is None
 
 
-def test_the_page_shows_suite_obedience_and_alignment(cells: tuple[Path, list[Any]]) -> None:
+def test_the_page_shows_suite_obedience_and_alignment() -> None:
     interval = {"mean": -0.5, "low": -0.75, "high": -0.25}
     paired = {"clear_of_zero": True, "tasks": 9, "tasks_better": 7}
     results = read_results(RESULTS) | {

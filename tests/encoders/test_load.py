@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +37,6 @@ def test_a_name_takes_settings_and_a_cache(tmp_path: Path) -> None:
     encoder = load_encoder("hash", settings=TextSettings(norm=1.0), cache_dir=tmp_path)
     assert isinstance(encoder, CachedEncoder) and encoder.config.norm == 1.0
     assert encoder.config.embedding_dim == 32
-
-
-def test_importing_the_package_imports_no_model_library(assert_light: Callable[..., None]) -> None:
-    assert_light("import text_to_lora.encoders", also=("transformers", "tokenizers"))
 
 
 def test_remote_code_is_off_in_every_source_file() -> None:

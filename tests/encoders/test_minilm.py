@@ -39,12 +39,6 @@ def test_embeddings_equal_sentence_transformers(encoder: MiniLMEncoder, texts: l
 
 
 @needs_weights
-def test_a_batch_equals_its_rows_alone(encoder: MiniLMEncoder, texts: list[str]) -> None:
-    alone = torch.cat([encoder.encode([text]) for text in texts])
-    torch.testing.assert_close(encoder.encode(texts), alone, atol=1e-6, rtol=0)
-
-
-@needs_weights
 def test_the_stored_config_loads_the_same_encoder(encoder: MiniLMEncoder) -> None:
     assert load_encoder(encoder.config).config == encoder.config
     assert load_encoder("minilm").config.norm == pytest.approx(384**0.5)

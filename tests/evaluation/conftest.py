@@ -19,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from text_to_lora.evaluation import plots, suite
+from text_to_lora.evaluation.report import build_report
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Metric, Task
@@ -79,6 +81,15 @@ def spec_of(base: PreTrainedModel) -> LoraSpec:
     bert = base.config.model_type == "bert"
     targets = ["attention.self.query"] if bert else ["q_proj", "v_proj"]
     return LoraSpec.from_config(base.config, targets=targets, rank=2)
+
+
+@pytest.fixture
+def quick_reports(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Let an evaluation write reports of few resamples, with plots of no picture; gives their maker."""
+    quick = partial(build_report, resamples=20)
+    monkeypatch.setattr(suite, "build_report", quick)
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: path.write_bytes(bytes(200)))
+    return quick
 
 
 @pytest.fixture

@@ -80,9 +80,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def base() -> PreTrainedModel:
     torch.manual_seed(0)
-    config = make_config()
-    config.max_position_embeddings = 256
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(make_config()).eval()
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +212,7 @@ def test_the_suite_reports_and_resumes_tasks_of_lm_eval(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     tasks: LmEvalTasks,
+    quick_reports: object,
     tmp_path: Path,
 ) -> None:
     sources = Sources(generate=lambda texts: adapters_of(base, texts))

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.obedience import evaluate_obedience, make_rule_tasks
-from text_to_lora.evaluation.report import build_report
 from text_to_lora.evaluation.rules import RULES, SENTENCES, WORD_RULES, Rule, find_rule
 from text_to_lora.evaluation.samples import read_samples, sample_path
 from text_to_lora.lora.weights import LoraWeights
@@ -34,6 +33,7 @@ def test_answers_are_scored_by_their_rule_and_reported_for_each_set(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     generate: Callable[[PreTrainedModel], Callable[[Sequence[str]], LoraWeights]],
+    quick_reports: Callable[..., dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -66,7 +66,7 @@ def test_answers_are_scored_by_their_rule_and_reported_for_each_set(
     lines: list[str] = []
     assert evaluate_obedience(**options, progress=lines.append) == reports
     assert sum("finished before" in line for line in lines) == 6
-    assert build_report(tmp_path / "few") == reports["few"]
+    assert quick_reports(tmp_path / "few") == reports["few"]
 
 
 def test_a_rule_that_there_is_not_is_named() -> None:

@@ -18,7 +18,7 @@ from made_up_samples import GROUPS, draw, draw_conditions, evaluation_of, make_s
 from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.evaluation.conditions import KINDS
 from text_to_lora.evaluation.plots import move_apart
-from text_to_lora.evaluation.report import build_report, make_report, read_report
+from text_to_lora.evaluation.report import build_report, make_report
 from text_to_lora.evaluation.samples import Sample, sample_path
 from text_to_lora.evaluation.tables import render_report
 from text_to_lora.files import write_json
@@ -255,29 +255,12 @@ def test_conditions_are_shown_on_the_tasks_that_all_have(
 
 
 def test_each_measure_covers_the_tasks_that_have_it() -> None:
+    labels: dict[str, Any] = {"metric": "classification", "outputs": ("yes",)}
+    right = labels | {"answer": "Yes.", "score": 1.0, "in_labels": True, "label_score": 0.0}
+    wrong = labels | {"answer": "maybe", "score": 0.0, "in_labels": False, "label_score": 1.0}
     rows = [
-        make_sample(
-            "labels",
-            5,
-            1.0,
-            metric="classification",
-            score=1.0,
-            in_labels=True,
-            label_score=0.0,
-            answer="Yes.",
-            outputs=("yes",),
-        ),
-        make_sample(
-            "labels",
-            6,
-            1.0,
-            metric="classification",
-            score=0.0,
-            in_labels=False,
-            label_score=1.0,
-            answer="maybe",
-            outputs=("yes",),
-        ),
+        make_sample("labels", 5, 1.0, **right),
+        make_sample("labels", 6, 1.0, **wrong),
         make_sample("words", 5, 1.0, metric="rougeL", score=0.5, answer="b", outputs=("a", "B")),
         make_sample("words", 6, 1.0, metric="rougeL", score=0.25, answer="c", outputs=("a", "b")),
         make_sample(
@@ -428,21 +411,3 @@ def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path) -> None:
     write_json(folder / "run.json", {"format": "other"})
     with pytest.raises(ConfigError, match=r"run\.json"):
         build_report(folder)
-
-
-@pytest.mark.parametrize(
-    ("payload", "message"),
-    [
-        (
-            {"format": "text-to-lora report", "version": 1},
-            "has version 1.*evaluate again",
-        ),
-        ({"format": "text-to-lora report", "version": 9}, "has version 9; this release reads 2"),
-        ({"format": "x"}, "has format 'x'; 'text-to-lora report' is expected"),
-    ],
-)
-def test_another_file_is_no_report(tmp_path: Path, payload: Any, message: str) -> None:
-    write_json(tmp_path / "report.json", payload)
-    for path in (tmp_path, tmp_path / "report.json"):
-        with pytest.raises(ConfigError, match=message):
-            read_report(path)

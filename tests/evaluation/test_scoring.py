@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from text_to_lora.errors import ConfigError, TaskDataError
 from text_to_lora.evaluation import scoring
-from text_to_lora.evaluation.scoring import Answer, Scorer, choose_rows, held_out
+from text_to_lora.evaluation.scoring import Answer, Scorer, choose_rows
 from text_to_lora.inference.generate import pad_left
 from text_to_lora.lora.apply import merge
 from text_to_lora.lora.weights import LoraWeights
@@ -241,18 +240,6 @@ def test_equal_rows_run_once(
     assert sizes[1:] == [2] and one == again != other
 
 
-def test_programs_are_scored_by_likelihood_alone(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    task = Task("t", "d", (), (Example("a b", ("c",), 5),), Metric("code_execution"))
-    other = Task("u", "d", (), (Example("a b", ("c",), 5),), Metric("rougeL"))
-    rows = [Row(task, task.examples[0]), Row(other, other.examples[0])]
-    program, text = Scorer(base, tokenizer, max_new_tokens=16).score(rows)
-    assert (program.text, program.score) == ("", None)
-    assert program.nll == pytest.approx(text.nll, rel=1e-4)
-    assert text.score is not None
-
-
 def test_wrong_budget_of_new_tokens_is_named(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -277,11 +264,6 @@ def test_all_rows_are_taken_without_a_cap(tasks: list[Task]) -> None:
     assert len(choose_rows(tasks[:1], rows_per_task=None, seed=0)) == 10
     rows = choose_rows(tasks[:1], rows_per_task=50, seed=0, examples=Task.validation)
     assert [row.example.idx for row in rows] == [9, 19]
-
-
-def test_training_tasks_are_scored_on_their_held_out_rows(tasks: list[Task]) -> None:
-    assert held_out(replace(tasks[0], split="train")) == tasks[0].validation()
-    assert held_out(tasks[0]) == tasks[0].scored()
 
 
 def test_task_without_rows_is_named() -> None:

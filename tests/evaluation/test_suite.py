@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from text_to_lora.encoders import load_encoder
 from text_to_lora.errors import ConfigError, SpecError, T2LWarning
-from text_to_lora.evaluation import plots, suite
+from text_to_lora.evaluation import suite
 from text_to_lora.evaluation.conditions import Condition, Setup, Sources, plan_conditions
 from text_to_lora.evaluation.conditions.given import Multitask
 from text_to_lora.evaluation.conditions.prompting import Base, InContext
 from text_to_lora.evaluation.conditions.routing import Arrow
-from text_to_lora.evaluation.report import build_report
 from text_to_lora.evaluation.samples import Sample, read_samples, sample_path
 from text_to_lora.evaluation.suite import evaluate_suite
 from text_to_lora.library.library import AdapterLibrary, LibraryEntry
@@ -69,12 +67,10 @@ def evaluate(
     tokenizer: PreTrainedTokenizerFast,
     tasks: list[Task],
     conditions_of: Callable[..., list[Condition]],
+    quick_reports: object,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> Evaluate:
-    """Evaluate the six tasks on the tiny base, into tmp_path / "out", with reports that take no time."""
-    monkeypatch.setattr(suite, "build_report", partial(build_report, resamples=20))
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: path.write_bytes(bytes(200)))
+    """Evaluate the six tasks on the tiny base, into tmp_path / "out"."""
 
     def run(kinds: Sequence[str] | None = None, **changes: Any) -> dict[str, Any]:
         options: dict[str, Any] = {

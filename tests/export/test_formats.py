@@ -96,13 +96,6 @@ def test_every_module_of_the_package_is_a_format() -> None:
     assert modules | {"peft"} == set(FORMATS)
 
 
-def test_an_unknown_format_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(
-        ConfigError, match="unknown format 'onnx'; choose from gguf, mlx, ollama, peft"
-    ):
-        find_format("onnx")
-
-
 @pytest.mark.parametrize(("name", "make_config", "make", "engine_base", "message"), CASES)
 def test_what_an_engine_cannot_run_is_refused_before_anything_is_written(
     name: str,

@@ -115,13 +115,6 @@ def test_a_broken_index_makes_a_folder_one_of_others(content: str, tmp_path: Pat
         check_output(out, overwrite=True)
 
 
-def test_a_source_is_not_replaced(tmp_path: Path) -> None:
-    out = fill(tmp_path / "out", "1-a/adapter_config.json")
-    with pytest.raises(ConfigError, match=r"out' holds what is read, '.*1-a'; choose another path"):
-        check_output(out, overwrite=True, sources=[out / "1-a"])
-    check_output(out, overwrite=True, sources=[tmp_path / "other"])
-
-
 def hold(file: Path, ready: Any) -> None:
     with lock(file, wait_seconds=0, refusal="another job writes"):
         ready.set()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -406,36 +404,6 @@ def test_jobs_that_add_to_one_new_library_at_once_lose_nothing(tree: Tree, tmp_p
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("call", ["_sync", "_exchange_folders"])
-def test_a_killed_job_leaves_a_library_that_the_next_can_add_to(
-    call: str, tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The job is killed in the middle of writing, with the lock in its hands."""
-    tree.add("first")
-    tree.load(tmp_path / "library")
-    tree.add("second")
-    context = multiprocessing.get_context("fork")
-    is_writing = context.Event()
-
-    def hang(*_: object) -> None:
-        is_writing.set()
-        time.sleep(60)
-
-    def load() -> None:
-        monkeypatch.setattr(f"text_to_lora.files.whole.{call}", hang)
-        tree.load(tmp_path / "library", overwrite=True)
-
-    job = context.Process(target=load)
-    job.start()
-    assert is_writing.wait(60)
-    job.kill()
-    job.join()
-    assert load_library(tmp_path / "library").names == ["first"]
-    tree.load(tmp_path / "library", overwrite=True)
-    assert load_library(tmp_path / "library").names == ["first", "second"]
-
-
 def test_a_library_is_part_of_the_comparison(tree: Tree, library: Path) -> None:
     tree.add("a")
     tree.load(library)
@@ -494,25 +462,17 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         edit(lambda t: t[f"{Q0}.lora_A.weight"].fill_(torch.nan)),
         "NaN or infinity in .*q_proj",
     ),
-    "missing tensor": (
-        edit(lambda t: t.pop(f"{Q0}.lora_B.weight")),
-        r"missing .*layers\.0\.self_attn\.q_proj\.lora_B\.weight",
-    ),
-    "no tensors": (
-        lambda folder: (folder / "adapter_model.safetensors").unlink(),
-        r"holds no adapter_model\.safetensors",
-    ),
     "foreign modules": (
         edit(lambda t: t.update({f"{Q0}x.lora_A.weight": torch.zeros(4, 32)})),
         r"layers\.0\.self_attn\.q_projx",
     ),
+    "a target that the base does not have": (
+        lambda folder: change_config(folder, target_modules=["lm_head"]),
+        "which selects nothing in this llama base",
+    ),
     "configuration": (
         lambda folder: (folder / "adapter_config.json").write_text("{"),
         r"adapter_config\.json' is not JSON",
-    ),
-    "a pattern that does not end": (
-        lambda folder: change_config(folder, target_modules=r"((?:.|..)+)+\1[0-9]"),
-        "a pattern of modules that takes more than 1 s",
     ),
     "a rank that its tensors do not have": (
         lambda folder: change_config(folder, r=2),
@@ -521,10 +481,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "half a character": (
         lambda folder: (folder / "provenance.json").write_text('{"description": "\\ud83c"}'),
         "half of a surrogate pair",
-    ),
-    "no file": (
-        lambda folder: (folder / "provenance.json").mkdir(),
-        "is not a file; check the path",
     ),
     "provenance": (
         lambda folder: (folder / "provenance.json").write_text('{"steps": "many"}'),

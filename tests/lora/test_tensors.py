@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from text_to_lora.errors import AdapterFormatError, CheckpointError, T2LError
-from text_to_lora.lora.tensors import find_differences, find_not_finite, load_tensors
+from text_to_lora.lora.tensors import find_differences, load_tensors
 
 TENSORS = {"w": torch.arange(300.0).reshape(3, 100), "x": torch.ones(2)}
 
@@ -63,7 +63,7 @@ def test_what_is_no_safetensors_file_is_refused_in_one_line(
 
 def test_a_header_that_begins_as_a_pickle_does_is_read(file: Path) -> None:
     """Bytes 0x80 and 0x05 start a pickle, and a safetensors file with a header of 1408 bytes."""
-    for length in range(1024, 1536):
+    for length in range(1024, 1536, 8):  # headers are padded to a multiple of 8 bytes
         save_file(TENSORS, file, metadata={"note": "x" * length})
         start = file.read_bytes()[:2]
         if start[0] == 0x80 and start[1] <= 5:
@@ -73,23 +73,7 @@ def test_a_header_that_begins_as_a_pickle_does_is_read(file: Path) -> None:
     assert torch.equal(load_tensors(file, AdapterFormatError)["w"], TENSORS["w"])
 
 
-def test_names_shapes_and_dtypes_that_differ_are_listed() -> None:
+def test_a_name_in_a_file_stays_on_one_line_of_bounded_length() -> None:
     shapes = {name: tensor.shape for name, tensor in TENSORS.items()}
-    assert find_differences(shapes, TENSORS) == find_differences(shapes, TENSORS, "float32") == []
-    assert find_differences(shapes | {"y": (1,)}, TENSORS | {"z": torch.ones(1)}) == [
-        "missing y",
-        "unexpected z",
-    ]
-    assert find_differences(shapes | {"w": (4, 2)}, TENSORS) == [
-        "wrong shape of w (3, 100), not (4, 2)"
-    ]
-    mixed = TENSORS | {"x": torch.ones(2).half()}
-    assert find_differences(shapes, mixed) == ["several dtypes float16, float32"]
-    assert find_differences(shapes, mixed, "float32") == ["wrong dtype, not float32: x float16"]
     (problem,) = find_differences(shapes, TENSORS | {"a\nb" + "c" * 5000: torch.ones(1)})
     assert problem.startswith(r"unexpected 'a\nbccc") and len(problem) < 1000
-
-
-def test_tensors_that_are_not_finite_are_listed() -> None:
-    broken = {"n": torch.tensor([1.0, torch.nan]), "i": torch.tensor([torch.inf])}
-    assert find_not_finite(TENSORS | broken) == ["i", "n"]

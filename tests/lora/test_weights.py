@@ -40,16 +40,6 @@ def test_strength_scales_delta_linearly(weights: LoraWeights) -> None:
     )
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_blend_is_the_linear_combination_of_deltas(weights: LoraWeights, rslora: bool) -> None:
-    weights = LoraWeights(weights.spec.with_(rslora=rslora), weights.a, weights.b)
-    coefficients = torch.tensor([[0.5, 0.5, 0.0], [2.0, -1.0, 0.25]])
-    blended = weights.blend(coefficients)
-    assert blended.spec.rank == 12
-    expected = torch.einsum("na,asoi->nsoi", coefficients, weights.delta(Q))
-    torch.testing.assert_close(blended.delta(Q), expected, rtol=1e-5, atol=1e-6)
-
-
 def test_refactor_is_the_truncated_svd_with_its_true_error(weights: LoraWeights) -> None:
     blended = weights.blend(torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]]))
     low, error = blended.refactor(4)

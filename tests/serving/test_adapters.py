@@ -135,7 +135,7 @@ def test_a_bad_strength_and_too_many_parts_are_told(pool: AdapterPool) -> None:
         pool.resolve("blend:" + ",".join([f"{ref.id}=0.1"] * 9))
 
 
-def test_one_description_that_fails_fails_alone(pool: AdapterPool, counting: Counting) -> None:
+def test_one_description_that_fails_fails_alone(pool: AdapterPool) -> None:
     bad, good = pool.fetch([pool.sentence("bad"), pool.sentence("Say one")])
     assert str(bad) == "a bad description"
     assert isinstance(good, LoraWeights)

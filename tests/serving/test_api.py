@@ -368,16 +368,6 @@ def test_a_client_that_goes_away_frees_its_row(serve: Serve) -> None:
         assert row.cancelled and len(row.ids) < 190
 
 
-def test_a_restart_serves_what_was_stored(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = serve()
-    reply = ask(first.client(), f"t2l:{SENTENCE}").choices[0].message.content
-    first.service.store.set_alias("loud", first.service.pool.sentence(SENTENCE).id)
-    again = serve()
-    monkeypatch.setattr(TextToLora, "generate", None)  # nothing can be generated
-    assert ask(again.client(), "loud").choices[0].message.content == reply
-    assert ask(again.client(), f"t2l:{SENTENCE}").choices[0].message.content == reply
-
-
 def test_a_full_disk_is_507_and_the_base_still_answers(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

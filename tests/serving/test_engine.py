@@ -17,7 +17,7 @@ from text_to_lora.inference.answers import answer as answer_directly
 from text_to_lora.inference.generate import find_stop_tokens
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.serving.answer import Answer, Piece, Sampling
-from text_to_lora.serving.engine import ClosedError, Engine, QueueFullError
+from text_to_lora.serving.engine import ClosedError, Engine
 from text_to_lora.tasks.prompts import PromptFormat
 
 SENTENCES = ["Answer in capitals", "Say yes or no", "Name the town", "Reply in French", "Be brief"]
@@ -180,36 +180,6 @@ def test_log_probabilities_are_those_of_the_softmax() -> None:
     (logprob,) = pieces[0].logprobs
     assert logprob.token == 2 and [token for token, _ in logprob.top] == [1, 2]
     assert logprob.logprob == pytest.approx(-1.4076, abs=1e-3)
-
-
-def test_a_cancelled_answer_frees_its_row(kit: Kit) -> None:
-    kit.ask("hello", SENTENCES[0], streams=True, sampling={"max_tokens": 200})
-    while not kit.notes.batches:
-        time.sleep(0.001)
-    kit.last.cancelled = True
-    assert whole(kit.ask("x", None, sampling={"max_tokens": 3}))[0] == kit_direct_base(kit)
-    kit.engine.call(lambda: None).result(10)
-    assert len(kit.last.ids) < 150
-    assert kit.engine._rows == []
-
-
-def kit_direct_base(kit: Kit) -> str:
-    return kit.engine.call(lambda: kit.direct("x", None, 3)).result(20)
-
-
-def test_a_full_queue_refuses_all_of_a_request(t2l: TextToLora) -> None:
-    kit = Kit(t2l, max_batch=1, max_queue=2, max_wait=0)
-    kit.notes.gate.clear()
-    first = kit.ask("a", None)
-    while kit.engine._waiting:
-        time.sleep(0.001)
-    others = [kit.ask("b", None), kit.ask("c", None)]
-    with pytest.raises(QueueFullError, match="2 answers wait already, and 2 may"):
-        kit.ask("d", None)
-    kit.notes.gate.set()
-    for pieces in (first, *others):
-        assert whole(pieces)[1][-1].error is None
-    kit.engine.close(5)
 
 
 def test_one_adapter_that_fails_fails_its_request_alone(kit: Kit) -> None:

@@ -97,23 +97,6 @@ def test_a_folder_of_something_else_is_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(
-    tmp_path: Path, adapters: dict[str, Adapters], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import text_to_lora.lora.peft_format as peft_format
-
-    store = AdapterStore(tmp_path / "store")
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    name = next(iter(adapters))
-    monkeypatch.setattr(peft_format, "save_file", full)
-    with pytest.raises(StoreError, match="no space left on the disk"):
-        store.add(name, adapters[name])
-    assert name not in store and list((tmp_path / "store" / "adapters").iterdir()) == []
-
-
 def test_leftovers_of_a_kill_are_removed_and_damage_is_told(
     tmp_path: Path, t2l: TextToLora, adapters: dict[str, Adapters]
 ) -> None:

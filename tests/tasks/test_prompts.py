@@ -1,4 +1,5 @@
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import pytest
@@ -87,10 +88,9 @@ TEXTS = [
 CORPUS = [f"{a} {b} {c} assistant system user model think INST" for a, b, c in TEXTS] * 3
 
 
-def make_tokenizer(
-    template: str | None, *, kind: str = "byte", eos: str | None = "</s>"
-) -> PreTrainedTokenizerFast:
-    """A tiny byte-level BPE like Llama 3's, or one on words marked "▁" like Mistral's."""
+@cache
+def train_tokenizer(kind: str) -> str:
+    """A tiny byte-level BPE like Llama 3's, or one on words marked "▁" like Mistral's, as JSON."""
     model = Tokenizer(models.BPE(unk_token="<unk>" if kind == "marked" else None))
     specials = [*SPECIALS, *(["<unk>"] if kind == "marked" else [])]
     if kind == "byte":
@@ -105,6 +105,13 @@ def make_tokenizer(
         vocab_size=400, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
     )
     model.train_from_iterator(CORPUS, trainer)
+    return model.to_str()
+
+
+def make_tokenizer(
+    template: str | None, *, kind: str = "byte", eos: str | None = "</s>"
+) -> PreTrainedTokenizerFast:
+    model = Tokenizer.from_str(train_tokenizer(kind))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, bos_token="<s>", eos_token=eos)
     tokenizer.chat_template = template
     return tokenizer

@@ -27,13 +27,6 @@ def make_sampler(**changes: object) -> TaskSampler:
     return TaskSampler(REAL + FAMILIES, **{**options, **changes})  # type: ignore[arg-type]
 
 
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    one, other = make_sampler(), make_sampler()
-    later = [one.batch(step) for step in range(10)]
-    assert [other.batch(step) for step in reversed(range(10))] == later[::-1]
-    assert make_sampler(seed=6).batch(0) != later[0]
-
-
 def test_a_batch_is_tasks_times_examples_with_rows_of_the_task() -> None:
     sampler = make_sampler()
     for step in range(20):

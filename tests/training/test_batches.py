@@ -200,23 +200,6 @@ def test_the_definition_is_in_the_prompt_when_asked(make_batches: Make) -> None:
             assert (closing in text) == (turn == "user")
 
 
-def test_the_papers_protocol_puts_the_definition_into_the_users_turn() -> None:
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    encoder = RowEncoder(
-        tokenizer,
-        description_in="user",
-        max_prompt_tokens=64,
-        max_answer_tokens=16,
-        max_description_tokens=64,
-    )
-    prompt, _ = encoder.encode("mood", "red", "Say red.")
-    assert tokenizer.decode(prompt) == "<user>Say red.\n\nmood</s><assistant>"
-
-
 def test_an_adapter_for_each_input_when_inputs_are_read(
     tasks: list[Task], make_batches: Make
 ) -> None:

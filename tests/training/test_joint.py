@@ -85,24 +85,6 @@ def test_each_task_is_stepped_as_by_an_optimiser_of_its_own() -> None:
     assert joint.steps.tolist() == counts
 
 
-def test_state_of_the_optimiser_goes_on_as_it_was() -> None:
-    settings = AdamWSection(lr=0.1)
-
-    def run(stop: int | None) -> Tensor:
-        parameter = torch.ones(2, 4, requires_grad=True)
-        optimizer = TaskwiseAdamW([parameter], settings, [8, 8])
-        for step in range(6):
-            if step == stop:
-                state = {key: value.clone() for key, value in optimizer.state_dict().items()}
-                optimizer = TaskwiseAdamW([parameter], settings, [8, 8])
-                optimizer.load_state_dict(state)
-            parameter.grad = torch.full((2, 4), 1.0 + step)
-            optimizer.step([0, 1] if step % 2 else [1])
-        return parameter.detach()
-
-    assert torch.equal(run(stop=None), run(stop=3))
-
-
 def test_all_adapters_start_alike_and_change_nothing() -> None:
     spec = LoraSpec.from_config(make_config(), targets="all-linear", rank=2, alpha=4)
     weights = read_weights(StackedAdapters(spec, 3, torch.Generator().manual_seed(1)))

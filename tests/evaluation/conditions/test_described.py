@@ -15,7 +15,6 @@ from text_to_lora.evaluation.conditions.described import (
     Junk,
     Matched,
     Paraphrase,
-    Shuffled,
 )
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Row, Task
@@ -40,13 +39,6 @@ def test_matched_and_paraphrases_read_the_tasks_own_descriptions(
     assert second.name == "paraphrase.2"
     chosen = keys(second, [*rows, Row(short, short.examples[5])])
     assert chosen == [f"{row.task.definition} Now." for row in rows] + [None]
-
-
-def test_shuffled_reads_the_definition_that_it_is_told(rows: list[Row], generate: Generate) -> None:
-    others = {"poems": "Count coins.", "coins": "Name birds.", "birds": "Rhyme."}
-    shuffled = Shuffled(generate, 3, others)
-    assert shuffled.name == "shuffled.3"
-    assert keys(shuffled, rows) == [others[row.task.name] for row in rows]
 
 
 def test_junk_texts_come_in_turn(rows: list[Row], generate: Generate) -> None:

@@ -187,9 +187,3 @@ def test_a_condition_without_its_source_says_what_gives_it(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"condition '{kind}' needs {needs}")):
         plan_conditions([kind], Sources(tasks=tasks))
-
-
-def test_unknown_condition_is_named_with_the_nearest(tasks: list[Task]) -> None:
-    message = "unknown condition 'oracel', nearest 'oracle'; choose among base, "
-    with pytest.raises(ConfigError, match=message):
-        plan_conditions(["oracel"], Sources(tasks=tasks))

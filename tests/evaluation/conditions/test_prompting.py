@@ -63,7 +63,7 @@ class Plain(Condition):
         return [Setup(description="Say it.") for _ in rows]
 
 
-def test_a_plug_in_needs_a_name_and_a_plan_alone(base: PreTrainedModel, rows: list[Row]) -> None:
+def test_a_plug_in_needs_a_name_and_a_plan_alone(base: PreTrainedModel) -> None:
     plain = Plain()
     assert plain.about == {}
     with plain.on(base) as model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from text_to_lora.evaluation.conditions import Setup
 from text_to_lora.evaluation.conditions.routing import Arrow, find_prototypes
 from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.peft_format import save_adapter
-from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row
 
 IDS = torch.arange(3, 33).reshape(2, 15)
@@ -90,9 +88,7 @@ def test_the_routing_is_noted_and_rows_have_no_adapter_of_their_own(
     assert noted == {"adapters": 6, "experts": 4, "top_k": 3, "temperature": 1.0}
 
 
-def test_numbers_that_cannot_route_are_refused(
-    library: AdapterLibrary, draw: Callable[..., LoraWeights]
-) -> None:
+def test_numbers_that_cannot_route_are_refused(library: AdapterLibrary) -> None:
     with pytest.raises(ConfigError, match="to 3 of 2 experts, and the library has 6 adapters"):
         Arrow(library, experts=2)
     with pytest.raises(ConfigError, match="to 3 of 9 experts, and the library has 6 adapters"):

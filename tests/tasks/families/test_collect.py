@@ -52,8 +52,6 @@ def ordinal(descriptions: tuple[str, ...]) -> int:
     return max(votes, key=votes.count)
 
 
-NUMBERS = ["one", "two", "three", "four", "five"]
-
 RULES: dict[str, Callable[[str, tuple[str, ...]], str]] = {
     "first_word": lambda text, descriptions: plain(text)[0],
     "last_word": lambda text, descriptions: plain(text)[-1],
@@ -218,7 +216,7 @@ def test_answers_are_short(trained: list[Task]) -> None:
     assert sum(length <= 12 for length in lengths) > 0.95 * len(lengths)
 
 
-def test_families_are_equal_in_fresh_processes(trained: list[Task]) -> None:
+def test_families_are_equal_in_fresh_processes() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from made_up_tasks import make_tasks; "
         "from text_to_lora.tasks.families import families; from hashlib import sha256; "
