@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,24 +48,28 @@ def parse(
 
 
 class Recorder:
-    """Notes the machine and the time from here on, and writes a result down with them.
+    """Notes the command, the machine and the time from here on, and writes results down with them.
 
     facts: what else is noted of the machine, such as threads
     """
 
     def __init__(self, **facts: Any) -> None:
         self.machine = machine() | facts
-        self._started = time.perf_counter()
+        self._command, self._started = command(), time.perf_counter()
 
     def complete(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """A result with the command, the date, the machine and the seconds since the start."""
         return {
-            "command": command(),
+            "command": self._command,
             "date": datetime.now(UTC).date().isoformat(),
             "machine": self.machine | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
             "seconds": round(time.perf_counter() - self._started, 1),
             **result,
         }
+
+    def write(self, path: Path, result: Mapping[str, Any]) -> None:
+        """Write a result down as `complete` gives it."""
+        write_json(path, self.complete(result))
 
 
 def make_cell(
@@ -121,6 +126,12 @@ def run_again(module: str, *arguments: object) -> Any:
     if done.returncode:
         raise SystemExit(f"{shlex.join(call)} exited with {done.returncode}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def import_from_tests(module: str) -> Any:
+    """A module of the folder of tests: studies run on the tiny models that the tests have."""
+    sys.path.append(str(ROOT / "tests"))
+    return import_module(module)
 
 
 def random_adapters(
