@@ -31,15 +31,13 @@ from typing import Any
 
 import peft
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from benchmarks.lib import Recorder, parse
-from text_to_lora.files import write_json
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
-from text_to_lora.inference.rows import Rows, answer_logits, logits_at
+from text_to_lora.inference.rows import Layout, Rows, answer_logits, logits_at
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
+from text_to_lora.models.base import load_base
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.batches import Batch, Part
@@ -54,6 +52,13 @@ ROWS_PER_ADAPTER = 2
 EMBEDDING_DIM = 384
 # Loss of one variant against the others': bfloat16 sums in another order.
 AGREE = 0.02
+TO_REACH = {
+    "adapted_to_floor": 0.7,
+    "adapted_to_static_peft": 1.0,
+    "whole_to_floor": 0.55,
+    "whole_to_before": 2.5,
+}
+"""Tokens a second of one variant as a multiple of another's."""
 
 Step = Callable[[], float]
 """One forward and backward pass; gives the loss in nats a token."""
@@ -80,29 +85,9 @@ def draw_rows(data: Path, base: str, count: int, seed: int) -> Rows:
 
 def load_frozen(base: str) -> PreTrainedModel:
     """The base in bfloat16, without gradients."""
-    load: Any = AutoModelForCausalLM.from_pretrained
-    model: Any = load(base, dtype=torch.bfloat16, trust_remote_code=False)
-    frozen: PreTrainedModel = model.eval()
-    frozen.requires_grad_(False)
-    return frozen
-
-
-def padded(rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
-    """Input padded on the left, and the places that predict the answers."""
-    longest = max(rows.lengths)
-    parts = [F.pad(row, (longest - len(row), 0)) for row in rows.unbind()]
-    columns = torch.arange(longest)
-    mask = torch.stack([(columns >= longest - length).long() for length in rows.lengths])
-    places = [
-        torch.arange((row + 1) * longest - answer - 1, (row + 1) * longest - 1)
-        for row, answer in enumerate(rows.answer_lengths)
-    ]
-    inputs = {
-        "input_ids": torch.stack(parts),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
-    }
-    return inputs, torch.cat(places)
+    model, _ = load_base(base, dtype=torch.bfloat16)
+    model.requires_grad_(False)
+    return model
 
 
 def floor_step(base: PreTrainedModel, rows: Rows) -> Step:
@@ -126,10 +111,11 @@ def static_step(model: PreTrainedModel, spec: LoraSpec, rows: Rows) -> Step:
     config = peft.LoraConfig(r=spec.rank, lora_alpha=int(spec.alpha), target_modules=TARGETS)
     wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     plain: Any = wrapped.get_base_model()
-    inputs, places = padded(rows)
+    layout = Layout.padded_left(rows)
+    inputs, places = layout.inputs(), layout.answer_positions()
 
     def step() -> float:
-        logits = logits_at(plain, places, **inputs, use_cache=False)
+        logits = logits_at(plain, places, **inputs)
         loss = answer_losses(logits, rows).mean()
         torch.autograd.backward(loss)
         wrapped.zero_grad()
@@ -172,11 +158,10 @@ def step_before(
     """The step of commit f28a688, rebuilt: SftModule.forward, its part and Aligned in one."""
     (part,) = batch.parts
     rows = part.rows
-    inputs, places = padded(rows)
-    columns = max(rows.answer_lengths)
-    seq = inputs["input_ids"].shape[1]
-    is_read = torch.zeros(len(rows), seq, dtype=torch.bool)
-    is_read.view(-1)[places] = True
+    layout = Layout.padded_left(rows)
+    inputs, columns = layout.inputs(), max(rows.answer_lengths)
+    is_read = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+    is_read.view(-1)[layout.answer_positions()] = True
     is_read = is_read[:, -columns - 1 : -1]
 
     def step() -> float:
@@ -186,7 +171,7 @@ def step_before(
         chosen = weights.detach().select(distinct)
         leaves = [factor.requires_grad_() for factor in (*chosen.a.values(), *chosen.b.values())]
         with adapted(base, chosen, [distinct.index(adapter) for adapter in adapters]):
-            logits = base(**inputs, use_cache=False, logits_to_keep=columns + 1).logits
+            logits = base(**inputs, logits_to_keep=columns + 1).logits
             loss = answer_losses(logits[:, -columns - 1 : -1][is_read], rows).mean()
             torch.autograd.backward(loss)
         gradients = [torch.zeros_like(factor) for factor in factors]
@@ -212,10 +197,8 @@ def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
         head_in_size=options.width,
         dropout=0.0,
     )
-
-    embeddings = torch.randn(
-        max(adapters) + 1, EMBEDDING_DIM, generator=torch.Generator().manual_seed(2)
-    )
+    generator = torch.Generator().manual_seed(2)
+    embeddings = torch.randn(max(adapters) + 1, EMBEDDING_DIM, generator=generator)
     names = tuple(map(str, adapters))
     part = Part(rows, tuple(adapters), names, lessons=(Lesson(tuple(range(len(rows)))),))
     batch = Batch((part,), embeddings, texts=(), total_rows=len(rows))
@@ -253,29 +236,26 @@ def measure(
 def main() -> None:
     """Run the comparison, print it and write it down."""
     parser = parse(__doc__, "sft_step", threads=1)
-    parser.add_argument("--base", required=True, help="folder of a Llama-type base")
-    parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
-    parser.add_argument("--rows", type=int, default=32, help="rows, two for each adapter")
-    parser.add_argument("--rank", type=int, default=8, help="rank of the adapters")
-    parser.add_argument("--width", type=int, default=256, help="latent and head width (joint head)")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows")
-    parser.add_argument(
-        "--cpu-time",
-        action="store_true",
-        help="count CPU seconds of the process instead of wall seconds, for a shared machine",
-    )
+    add = parser.add_argument
+    add("--base", required=True, help="folder of a Llama-type base")
+    add("--data", type=Path, required=True, help="folder of task collections")
+    add("--rounds", type=int, default=5, help="timed rounds (default 5)")
+    add("--rows", type=int, default=32, help="rows, two for each adapter")
+    add("--rank", type=int, default=8, help="rank of the adapters")
+    add("--width", type=int, default=256, help="latent and head width (joint head)")
+    add("--seed", type=int, default=0, help="of the rows")
+    add("--cpu-time", action="store_true", help="count CPU seconds, for a machine that is shared")
     options = parser.parse_args()
     if options.cpu_time and options.threads > 1:
         parser.error("--cpu-time adds up threads; give --threads 1")
     torch.set_num_threads(options.threads)
     recorder = Recorder(threads=options.threads)
     steps, rows = make_steps(options)
-    times = measure(
-        steps, options.rounds, time.process_time if options.cpu_time else time.perf_counter
-    )
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    times = measure(steps, options.rounds, clock)
     tokens = len(rows.tokens)
     pace = {name: tokens / statistics.median(values) for name, values in times.items()}
+    pairs = {name: name.split("_to_") for name in TO_REACH}
     result = {
         "peft": peft.__version__,
         "clock": "CPU seconds of the process" if options.cpu_time else "wall seconds",
@@ -290,21 +270,11 @@ def main() -> None:
             name: [round(v, 3) for v in values] for name, values in times.items()
         },
         "tokens_per_second": {name: round(value, 1) for name, value in pace.items()},
-        "ratios": {
-            "adapted_to_floor": round(pace["adapted"] / pace["floor"], 3),
-            "adapted_to_static_peft": round(pace["adapted"] / pace["static_peft"], 3),
-            "whole_to_floor": round(pace["whole"] / pace["floor"], 3),
-            "whole_to_before": round(pace["whole"] / pace["before"], 3),
-        },
-        "to_reach": {
-            "adapted_to_floor": 0.7,
-            "adapted_to_static_peft": 1.0,
-            "whole_to_floor": 0.55,
-            "whole_to_before": 2.5,
-        },
+        "ratios": {name: round(pace[a] / pace[b], 3) for name, (a, b) in pairs.items()},
+        "to_reach": TO_REACH,
     }
     print(json.dumps(result["tokens_per_second"]), json.dumps(result["ratios"]))
-    write_json(options.out, recorder.complete(result))
+    recorder.write(options.out, result)
 
 
 if __name__ == "__main__":
