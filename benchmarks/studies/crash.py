@@ -102,7 +102,7 @@ def make_jobs(work: Path) -> list[Job]:
     """Write what the jobs read: a base, tasks, a hypernetwork, a library, adapters and recipes."""
     models = import_from_tests("tiny_models")
     hypernet = models.save_tiny_hypernet(work / "hypernet", models.save_base(work / "base"))
-    save_tasks(work / "tasks")
+    import_from_tests("made_up_tasks").save_tasks(work / "tasks", COLOURS)
     texts = [f"Say {colour}." for colour in COLOURS]
     adapters = TextToLora.from_pretrained(hypernet).generate(texts)
     adapters.save(work / "adapters")
@@ -124,27 +124,6 @@ def make_jobs(work: Path) -> list[Job]:
         Job(name, tuple(word.replace("WORK", str(work)) for word in command.split()))
         for name, command in commands.items()
     ]
-
-
-def save_tasks(root: Path) -> None:
-    """Write four tasks of 20 rows, each with one answer, as training tasks and as held-out ones."""
-    (root / "own").mkdir(parents=True)
-    tasks = [
-        {
-            "id": f"say-{colour}",
-            "descriptions": [f"Say {colour}.", f"The answer is always {colour}."],
-            "metric": {"kind": "classification", "labels": [colour, "black"]},
-        }
-        for colour in COLOURS
-    ]
-    rows = [
-        {"task_id": f"say-{colour}", "idx": i, "input": "x" * (3 * i % 20 + 1), "outputs": [colour]}
-        for colour in COLOURS
-        for i in range(20)
-    ]
-    (root / "own" / "tasks.json").write_text(json.dumps(tasks))
-    (root / "own" / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (root / "splits.json").write_text(json.dumps({"dev_heldout": [task["id"] for task in tasks]}))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from benchmarks.lib import Recorder, memory_bytes, parse, reset_peak
 from benchmarks.studies.hostile_damage import damage
 from benchmarks.studies.hostile_files import Format, make_formats
 from text_to_lora.errors import T2LError
-from text_to_lora.files import write_json
 
 MAX_SECONDS = 5.0
 EXTRA_BYTES = 128 << 20
@@ -165,7 +164,7 @@ def main() -> None:
     recorder = Recorder()
     with tempfile.TemporaryDirectory() as work:
         result = run(arguments.files, arguments.seed, Path(work))
-    write_json(arguments.out, recorder.complete(result))
+    recorder.write(arguments.out, result)
     print(json.dumps(result["faults"], indent=2))
 
 
