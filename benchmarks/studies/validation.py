@@ -14,18 +14,18 @@ import copy
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.lib import RESULTS, command, machine
+from benchmarks.lib import RESULTS, Recorder
 from text_to_lora import TextToLora
 from text_to_lora.evaluation.conditions import Sources, plan_conditions
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.evaluation.suite import evaluate_suite
-from text_to_lora.files import read_json, write_json
+from text_to_lora.files import read_json
 from text_to_lora.tasks.families.probe import Probe, word_probe
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Example, Metric, Row, Task
@@ -72,13 +72,7 @@ def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
         "seed": PROBE_SEED,
         "exact": {name: _shares(probes, texts) for name, texts in answers.items()},
         "answers": [
-            {
-                "kind": probe.kind,
-                "description": probe.description,
-                "input": probe.input,
-                "right": probe.answer,
-                **{name: texts[place] for name, texts in answers.items()},
-            }
+            asdict(probe) | {name: texts[place] for name, texts in answers.items()}
             for place, probe in enumerate(probes)
         ],
     }
@@ -112,15 +106,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     t2l = TextToLora.from_pretrained(options.model)
-    facts = {
-        "machine": machine(),
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
+    recorder = Recorder()
     file = options.out / "validation_words.json"
     if not (file.is_file() and read_json(file).get("hypernet") == t2l.fingerprint):
         words = score_words(t2l, options.probes)
-        write_json(file, {**facts, "hypernet": t2l.fingerprint, **words})
+        recorder.write(file, {"hypernet": t2l.fingerprint, **words})
     _, tasks = split_by_group(load_data_dir(options.data, split="train"))
     base, tokenizer = t2l.base
     sources = Sources(tasks=tasks, generate=lambda texts: t2l.generate(texts).weights)
@@ -140,7 +130,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     for name in ("report.json", "conditions.png", "differences.png"):
         shutil.copy(options.work / name, folder / name)
-    write_json(folder / "facts.json", facts)
+    recorder.write(folder / "facts.json", {})
 
 
 if __name__ == "__main__":
