@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -262,11 +262,10 @@ def mistral_spec() -> LoraSpec:
     return LoraSpec.from_config(mistral(), targets=targets, rank=8, rslora=True, name=MISTRAL)
 
 
-@cache
-def costs(head: str) -> Cost:
-    """Of one architecture at the paper's sizes."""
+def make_setting(head: str) -> Setting:
+    """One architecture at the paper's sizes."""
     sizes = HypernetConfig(head=HEADS[head], embedding_dim=EMBEDDING_DIM)
-    return Cost(BaseCost(mistral(), MISTRAL), mistral_spec(), sizes, "gte")
+    return Setting(mistral_spec(), sizes, mistral())
 
 
 def cells() -> dict[str, Job | None]:
@@ -285,7 +284,7 @@ def cells() -> dict[str, Job | None]:
 def measure(head: str, part: str, count: int, work: Path) -> Result:
     """One measurement in this process."""
     with torch.no_grad():
-        return PARTS[part](Setting(costs(head).spec, costs(head).hypernet, mistral()), count, work)
+        return PARTS[part](make_setting(head), count, work)
 
 
 def make_cell(head: str, parts: tuple[str, ...], count: int, threads: int) -> Result:
@@ -299,8 +298,12 @@ def make_cell(head: str, parts: tuple[str, ...], count: int, threads: int) -> Re
 
 def facts() -> Result:
     """Every figure that follows from shapes."""
-    most = {"adapters": max(COUNTS), "questions": 100}
-    return {head: costs(head).to_dict(QUESTION, **most) for head in HEADS}
+    base, most = BaseCost(mistral(), MISTRAL), {"adapters": max(COUNTS), "questions": 100}
+    settings = {head: make_setting(head) for head in HEADS}
+    return {
+        head: Cost(base, of.spec, of.hypernet, of.encoder).to_dict(QUESTION, **most)
+        for head, of in settings.items()
+    }
 
 
 def main() -> None:

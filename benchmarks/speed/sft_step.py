@@ -1,6 +1,6 @@
 """Time a supervised step on real rows: its floor, PEFT, ours, ours with the hypernetwork, and before.
 
-    python -m benchmarks.speed.sft_step --base DIR --data DIR [--threads 1] [--rounds 5] [--cpu-time]
+    python -m benchmarks.speed.sft_step --base DIR --data DIR [--threads 1] [--rounds 5]
 
 All are one forward and one backward pass of the same frozen base in bfloat16 over the same rows,
 drawn from training tasks, with logits of the answers only:
@@ -21,7 +21,6 @@ least 0.55 of the floor and 2.5 times as fast as before.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -31,13 +30,13 @@ from typing import Any
 
 import peft
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from benchmarks.lib import Recorder, parse
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.inference.rows import Layout, Rows, answer_logits, logits_at
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
-from text_to_lora.models.base import load_base
+from text_to_lora.models.base import load_base, load_tokenizer
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.batches import Batch, Part
@@ -48,7 +47,8 @@ from text_to_lora.training.objectives import Lesson
 from text_to_lora.training.step_adapters import TextAdapters
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ROWS_PER_ADAPTER = 2
+ROWS, ROWS_PER_ADAPTER = 32, 2
+RANK, WIDTH = 8, 256  # of the adapters; latent and head width of the joint head
 EMBEDDING_DIM = 384
 # Loss of one variant against the others': bfloat16 sums in another order.
 AGREE = 0.02
@@ -64,22 +64,15 @@ Step = Callable[[], float]
 """One forward and backward pass; gives the loss in nats a token."""
 
 
-def draw_rows(data: Path, base: str, count: int, seed: int) -> Rows:
+def draw_rows(data: Path, base: str) -> Rows:
     """Rows of training tasks, two of each, cut as in training by default."""
-    tasks = load_data_dir(data, split="train")
     sampler = TaskSampler(
-        tasks,
-        tasks_per_batch=count // ROWS_PER_ADAPTER,
+        load_data_dir(data, split="train"),
+        tasks_per_batch=ROWS // ROWS_PER_ADAPTER,
         examples_per_task=ROWS_PER_ADAPTER,
         family_share=None,
-        seed=seed,
     )
-    encoder = RowEncoder(
-        AutoTokenizer.from_pretrained(base),
-        max_prompt_tokens=256,
-        max_description_tokens=128,
-        max_answer_tokens=64,
-    )
+    encoder = RowEncoder(load_tokenizer(base), max_prompt_tokens=256, max_answer_tokens=64)
     return encoder.join((row.input, row.output, None) for row in sampler.batch(0))
 
 
@@ -160,7 +153,7 @@ def step_before(
     rows = part.rows
     layout = Layout.padded_left(rows)
     inputs, columns = layout.inputs(), max(rows.answer_lengths)
-    is_read = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+    is_read = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     is_read.view(-1)[layout.answer_positions()] = True
     is_read = is_read[:, -columns - 1 : -1]
 
@@ -184,17 +177,17 @@ def step_before(
     return step
 
 
-def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
+def make_steps(data: Path, base_folder: str) -> tuple[dict[str, Step], Rows]:
     """Every variant over the same rows."""
-    rows = draw_rows(options.data, options.base, options.rows, options.seed)
+    rows = draw_rows(data, base_folder)
     adapters = [row // ROWS_PER_ADAPTER for row in range(len(rows))]
-    base = load_frozen(options.base)
-    spec = LoraSpec.from_config(base.config, targets=TARGETS, rank=options.rank, alpha=16)
+    base = load_frozen(base_folder)
+    spec = LoraSpec.from_config(base.config, targets=TARGETS, rank=RANK, alpha=16)
     config = HypernetConfig(
         head="joint",
         embedding_dim=EMBEDDING_DIM,
-        latent_size=options.width,
-        head_in_size=options.width,
+        latent_size=WIDTH,
+        head_in_size=WIDTH,
         dropout=0.0,
     )
     generator = torch.Generator().manual_seed(2)
@@ -207,26 +200,24 @@ def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
     )
     steps = {
         "floor": floor_step(base, rows),
-        "static_peft": static_step(load_frozen(options.base), spec, rows),
+        "static_peft": static_step(load_frozen(base_folder), spec, rows),
         "adapted": adapted_step(base, hypernet(embeddings), adapters, rows),
         "whole": whole_step(SftModule(TextAdapters(hypernet), base), batch),
-        "before": step_before(load_frozen(options.base), hypernet_before, batch, adapters),
+        "before": step_before(load_frozen(base_folder), hypernet_before, batch, adapters),
     }
     return steps, rows
 
 
-def measure(
-    steps: dict[str, Step], rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
+def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     """Seconds of every variant in every round, after one that is not timed."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         losses = {}
         for name, step in steps.items():
-            start = clock()
+            start = time.perf_counter()
             losses[name] = step()
             if number:
-                times[name].append(clock() - start)
+                times[name].append(time.perf_counter() - start)
         print(f"round {number}: losses {losses}", flush=True)
         # The adapters start as PEFT's do, with B = 0, so that all variants have the base's loss.
         assert max(losses.values()) - min(losses.values()) < AGREE * min(losses.values())
@@ -236,29 +227,19 @@ def measure(
 def main() -> None:
     """Run the comparison, print it and write it down."""
     parser = parse(__doc__, "sft_step", threads=1)
-    add = parser.add_argument
-    add("--base", required=True, help="folder of a Llama-type base")
-    add("--data", type=Path, required=True, help="folder of task collections")
-    add("--rounds", type=int, default=5, help="timed rounds (default 5)")
-    add("--rows", type=int, default=32, help="rows, two for each adapter")
-    add("--rank", type=int, default=8, help="rank of the adapters")
-    add("--width", type=int, default=256, help="latent and head width (joint head)")
-    add("--seed", type=int, default=0, help="of the rows")
-    add("--cpu-time", action="store_true", help="count CPU seconds, for a machine that is shared")
+    parser.add_argument("--base", required=True, help="folder of a Llama-type base")
+    parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
     options = parser.parse_args()
-    if options.cpu_time and options.threads > 1:
-        parser.error("--cpu-time adds up threads; give --threads 1")
     torch.set_num_threads(options.threads)
     recorder = Recorder(threads=options.threads)
-    steps, rows = make_steps(options)
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    times = measure(steps, options.rounds, clock)
+    steps, rows = make_steps(options.data, options.base)
+    times = measure(steps, options.rounds)
     tokens = len(rows.tokens)
     pace = {name: tokens / statistics.median(values) for name, values in times.items()}
     pairs = {name: name.split("_to_") for name in TO_REACH}
     result = {
         "peft": peft.__version__,
-        "clock": "CPU seconds of the process" if options.cpu_time else "wall seconds",
         "rows": {
             "count": len(rows),
             "tokens": tokens,

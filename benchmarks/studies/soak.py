@@ -1,6 +1,6 @@
 """A server under mixed load and faults: every answer is compared with a direct call of the model.
 
-    python -m benchmarks.studies.soak --requests 10000 --sentences 200
+    python -m benchmarks.studies.soak --requests 10000
 
 A tiny random base and hypernetwork are served by `t2l serve` in a process of its own. Clients ask at
 once, whole and streamed; some read slowly, some go away in the middle, some send broken bodies. The
@@ -10,7 +10,6 @@ while, and the server is killed and started again. A request that fails for such
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -35,6 +34,8 @@ INPUTS = ("The soup is cold", "hello", "a b c", "One longer line of words", "x")
 BROKEN = (b"", b"\xff", b"{", b"[" * 300, b'{"model": 3}', b'{"model": "t2l: "}', b'{"model": "x"}')
 # Of 100 requests.
 SHARES = {"whole": 60, "streamed": 25, "slow": 3, "vanishing": 4, "broken": 4, "base": 4}
+SENTENCES, STORED = 200, 150  # that clients ask, and adapters that the store keeps
+CLIENTS = 32
 WAIT = 120.0  # seconds that a client waits for anything
 UNLIMITED = resource.RLIM_INFINITY
 
@@ -42,16 +43,14 @@ Wanted = dict[tuple[str | None, str], str]
 
 
 class Soak:
-    """All requests, in flight at most `clients` at once.
+    """All requests, in flight at most CLIENTS at once.
 
     wanted: the right answer by sentence, None for the base, and input; base: its name
     """
 
-    def __init__(
-        self, server: Server, wanted: Wanted, base: str, options: argparse.Namespace
-    ) -> None:
-        self.server, self.wanted, self.base, self.options = server, wanted, base, options
-        self.random = random.Random(options.seed)
+    def __init__(self, server: Server, wanted: Wanted, base: str, requests: int) -> None:
+        self.server, self.wanted, self.base, self.requests = server, wanted, base, requests
+        self.random = random.Random(0)
         self.counts: Counter[str] = Counter()
         self.wrong: list[dict[str, Any]] = []
         self.memory: list[list[float]] = [[]]  # MiB over time, of each process of the server
@@ -63,11 +62,11 @@ class Soak:
         return f"{self.server.url}/v1/chat/completions"
 
     async def run(self) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.options.clients)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=CLIENTS)
         async with httpx.AsyncClient(timeout=WAIT, limits=limits) as self.http:
             faults = asyncio.create_task(self.cause_faults())
-            numbers = iter(range(self.options.requests))
-            await asyncio.gather(*(self.client(numbers) for _ in range(self.options.clients)))
+            numbers = iter(range(self.requests))
+            await asyncio.gather(*(self.client(numbers) for _ in range(CLIENTS)))
             await faults
 
     async def client(self, numbers: Iterator[int]) -> None:
@@ -136,7 +135,7 @@ class Soak:
 
     async def cause_faults(self) -> None:
         """A disk that takes no more from 30 to 45 % of the requests, a kill at 60 %."""
-        total = self.options.requests
+        total = self.requests
         plan: list[tuple[float, Callable[[], None]]] = [
             (0.3 * total, lambda: self.limit_files(512)),
             (0.45 * total, lambda: self.limit_files(UNLIMITED)),
@@ -159,7 +158,7 @@ class Soak:
 
     def stuck(self) -> bool:
         """Whether the clients wait for the disk alone."""
-        return bool(self.counts["again: status 507"] > self.options.requests // 10)
+        return bool(self.counts["again: status 507"] > self.requests // 10)
 
     def restart(self) -> None:
         self.server.kill()
@@ -179,13 +178,13 @@ class Soak:
         ]
 
 
-def prepare(folder: Path, sentences: int) -> Wanted:
+def prepare(folder: Path) -> Wanted:
     """Write the tiny models; gives the answer of every sentence to every input."""
     models = import_from_tests("tiny_models")
     base = models.save_base(folder / "base")
     t2l = TextToLora.from_pretrained(models.save_tiny_hypernet(folder / "hypernet", base))
     model, tokenizer = t2l.load_base(str(base))
-    texts = [f"Sentence {n}: {random.Random(n).choice('abcdefgh') * 3}" for n in range(sentences)]
+    texts = [f"Sentence {n}: {random.Random(n).choice('abcdefgh') * 3}" for n in range(SENTENCES)]
     adapters: dict[str, Any] = {"weights": t2l.generate(texts).weights, "rows": range(len(texts))}
     wanted: Wanted = {}
     for text in INPUTS:
@@ -199,19 +198,15 @@ def prepare(folder: Path, sentences: int) -> Wanted:
 def main() -> None:
     parser = parse(__doc__, "serving/soak", threads=None)
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--sentences", type=int, default=200)
-    parser.add_argument("--stored", type=int, default=150, help="adapters that the store keeps")
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     recorder = Recorder()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        wanted = prepare(folder, options.sentences)
+        wanted = prepare(folder)
         base, store = str(folder / "base"), folder / "store"
-        limits = ("--max-adapters", options.stored, "--max-queue", 64)
+        limits = ("--max-adapters", STORED, "--max-queue", 64)
         server = Server(folder / "hypernet", "--base", base, "--store", store, *limits)
-        soak = Soak(server, wanted, base, options)
+        soak = Soak(server, wanted, base, options.requests)
         try:
             asyncio.run(soak.run())
         finally:
