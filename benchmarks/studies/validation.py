@@ -9,7 +9,6 @@ goes on where it was interrupted.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 from collections import Counter
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.lib import RESULTS, Recorder
+from benchmarks.lib import RESULTS, Recorder, parse
 from text_to_lora import TextToLora
 from text_to_lora.evaluation.conditions import Sources, plan_conditions
 from text_to_lora.evaluation.scoring import Scorer
@@ -95,14 +94,13 @@ def _shares(probes: Sequence[Probe], texts: Sequence[str]) -> dict[str, float]:
 
 def main() -> None:
     """Score the tasks set aside and the probes."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parse(__doc__, "validation", threads=2)
+    parser.set_defaults(out=RESULTS)
     parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
     parser.add_argument("--model", default="embedded", help="hypernetwork (default embedded)")
     parser.add_argument("--rows", type=int, default=8, help="rows a task (default 8)")
     parser.add_argument("--probes", type=int, default=128, help="probes of words (default 128)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--work", type=Path, required=True, help="folder of samples and plots")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     t2l = TextToLora.from_pretrained(options.model)
