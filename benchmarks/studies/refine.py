@@ -67,7 +67,7 @@ SETTINGS: dict[str, tuple[tuple[float, float], ...]] = {
 }
 """Rates and pulls that are compared on validation tasks."""
 FACTOR_RATE = 1e-3
-CHOSEN = (1e-3, 1.0)
+CHOSEN = (1e-3, 10.0)
 """Rate and pull on unseen tasks; see docs/log.md."""
 PROMPT_TOKENS, ANSWER_TOKENS = 256, 64
 PROMPT_TOKENS_OF_EXAMPLES = 1024
@@ -138,7 +138,9 @@ class Study:
         return [
             Cell(arm, rate, pull, k, draw, group)
             for draw, k, arm in product(range(options.draws), options.k, options.arms)
-            for rate, pull in ([CHOSEN] if options.unseen or arm in UNTRAINED else SETTINGS[arm])
+            for rate, pull in (
+                [options.setting] if options.setting else SETTINGS.get(arm, (CHOSEN,))
+            )
             for group in groups
         ]
 
@@ -354,6 +356,9 @@ def main() -> None:
     arguments.add_argument("--base", help="base model; default: the one of the hypernetwork")
     arguments.add_argument("--data", type=Path, help="folder of task collections")
     arguments.add_argument("--unseen", action="store_true", help="report the unseen tasks")
+    arguments.add_argument(
+        "--setting", nargs=2, type=float, metavar=("RATE", "PULL"), help="of all arms"
+    )
     arguments.add_argument("--library", type=Path, help="library for the arm `nearest`")
     arguments.add_argument("--oracles", type=Path, help="library for the arm `oracle`")
     arguments.add_argument("--one-in", type=int, default=16, help="as data.validation_one_in")
@@ -373,6 +378,8 @@ def main() -> None:
         return
     if options.data is None:
         arguments.error("--data is needed: the folder of task collections")
+    if options.unseen and not options.setting:
+        options.setting = CHOSEN
     study = Study(options)
     for cell in study.cells():
         identity = {

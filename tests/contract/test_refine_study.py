@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.studies import refine as study
+from benchmarks.studies.refine_report import plot, summarise
 from text_to_lora.generate import TextToLora
 from text_to_lora.hypernet import load_hypernet
 from text_to_lora.training.step_adapters import read_weights
@@ -30,7 +31,7 @@ def data(tmp_path: Path) -> Path:
     ]
     (root / "own" / "tasks.json").write_text(json.dumps(tasks))
     (root / "own" / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (root / "splits.json").write_text(json.dumps({"train": names}))
+    (root / "splits.json").write_text(json.dumps({"train": names, "dev_heldout": names}))
     return root
 
 
@@ -54,8 +55,7 @@ def test_every_arm_gives_figures_by_step_and_a_cell_is_made_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(study, "RATES", {arm: (0.01,) for arm in study.RATES})
-    monkeypatch.setattr(study, "PULLS", {arm: (1.0,) for arm in study.RATES})
+    monkeypatch.setattr(study, "SETTINGS", dict.fromkeys(study.SETTINGS, ((0.01, 1.0),)))
     run("--k", 2, 8)
     files = sorted((tmp_path / "cells").glob("*.json"))
     assert len(files) == 8  # four arms, two numbers of rows
@@ -74,6 +74,30 @@ def test_every_arm_gives_figures_by_step_and_a_cell_is_made_once(
     assert capsys.readouterr().out.count("finished before") == 8
     run("--show")
     assert "| 8 | both | 0.01 | 1 | 2 |" in capsys.readouterr().out
+
+
+def test_the_report_averages_draws_and_counts_tasks_below_their_sentence(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
+    run("--unseen", "--k", 8, "--draws", 2, "--arms", "sentence", "usual", "examples")
+    cells = tmp_path / "cells"
+    for draw, score in enumerate((0.0, 0.6)):  # after training; the sentence alone is at 0.5
+        file = next(cells.glob(f"sentence-*-draw{draw}-*.json"))
+        cell = json.loads(file.read_text())
+        curve = [[0, 2.0, 0, 2.0, 0.5], [2, 1.0, 0, 1.0, score]]
+        cell["tasks"] = {name: curve for name in cell["tasks"]}
+        file.write_text(json.dumps(cell))
+    summary = summarise(cells)
+    assert summary is not None
+    row = summary["rows"][8]
+    assert row["arms"]["sentence"]["score"]["mean"] == pytest.approx(0.3)
+    assert row["arms"]["sentence"]["by_step"] == pytest.approx({0: 0.5, 2: 0.3})
+    assert row["arms"]["sentence"]["steps"] == 2
+    assert row["minus_alone"]["mean"] == pytest.approx(-0.2)
+    assert row["much_worse"] == 2
+    assert sorted(row["arms"]) == ["examples", "sentence", "usual"]
+    plot(summary, tmp_path / "refine.png", 8)
+    assert (tmp_path / "refine.png").stat().st_size > 1000
 
 
 def test_an_offset_of_zero_gives_the_generated_adapter(hypernet_folder: Path) -> None:

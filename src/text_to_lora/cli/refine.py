@@ -39,10 +39,10 @@ def refine(
     keep_out: Annotated[
         float, Option(help="Share of the rows that choose the step and are not trained on.")
     ] = 0.25,
-    rate: Annotated[float, Option(help="Learning rate.")] = 5e-4,
+    rate: Annotated[float, Option(help="Learning rate.")] = 1e-3,
     pull: Annotated[
         float, Option(help="Decay towards the generated adapter, per unit of the rate.")
-    ] = 1.0,
+    ] = 10.0,
     max_answer_tokens: Annotated[int, Option(help="Most tokens of a row's answer.")] = 64,
     seed: Annotated[int, Option(help="Draws the rows that are kept out.")] = 0,
     model: common.Model = "embedded",

@@ -29,9 +29,9 @@ class RefineSettings(Section):
     keep_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """share of a task's rows that are kept out of training and choose the step; two rows at least.
     Under eight rows each row is left out in turn instead"""
-    lr: Positive = 5e-4
+    lr: Positive = 1e-3
     """learning rate, the same in all steps"""
-    pull: NotNegative = 1.0
+    pull: NotNegative = 10.0
     """decay towards the generated adapter, per step and unit of learning rate"""
     select_by: Literal["loss", "score"] = "loss"
     """what chooses the step: the lowest kept-out loss, or the highest share of exact kept-out
