@@ -32,14 +32,10 @@ from text_to_lora.tasks.hub import load_sni
 from text_to_lora.tasks.user_rows import check_rows, read_rows
 from text_to_lora.training.config import load_recipe
 
-SNI = {
-    "Definition": ["Say a."],
-    "Source": ["s"],
-    "URL": ["u"],
-    "Categories": ["c"],
-    "Instance License": ["l"],
-    "Instances": [{"input": "i", "output": ["a"]}, {"input": "j", "output": "a"}],
-}
+SNI = """{"Definition": ["Say a."], "Source": ["s"], "URL": ["u"], "Categories": ["c"],
+"Instance License": ["l"],
+"Instances": [{"input": "i", "output": ["a"]}, {"input": "j", "output": "a"}]}
+"""
 RECIPE = """extends: embedded
 base: {name: my-base, dtype: float32}
 adapter: {targets: [q_proj, v_proj], rank: 2, alpha: 4}
@@ -72,7 +68,7 @@ def make_formats(root: Path) -> dict[str, Format]:
     for name in ("recipe", "GGUF", "Super-NaturalInstructions"):
         (root / name).mkdir()
     (root / "recipe" / "recipe.yaml").write_text(RECIPE)
-    (root / "Super-NaturalInstructions" / "task1.json").write_text(json.dumps(SNI))
+    (root / "Super-NaturalInstructions" / "task1.json").write_text(SNI)
     calls: tuple[Call, ...] = (
         lambda source, _: load_library(source, base_config=config),
         lambda source, _: load_library(source, skip_bad=True),
@@ -114,26 +110,22 @@ def _adapter(jobs: Path, folder: Path, config: PreTrainedConfig) -> Format:
         )
         load_library(output / "library")
 
-    return Format(
-        tuple(f"one/{name}" for name in ADAPTER),
-        (
-            lambda source, _: load_adapter(source / "one", base_config=config),
-            lambda source, _: describe(source / "one"),
-            collect,
-        ),
+    calls: tuple[Call, ...] = (
+        lambda source, _: load_adapter(source / "one", base_config=config),
+        lambda source, _: describe(source / "one"),
+        collect,
     )
+    return Format(tuple(f"one/{name}" for name in ADAPTER), calls)
 
 
 def _hypernet(jobs: Path, folder: Path) -> Format:
     loaded, texts = load_hypernet(jobs / "hypernet"), ("Say a.", "Say b.")
-    descriptions = TrainingDescriptions.make(texts, load_encoder("hash").encode(texts))
+    described = TrainingDescriptions.make(texts, load_encoder("hash").encode(texts))
     save_hypernet(
-        folder, loaded.hypernet, loaded.encoder, training={"steps": 3}, descriptions=descriptions
+        folder, loaded.hypernet, loaded.encoder, training=loaded.training, descriptions=described
     )
-    return Format(
-        ("config.json", "model.safetensors", "descriptions.safetensors"),
-        (lambda source, _: load_hypernet(source),),
-    )
+    files = ("config.json", "model.safetensors", "descriptions.safetensors")
+    return Format(files, (lambda source, _: load_hypernet(source),))
 
 
 def _tasks(jobs: Path, folder: Path, name: str) -> Format:
