@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -11,8 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from text_to_lora.lora import LoraSpec, LoraWeights
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PROGRAM = str(Path(sys.executable).with_name("t2l"))
 
 # Folders differ between machines; a cell names them by what they hold.
 PLACEHOLDERS = {
@@ -47,24 +50,28 @@ def parse(
 
 
 class Recorder:
-    """Notes the machine and the time from here on, and writes a result down with them.
+    """Notes the command, the machine and the time from here on, and writes results down with them.
 
     facts: what else is noted of the machine, such as threads
     """
 
     def __init__(self, **facts: Any) -> None:
         self.machine = machine() | facts
-        self._started = time.perf_counter()
+        self._command, self._started = command(), time.perf_counter()
 
     def complete(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """A result with the command, the date, the machine and the seconds since the start."""
         return {
-            "command": command(),
+            "command": self._command,
             "date": datetime.now(UTC).date().isoformat(),
             "machine": self.machine | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
             "seconds": round(time.perf_counter() - self._started, 1),
             **result,
         }
+
+    def write(self, path: Path, result: Mapping[str, Any]) -> None:
+        """Write a result down as `complete` gives it."""
+        write_json(path, self.complete(result))
 
 
 def make_cell(
@@ -111,16 +118,30 @@ def command() -> str:
     return shlex.join(["python", "-m", module, *arguments])
 
 
-def run_again(module: str, *arguments: object) -> Any:
-    """Run a module of the benchmarks in a fresh process; gives the JSON of its last line.
+def run_alone(threads: int, run: Callable[..., Any], *arguments: object) -> Any:
+    """Call a function in a fresh process of so many CPU threads; gives its result."""
+    set_threads = torch.set_num_threads
+    with ProcessPoolExecutor(1, get_context("spawn"), set_threads, (threads,)) as pool:
+        return pool.submit(run, *arguments).result()
 
-    Raises SystemExit with its output when it fails.
+
+def time_process(*command: str) -> tuple[float, int]:
+    """Wall seconds and peak memory, in bytes, of a command in a fresh process.
+
+    Raises SystemExit when it fails.
     """
-    call = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise SystemExit(f"{shlex.join(call)} exited with {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{shlex.join(command)} ended with status {status}")
+    return time.perf_counter() - started, 1024 * usage.ru_maxrss
+
+
+def import_from_tests(module: str) -> Any:
+    """A module of the folder of tests: studies run on the tiny models that the tests have."""
+    sys.path.append(str(ROOT / "tests"))
+    return import_module(module)
 
 
 def random_adapters(

@@ -1,5 +1,10 @@
 """Small tasks of made-up words, enough to make synthetic families of."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 from text_to_lora.tasks.task import Example, Metric, Task
@@ -50,3 +55,28 @@ def make_tasks(split: str = "train") -> list[Task]:
             Metric("rougeL"),
         ),
     ]
+
+
+def save_tasks(root: Path, answers: Sequence[str]) -> Path:
+    """Write a folder of tasks of 20 rows, each of one answer, of a group of its own and of both splits."""
+    (root / "own").mkdir(parents=True)
+    verbs = ("Say", "Write", "Tell", "Put", "Give")
+    tasks = [
+        {
+            "id": f"say-{answer}",
+            "descriptions": [f"{verb} {answer}." for verb in verbs],
+            "metric": {"kind": "classification", "labels": [answer, f"not {answer}"]},
+            "group": answer,
+        }
+        for answer in answers
+    ]
+    rows = [
+        {"task_id": f"say-{answer}", "idx": i, "input": "x" * (3 * i % 20 + 1), "outputs": [answer]}
+        for answer in answers
+        for i in range(20)
+    ]
+    (root / "own" / "tasks.json").write_text(json.dumps(tasks))
+    (root / "own" / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    names = [f"say-{answer}" for answer in answers]
+    (root / "splits.json").write_text(json.dumps({"train": names, "dev_heldout": names}))
+    return root

@@ -11,7 +11,6 @@ To reach: cold at most 0.4 of the other process, warm at most 25 ms.
 from __future__ import annotations
 
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,10 +18,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.lib import Recorder, parse
+from benchmarks.lib import PROGRAM, Recorder, parse, time_process
 from text_to_lora import TextToLora
 from text_to_lora.encoders.minilm import package_folder
-from text_to_lora.files import write_json
 
 DESCRIPTION = "Classify the sentiment of the review as positive or negative."
 TO_REACH = {"cold_ratio": 0.4, "warm_s": 0.025}
@@ -32,13 +30,6 @@ import sys, torch, transformers
 from sentence_transformers import SentenceTransformer
 SentenceTransformer(sys.argv[1])
 """
-
-
-def time_process(command: list[str]) -> float:
-    """Wall time of a fresh process, in seconds."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
 
 
 def time_warm(runs: int) -> float:
@@ -58,15 +49,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7, help="timed runs of each (default 7)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    program = str(Path(sys.executable).with_name("t2l"))
-    load = [sys.executable, "-c", LOAD_ENCODER, str(package_folder())]
+    load = (sys.executable, "-c", LOAD_ENCODER, str(package_folder()))
     recorder = Recorder(threads=options.threads)
     cold, loads = [], []
     with tempfile.TemporaryDirectory() as folder:
         for run in range(options.runs + 1):
             output = str(Path(folder) / str(run))
-            cold.append(time_process([program, "generate", DESCRIPTION, "-o", output]))
-            loads.append(time_process(load))
+            cold.append(time_process(PROGRAM, "generate", DESCRIPTION, "-o", output)[0])
+            loads.append(time_process(*load)[0])
     cold_s, load_s = statistics.median(cold[1:]), statistics.median(loads[1:])
     result = {
         "cold_s": round(cold_s, 3),
@@ -76,7 +66,7 @@ def main() -> None:
         "to_reach": TO_REACH,
     }
     print(result)
-    write_json(options.out, recorder.complete(result))
+    recorder.write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What adapters cost at the shapes of Mistral-7B: operations, and seconds, memory and bytes measured.
 
-    python -m benchmarks.speed.cost [--cells generate-L-1,merge-1]
+    python -m benchmarks.speed.cost [--cells generate-L-1 merge-1]
 
 Rank 8 on q_proj and v_proj; hypernetworks L, M and S of the paper's sizes and a text encoder of
 gte-large's, all with random weights, which decide neither speed nor size. One JSON holds all cells;
@@ -10,23 +10,21 @@ size of that process beyond the size that it has with torch loaded.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedConfig
 
-from benchmarks.lib import Recorder, memory_bytes, parse, random_adapters, reset_peak, run_again
+from benchmarks.lib import Recorder, memory_bytes, parse, random_adapters, reset_peak, run_alone
 from text_to_lora.analysis.cost import BaseCost, Cost, Question, make_encoder
 from text_to_lora.files import read_json, write_json
 from text_to_lora.hypernet.config import HypernetConfig
@@ -37,6 +35,8 @@ from text_to_lora.lora.outline import build_meta_model
 
 HEADS: Final[dict[str, Any]] = {"L": "joint", "M": "shared", "S": "rank"}
 COUNTS: Final = (1, 16, 256)
+MISTRAL: Final = "mistralai/Mistral-7B-Instruct-v0.2"
+EMBEDDING_DIM: Final = 1024  # gte-large-en-v1.5
 QUESTION: Final = Question(prompt=64, answer=16, shots=3, description=36)
 DTYPE: Final = torch.bfloat16  # of hypernetworks and adapters
 ROUNDS: Final = 3  # at most, of which the median counts
@@ -49,6 +49,8 @@ PROMPT_ROWS: Final = 16  # at most, of the batch that reads PROMPT_TOKENS a row
 PROMPT_TOKENS: Final = 8
 
 Result = dict[str, Any]
+Job = tuple[str, tuple[str, ...], int]
+"""The hypernetwork, the parts and the number of adapters of a cell that is measured."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,17 @@ class Meter:
         """
         if warm_up:
             run()
-        walls: list[float] = []
-        processor: list[float] = []
+        times: list[tuple[float, float]] = []
         started = time.perf_counter()
-        while len(walls) < rounds and (not walls or time.perf_counter() - started < ROUND_SECONDS):
+        while len(times) < rounds and (not times or time.perf_counter() - started < ROUND_SECONDS):
             wall, cpu = time.perf_counter(), time.process_time()
             result = run()
-            walls.append(time.perf_counter() - wall)
-            processor.append(time.process_time() - cpu)
+            times.append((time.perf_counter() - wall, time.process_time() - cpu))
             del result
         return {
-            "seconds": statistics.median(walls),
-            "cpu_seconds": statistics.median(processor),
-            "rounds": len(walls),
+            "seconds": statistics.median(wall for wall, _ in times),
+            "cpu_seconds": statistics.median(cpu for _, cpu in times),
+            "rounds": len(times),
             "peak_bytes": max(0, memory_bytes("VmHWM") - self.before),
         }
 
@@ -173,7 +173,7 @@ def apply(setting: Setting, count: int, work: Path) -> Result:
     make: Any = AutoModelForCausalLM.from_config
     model = make(config, dtype=torch.float32).eval()
     weights, layers = random_adapters(spec, count, scale=0.01, dtype=DTYPE), setting.spec.num_layers
-    result: Result = {"layers_measured": 1}
+    result: Result = {}
     for name, tokens in (("one_token", 1), ("prompt", PROMPT_TOKENS)):
         if tokens > 1 and count > PROMPT_ROWS:
             continue
@@ -220,8 +220,7 @@ def switch(setting: Setting, count: int, work: Path) -> Result:
                 module.weight.copy_(original)
             merge(model, adapter)
 
-    times = scale(meter.time(run), count * layers, switches * measured)
-    return times | {"layers_measured": measured}
+    return scale(meter.time(run), count * layers, switches * measured)
 
 
 PARTS: Final[dict[str, Callable[[Setting, int, Path], Result]]] = {
@@ -257,74 +256,72 @@ def mistral() -> MistralConfig:
     return MistralConfig(sliding_window=None, bos_token_id=None, eos_token_id=None)
 
 
-@cache
-def costs(head: str) -> Cost:
-    """Of one architecture at the paper's sizes."""
-    config, name = mistral(), "mistralai/Mistral-7B-Instruct-v0.2"
-    spec = LoraSpec.from_config(
-        config, targets=["q_proj", "v_proj"], rank=8, rslora=True, name=name
-    )
-    sizes = HypernetConfig(head=HEADS[head], embedding_dim=1024)
-    return Cost(BaseCost(config, name), spec, sizes, "gte")
+def mistral_spec() -> LoraSpec:
+    """Rank 8 on q_proj and v_proj of Mistral-7B."""
+    targets = ["q_proj", "v_proj"]
+    return LoraSpec.from_config(mistral(), targets=targets, rank=8, rslora=True, name=MISTRAL)
 
 
-def makers(work: Path, threads: int) -> dict[str, Callable[[], Result]]:
-    """Every cell by name."""
+def make_setting(head: str) -> Setting:
+    """One architecture at the paper's sizes."""
+    sizes = HypernetConfig(head=HEADS[head], embedding_dim=EMBEDDING_DIM)
+    return Setting(mistral_spec(), sizes, mistral())
 
-    def run(head: str, part: str, count: int, folder: Path = work) -> Result:
-        job = ("--threads", threads, "--job", head, part, count, folder)
-        measured: Result = run_again("speed.cost", *job)
-        return {"adapters": count} | measured
 
-    def disk(count: int) -> Result:
-        """Written, then read: in one cell, since the files go afterwards."""
-        with tempfile.TemporaryDirectory(dir=work) as folder:
-            parts = ("write", "load-library", "load-folders")
-            return {"adapters": count} | {p: run("L", p, count, Path(folder)) for p in parts}
+def cells() -> dict[str, Job | None]:
+    """Every cell by name; None for the figures that follow from shapes.
 
-    def facts() -> Result:
-        """Every figure that follows from shapes."""
-        most = {"adapters": max(COUNTS), "questions": 100}
-        return {head: costs(head).to_dict(QUESTION, **most) for head in HEADS}
-
-    cells: dict[str, Callable[[], Result]] = {"facts": facts}
+    What is written is read in the same cell, since the files go afterwards.
+    """
+    jobs: dict[str, Job | None] = {"facts": None}
     for count in COUNTS:
-        cells[f"disk-{count}"] = partial(disk, count)
-        for head in HEADS:
-            cells[f"generate-{head}-{count}"] = partial(run, head, "generate", count)
-        for part in ("encode", "apply", "merge"):
-            cells[f"{part}-{count}"] = partial(run, "L", part, count)
-    return cells
+        jobs[f"disk-{count}"] = "L", ("write", "load-library", "load-folders"), count
+        jobs |= {f"generate-{head}-{count}": (head, ("generate",), count) for head in HEADS}
+        jobs |= {f"{part}-{count}": ("L", (part,), count) for part in ("encode", "apply", "merge")}
+    return jobs
+
+
+def measure(head: str, part: str, count: int, work: Path) -> Result:
+    """One measurement in this process."""
+    with torch.no_grad():
+        return PARTS[part](make_setting(head), count, work)
+
+
+def make_cell(head: str, parts: tuple[str, ...], count: int, threads: int) -> Result:
+    """The measurements of a cell, each in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="t2l-cost-") as work:
+        measured: dict[str, Result] = {
+            part: run_alone(threads, measure, head, part, count, Path(work)) for part in parts
+        }
+    return {"adapters": count} | (measured if len(parts) > 1 else measured[parts[0]])
+
+
+def facts() -> Result:
+    """Every figure that follows from shapes."""
+    base, most = BaseCost(mistral(), MISTRAL), {"adapters": max(COUNTS), "questions": 100}
+    settings = {head: make_setting(head) for head in HEADS}
+    return {
+        head: Cost(base, of.spec, of.hypernet, of.encoder).to_dict(QUESTION, **most)
+        for head, of in settings.items()
+    }
 
 
 def main() -> None:
-    """Make the cells that are not there yet, each written down at once, or one measurement."""
+    """Make the cells that are not there yet, each written down at once."""
     parser = parse(__doc__, "cost", threads=1)
-    parser.add_argument("--cells", help="names with commas; default: all")
-    parser.add_argument("--job", nargs=4, help=argparse.SUPPRESS)
+    jobs = cells()
+    parser.add_argument("--cells", nargs="+", choices=jobs, default=list(jobs), metavar="CELL")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.job:
-        head, part, count, folder = options.job
-        setting = Setting(costs(head).spec, costs(head).hypernet, mistral())
-        with torch.no_grad():
-            print(json.dumps(PARTS[part](setting, int(count), Path(folder))))
-        return
     result = read_json(options.out) if options.out.exists() else {"cells": {}}
-    with tempfile.TemporaryDirectory(prefix="t2l-cost-") as work:
-        every = makers(Path(work), options.threads)
-        names = options.cells.split(",") if options.cells else list(every)
-        if unknown := sorted(set(names) - set(every)):
-            raise SystemExit(f"no cells {', '.join(unknown)}; there are {', '.join(every)}")
-        for name in names:
-            if name in result["cells"]:
-                print(f"{name}: finished before", flush=True)
-                continue
-            recorder, cell = Recorder(threads=options.threads), every[name]()
-            noted = recorder.complete({})
-            result["cells"][name] = noted | {"whole_seconds": noted.pop("seconds")} | cell
-            write_json(options.out, result)
-            print(f"{name}: {result['cells'][name]['whole_seconds']:.0f} s", flush=True)
+    for name in options.cells:
+        if name in result["cells"]:
+            print(f"{name}: finished before", flush=True)
+            continue
+        recorder, job = Recorder(threads=options.threads), jobs[name]
+        cell = make_cell(*job, options.threads) if job else facts()
+        result["cells"][name] = recorder.complete(cell)
+        write_json(options.out, result)
+        print(f"{name}: finished", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,23 +9,16 @@ first click is the first request that the server gets. Times are from the click,
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.lib import RESULTS, command, machine
-from text_to_lora.files import write_json
-from text_to_lora.serving.guard import listen
+from benchmarks.lib import Recorder, parse
+from benchmarks.served import Server
 
 INPUTS = ("The soup is cold today.", "Where is the station?")
 CLICKS = {
@@ -34,34 +27,6 @@ CLICKS = {
     "another sentence": "Answer in one word.",
 }
 MOST_TOKENS = 64  # as on the page
-
-
-@contextmanager
-def server(model: str, folder: Path) -> Iterator[tuple[str, float]]:
-    """The address of a server in a process of its own, and the seconds until it answers."""
-    listener = listen("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    listener.close()
-    started = time.perf_counter()
-    words = ["serve", model, "--port", str(port), "--store", str(folder)]
-    process = subprocess.Popen([sys.executable, "-m", "text_to_lora.cli", *words])
-    try:
-        url = f"http://127.0.0.1:{port}"
-        while not _is_ready(url):
-            if process.poll() is not None:
-                raise RuntimeError(f"t2l serve ended with {process.returncode}")
-            time.sleep(0.05)
-        yield url, time.perf_counter() - started
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def click(client: httpx.Client, sentence: str) -> dict[str, float]:
@@ -90,25 +55,22 @@ def _read(reply: httpx.Response) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the web page from click to answer.")
+    parser = parse(__doc__, "serving/page", threads=None)
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--out", type=Path, default=RESULTS / "serving" / "page.json")
     options = parser.parse_args()
-    before = machine()
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        server(options.model, Path(temporary) / "store") as (url, ready),
-        httpx.Client(base_url=url, timeout=600) as client,
-    ):
-        clicks = {name: click(client, sentence) for name, sentence in CLICKS.items()}
-    result = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before,
-        "server_ready_s": round(ready, 2),
-        "clicks": clicks,
-    }
-    write_json(options.out, result)
+    recorder = Recorder()
+    with tempfile.TemporaryDirectory() as temporary:
+        started = time.perf_counter()
+        server = Server(options.model, "--store", Path(temporary) / "store")
+        try:
+            with httpx.Client(base_url=server.url, timeout=600) as client:
+                client.get("/health").raise_for_status()
+                ready = time.perf_counter() - started
+                clicks = {name: click(client, sentence) for name, sentence in CLICKS.items()}
+        finally:
+            server.stop()
+    result = {"server_ready_s": round(ready, 2), "clicks": clicks}
+    recorder.write(options.out, result)
     print(result)
 
 

@@ -17,8 +17,6 @@ To hold: the loss of ΔW adds at most 64 MiB beyond its inputs and their gradien
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -27,9 +25,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.lib import Recorder, memory_bytes, parse, random_adapters, reset_peak, run_again
-from benchmarks.speed.generation import EMBEDDING_DIM, mistral_spec, seconds
-from text_to_lora.files import write_json
+from benchmarks.lib import Recorder, memory_bytes, parse, random_adapters, reset_peak, run_alone
+from benchmarks.speed.cost import EMBEDDING_DIM, mistral_spec
+from benchmarks.speed.generation import seconds
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
 from text_to_lora.hypernet.outputs import ZScore
 from text_to_lora.training import library_batches, reconstruction
@@ -131,26 +129,24 @@ def summary(cases: dict[str, Any]) -> list[dict[str, str]]:
     """The rows of the table in docs/results.md."""
     size, ours = f"{NAIVE_TASKS} of {TASKS} tasks in 32 layers", cases["delta"]
     naive, same = cases["naive_delta"], cases["delta_at_naive_size"]
-    return [
-        {
-            "what": "memory of the loss of ΔW at Mistral-7B shapes, beyond inputs and gradients",
-            "result": f"{max(ours['extra_mib'], 0):.0f} MiB "
-            f"(naive: {naive['extra_mib']:,.0f} MiB for {size})",
-            "target": f"{TARGET_MIB:g} MiB",
-        },
-        {
-            "what": f"reconstruction steps of {TASKS} tasks at these shapes, M",
-            "result": f"{1 / ours['step_s']:.2f} a second on ΔW, "
-            f"{1 / cases['factors']['step_s']:.2f} on factors",
-            "target": "",
-        },
-        {
-            "what": "a step on ΔW, against the naive loss",
-            "result": f"{naive['step_s'] / same['step_s']:.1f} × as fast; the loss alone "
-            f"{naive['loss_s'] / same['loss_s']:.1f} × ({size})",
-            "target": "",
-        },
-    ]
+    memory = (
+        f"{max(ours['extra_mib'], 0):.0f} MiB (naive: {naive['extra_mib']:,.0f} MiB for {size})"
+    )
+    pace = (
+        f"{1 / ours['step_s']:.2f} a second on ΔW, {1 / cases['factors']['step_s']:.2f} on factors"
+    )
+    faster = f"{naive['step_s'] / same['step_s']:.1f} × as fast; the loss alone "
+    faster += f"{naive['loss_s'] / same['loss_s']:.1f} × ({size})"
+    rows = (
+        (
+            "memory of the loss of ΔW at Mistral-7B shapes, beyond inputs and gradients",
+            memory,
+            f"{TARGET_MIB:g} MiB",
+        ),
+        (f"reconstruction steps of {TASKS} tasks at these shapes, M", pace, ""),
+        ("a step on ΔW, against the naive loss", faster, ""),
+    )
+    return [{"what": what, "result": result, "target": target} for what, result, target in rows]
 
 
 def main() -> None:
@@ -160,21 +156,18 @@ def main() -> None:
     """
     parser = parse(__doc__, "reconstruction_step")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default 3)")
-    parser.add_argument("--case", help=argparse.SUPPRESS)  # one measurement, as JSON
     options = parser.parse_args()
-    if options.case:
-        torch.set_num_threads(options.threads)
-        print(json.dumps(measure(*CASES[options.case], options.rounds)))
-        return
     recorder = Recorder(threads=options.threads)
-    given = ("--threads", options.threads, "--rounds", options.rounds, "--case")
-    cases = {case: run_again("speed.reconstruction_step", *given, case) for case in CASES}
+    cases = {
+        name: run_alone(options.threads, measure, *case, options.rounds)
+        for name, case in CASES.items()
+    }
     ours, naive = (cases[name]["loss"] for name in ("delta_at_naive_size", "naive_delta"))
     if abs(ours - naive) > SAME * naive:
         raise SystemExit(f"the loss is {ours}, the naive one {naive}")
     rows = summary(cases)
     result = {"rounds": options.rounds, "target_extra_mib": TARGET_MIB, "cases": cases}
-    write_json(options.out, recorder.complete(result | {"summary": rows}))
+    recorder.write(options.out, result | {"summary": rows})
     for row in rows:
         print(f"{row['what']}: {row['result']}")
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -29,8 +29,7 @@ import httpx
 import torch
 import uvicorn
 
-from benchmarks.lib import RESULTS, command, machine
-from text_to_lora.files import write_json
+from benchmarks.lib import Recorder, parse
 from text_to_lora.generate import TextToLora
 from text_to_lora.inference.generate import find_stop_tokens
 from text_to_lora.serving.api import make_app
@@ -52,32 +51,18 @@ def sentences(count: int) -> list[str]:
     return [f"Name a {word} {manner}" for manner in MANNERS for word in WORDS][:count]
 
 
-class Timer:
-    """Seconds by the clock and of this process's processor time."""
-
-    def __init__(self) -> None:
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
-
-    def read(self) -> tuple[float, float]:
-        return time.perf_counter() - self.wall, time.process_time() - self.cpu
-
-
 Answer = tuple[float, str]
 """Seconds to the first text, and the text."""
 
 
-async def ask_together(
+def ask_together(
     url: str, texts: list[str], inputs: tuple[str, ...], tokens: int
 ) -> list[list[Answer]]:
     """Answers to every input for every sentence, from as many clients at once as sentences."""
 
     async def ask(client: httpx.AsyncClient, text: str, question: str) -> Answer:
-        body = {
-            "model": f"t2l:{text}",
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": tokens,
-            "stream": True,
-        }
+        turns = [{"role": "user", "content": question}]
+        body = {"model": f"t2l:{text}", "messages": turns, "max_tokens": tokens, "stream": True}
         started, first, parts = time.perf_counter(), 0.0, []
         async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
             async for line in reply.aiter_lines():
@@ -86,12 +71,14 @@ async def ask_together(
                     first = first or time.perf_counter() - started
         return first, "".join(parts)
 
-    async with httpx.AsyncClient(timeout=600) as client:
+    async def ask_all(client: httpx.AsyncClient, text: str) -> list[Answer]:
+        return [await ask(client, text, question) for question in inputs]
 
-        async def ask_all(text: str) -> list[Answer]:
-            return [await ask(client, text, question) for question in inputs]
+    async def run() -> list[list[Answer]]:
+        async with httpx.AsyncClient(timeout=600) as client:
+            return await asyncio.gather(*(ask_all(client, text) for text in texts))
 
-        return await asyncio.gather(*map(ask_all, texts))
+    return asyncio.run(run())
 
 
 class FirstToken:
@@ -144,10 +131,13 @@ def ask_in_turn(
     return answers
 
 
-def summary(timer: Timer, answers: list[list[Answer]]) -> dict[str, float]:
-    wall, cpu = timer.read()
+def timed(ask: Callable[[], list[list[Answer]]]) -> tuple[list[list[Answer]], dict[str, float]]:
+    """Answers, and how fast they came by the clock and by the processor time of this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    answers = ask()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     firsts = [first for of_text in answers for first, _ in of_text]
-    return {
+    return answers, {
         "requests_per_s": round(len(firsts) / wall, 3),
         "requests_per_cpu_s": round(len(firsts) / cpu, 3),
         "first_token_s_median": round(median(firsts), 3),
@@ -181,15 +171,12 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     cells = []
     try:
         warm_up = ("Hello",)
-        asyncio.run(ask_together(url, texts[-1:], warm_up, 2))
+        ask_together(url, texts[-1:], warm_up, 2)
         ask_in_turn(peft_model, names, other, texts[-1:], warm_up, 2)
         for count in options.clients:
-            timer = Timer()
-            together = asyncio.run(ask_together(url, texts[:count], INPUTS, options.tokens))
-            ours = summary(timer, together)
-            timer = Timer()
-            in_turn = ask_in_turn(peft_model, names, other, texts[:count], INPUTS, options.tokens)
-            theirs = summary(timer, in_turn)
+            given = (texts[:count], INPUTS, options.tokens)
+            together, ours = timed(partial(ask_together, url, *given))
+            in_turn, theirs = timed(partial(ask_in_turn, peft_model, names, other, *given))
             cell: dict[str, Any] = {"clients": count, "requests": count * len(INPUTS)}
             cell["equal_answers"] = sum(
                 a[1] == b[1]
@@ -209,24 +196,16 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time a server of unlike adapters.")
+    parser = parse(__doc__, "serving/speed", threads=None)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=24, help="most tokens of an answer")
-    parser.add_argument("--out", type=Path, default=RESULTS / "serving" / "speed.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    before = machine() | {"threads": 1}
+    recorder = Recorder(threads=1)
     with tempfile.TemporaryDirectory() as temporary:
         cells = measure(options, Path(temporary))
-    result = {
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": before | {"load_average_1_min_after": round(os.getloadavg()[0], 2)},
-        "tokens": options.tokens,
-        "cells": cells,
-    }
-    write_json(options.out, result)
+    recorder.write(options.out, {"tokens": options.tokens, "cells": cells})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time a supervised step on real rows: its floor, PEFT, ours, ours with the hypernetwork, and before.
 
-    python -m benchmarks.speed.sft_step --base DIR --data DIR [--threads 1] [--rounds 5] [--cpu-time]
+    python -m benchmarks.speed.sft_step --base DIR --data DIR [--threads 1] [--rounds 5]
 
 All are one forward and one backward pass of the same frozen base in bfloat16 over the same rows,
 drawn from training tasks, with logits of the answers only:
@@ -21,7 +21,6 @@ least 0.55 of the floor and 2.5 times as fast as before.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -31,15 +30,13 @@ from typing import Any
 
 import peft
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from benchmarks.lib import Recorder, parse
-from text_to_lora.files import write_json
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
-from text_to_lora.inference.rows import Rows, answer_logits, logits_at
+from text_to_lora.inference.rows import Layout, Rows, answer_logits, logits_at
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
+from text_to_lora.models.base import load_base, load_tokenizer
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.batches import Batch, Part
@@ -50,59 +47,40 @@ from text_to_lora.training.objectives import Lesson
 from text_to_lora.training.step_adapters import TextAdapters
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-ROWS_PER_ADAPTER = 2
+ROWS, ROWS_PER_ADAPTER = 32, 2
+RANK, WIDTH = 8, 256  # of the adapters; latent and head width of the joint head
 EMBEDDING_DIM = 384
 # Loss of one variant against the others': bfloat16 sums in another order.
 AGREE = 0.02
+TO_REACH = {
+    "adapted_to_floor": 0.7,
+    "adapted_to_static_peft": 1.0,
+    "whole_to_floor": 0.55,
+    "whole_to_before": 2.5,
+}
+"""Tokens a second of one variant as a multiple of another's."""
 
 Step = Callable[[], float]
 """One forward and backward pass; gives the loss in nats a token."""
 
 
-def draw_rows(data: Path, base: str, count: int, seed: int) -> Rows:
+def draw_rows(data: Path, base: str) -> Rows:
     """Rows of training tasks, two of each, cut as in training by default."""
-    tasks = load_data_dir(data, split="train")
     sampler = TaskSampler(
-        tasks,
-        tasks_per_batch=count // ROWS_PER_ADAPTER,
+        load_data_dir(data, split="train"),
+        tasks_per_batch=ROWS // ROWS_PER_ADAPTER,
         examples_per_task=ROWS_PER_ADAPTER,
         family_share=None,
-        seed=seed,
     )
-    encoder = RowEncoder(
-        AutoTokenizer.from_pretrained(base),
-        max_prompt_tokens=256,
-        max_description_tokens=128,
-        max_answer_tokens=64,
-    )
+    encoder = RowEncoder(load_tokenizer(base), max_prompt_tokens=256, max_answer_tokens=64)
     return encoder.join((row.input, row.output, None) for row in sampler.batch(0))
 
 
 def load_frozen(base: str) -> PreTrainedModel:
     """The base in bfloat16, without gradients."""
-    load: Any = AutoModelForCausalLM.from_pretrained
-    model: Any = load(base, dtype=torch.bfloat16, trust_remote_code=False)
-    frozen: PreTrainedModel = model.eval()
-    frozen.requires_grad_(False)
-    return frozen
-
-
-def padded(rows: Rows) -> tuple[dict[str, Tensor], Tensor]:
-    """Input padded on the left, and the places that predict the answers."""
-    longest = max(rows.lengths)
-    parts = [F.pad(row, (longest - len(row), 0)) for row in rows.unbind()]
-    columns = torch.arange(longest)
-    mask = torch.stack([(columns >= longest - length).long() for length in rows.lengths])
-    places = [
-        torch.arange((row + 1) * longest - answer - 1, (row + 1) * longest - 1)
-        for row, answer in enumerate(rows.answer_lengths)
-    ]
-    inputs = {
-        "input_ids": torch.stack(parts),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
-    }
-    return inputs, torch.cat(places)
+    model, _ = load_base(base, dtype=torch.bfloat16)
+    model.requires_grad_(False)
+    return model
 
 
 def floor_step(base: PreTrainedModel, rows: Rows) -> Step:
@@ -126,10 +104,11 @@ def static_step(model: PreTrainedModel, spec: LoraSpec, rows: Rows) -> Step:
     config = peft.LoraConfig(r=spec.rank, lora_alpha=int(spec.alpha), target_modules=TARGETS)
     wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
     plain: Any = wrapped.get_base_model()
-    inputs, places = padded(rows)
+    layout = Layout.padded_left(rows)
+    inputs, places = layout.inputs(), layout.answer_positions()
 
     def step() -> float:
-        logits = logits_at(plain, places, **inputs, use_cache=False)
+        logits = logits_at(plain, places, **inputs)
         loss = answer_losses(logits, rows).mean()
         torch.autograd.backward(loss)
         wrapped.zero_grad()
@@ -172,11 +151,10 @@ def step_before(
     """The step of commit f28a688, rebuilt: SftModule.forward, its part and Aligned in one."""
     (part,) = batch.parts
     rows = part.rows
-    inputs, places = padded(rows)
-    columns = max(rows.answer_lengths)
-    seq = inputs["input_ids"].shape[1]
-    is_read = torch.zeros(len(rows), seq, dtype=torch.bool)
-    is_read.view(-1)[places] = True
+    layout = Layout.padded_left(rows)
+    inputs, columns = layout.inputs(), max(rows.answer_lengths)
+    is_read = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    is_read.view(-1)[layout.answer_positions()] = True
     is_read = is_read[:, -columns - 1 : -1]
 
     def step() -> float:
@@ -186,7 +164,7 @@ def step_before(
         chosen = weights.detach().select(distinct)
         leaves = [factor.requires_grad_() for factor in (*chosen.a.values(), *chosen.b.values())]
         with adapted(base, chosen, [distinct.index(adapter) for adapter in adapters]):
-            logits = base(**inputs, use_cache=False, logits_to_keep=columns + 1).logits
+            logits = base(**inputs, logits_to_keep=columns + 1).logits
             loss = answer_losses(logits[:, -columns - 1 : -1][is_read], rows).mean()
             torch.autograd.backward(loss)
         gradients = [torch.zeros_like(factor) for factor in factors]
@@ -199,23 +177,21 @@ def step_before(
     return step
 
 
-def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
+def make_steps(data: Path, base_folder: str) -> tuple[dict[str, Step], Rows]:
     """Every variant over the same rows."""
-    rows = draw_rows(options.data, options.base, options.rows, options.seed)
+    rows = draw_rows(data, base_folder)
     adapters = [row // ROWS_PER_ADAPTER for row in range(len(rows))]
-    base = load_frozen(options.base)
-    spec = LoraSpec.from_config(base.config, targets=TARGETS, rank=options.rank, alpha=16)
+    base = load_frozen(base_folder)
+    spec = LoraSpec.from_config(base.config, targets=TARGETS, rank=RANK, alpha=16)
     config = HypernetConfig(
         head="joint",
         embedding_dim=EMBEDDING_DIM,
-        latent_size=options.width,
-        head_in_size=options.width,
+        latent_size=WIDTH,
+        head_in_size=WIDTH,
         dropout=0.0,
     )
-
-    embeddings = torch.randn(
-        max(adapters) + 1, EMBEDDING_DIM, generator=torch.Generator().manual_seed(2)
-    )
+    generator = torch.Generator().manual_seed(2)
+    embeddings = torch.randn(max(adapters) + 1, EMBEDDING_DIM, generator=generator)
     names = tuple(map(str, adapters))
     part = Part(rows, tuple(adapters), names, lessons=(Lesson(tuple(range(len(rows)))),))
     batch = Batch((part,), embeddings, texts=(), total_rows=len(rows))
@@ -224,26 +200,24 @@ def make_steps(options: argparse.Namespace) -> tuple[dict[str, Step], Rows]:
     )
     steps = {
         "floor": floor_step(base, rows),
-        "static_peft": static_step(load_frozen(options.base), spec, rows),
+        "static_peft": static_step(load_frozen(base_folder), spec, rows),
         "adapted": adapted_step(base, hypernet(embeddings), adapters, rows),
         "whole": whole_step(SftModule(TextAdapters(hypernet), base), batch),
-        "before": step_before(load_frozen(options.base), hypernet_before, batch, adapters),
+        "before": step_before(load_frozen(base_folder), hypernet_before, batch, adapters),
     }
     return steps, rows
 
 
-def measure(
-    steps: dict[str, Step], rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
+def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
     """Seconds of every variant in every round, after one that is not timed."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         losses = {}
         for name, step in steps.items():
-            start = clock()
+            start = time.perf_counter()
             losses[name] = step()
             if number:
-                times[name].append(clock() - start)
+                times[name].append(time.perf_counter() - start)
         print(f"round {number}: losses {losses}", flush=True)
         # The adapters start as PEFT's do, with B = 0, so that all variants have the base's loss.
         assert max(losses.values()) - min(losses.values()) < AGREE * min(losses.values())
@@ -256,29 +230,16 @@ def main() -> None:
     parser.add_argument("--base", required=True, help="folder of a Llama-type base")
     parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
-    parser.add_argument("--rows", type=int, default=32, help="rows, two for each adapter")
-    parser.add_argument("--rank", type=int, default=8, help="rank of the adapters")
-    parser.add_argument("--width", type=int, default=256, help="latent and head width (joint head)")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows")
-    parser.add_argument(
-        "--cpu-time",
-        action="store_true",
-        help="count CPU seconds of the process instead of wall seconds, for a shared machine",
-    )
     options = parser.parse_args()
-    if options.cpu_time and options.threads > 1:
-        parser.error("--cpu-time adds up threads; give --threads 1")
     torch.set_num_threads(options.threads)
     recorder = Recorder(threads=options.threads)
-    steps, rows = make_steps(options)
-    times = measure(
-        steps, options.rounds, time.process_time if options.cpu_time else time.perf_counter
-    )
+    steps, rows = make_steps(options.data, options.base)
+    times = measure(steps, options.rounds)
     tokens = len(rows.tokens)
     pace = {name: tokens / statistics.median(values) for name, values in times.items()}
+    pairs = {name: name.split("_to_") for name in TO_REACH}
     result = {
         "peft": peft.__version__,
-        "clock": "CPU seconds of the process" if options.cpu_time else "wall seconds",
         "rows": {
             "count": len(rows),
             "tokens": tokens,
@@ -290,21 +251,11 @@ def main() -> None:
             name: [round(v, 3) for v in values] for name, values in times.items()
         },
         "tokens_per_second": {name: round(value, 1) for name, value in pace.items()},
-        "ratios": {
-            "adapted_to_floor": round(pace["adapted"] / pace["floor"], 3),
-            "adapted_to_static_peft": round(pace["adapted"] / pace["static_peft"], 3),
-            "whole_to_floor": round(pace["whole"] / pace["floor"], 3),
-            "whole_to_before": round(pace["whole"] / pace["before"], 3),
-        },
-        "to_reach": {
-            "adapted_to_floor": 0.7,
-            "adapted_to_static_peft": 1.0,
-            "whole_to_floor": 0.55,
-            "whole_to_before": 2.5,
-        },
+        "ratios": {name: round(pace[a] / pace[b], 3) for name, (a, b) in pairs.items()},
+        "to_reach": TO_REACH,
     }
     print(json.dumps(result["tokens_per_second"]), json.dumps(result["ratios"]))
-    write_json(options.out, recorder.complete(result))
+    recorder.write(options.out, result)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,10 @@ Memory is the largest resident set of the process. The base is in the cache alre
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.lib import Recorder, parse
-from text_to_lora.files import write_json
+from benchmarks.lib import PROGRAM, Recorder, parse, time_process
 
 SENTENCE = "Decide whether a mail asks for a refund; answer yes or no"
 INPUT = "The kettle leaks, I want my money back."
@@ -27,18 +22,6 @@ ROWS = "input,output\n" + "".join(
         (f"How do I clean the {item}?", "no"),
     )
 )
-
-
-def time_step(arguments: list[str]) -> dict[str, float]:
-    """Wall seconds and peak memory of one command of the program."""
-    program = str(Path(sys.executable).with_name("t2l"))
-    started = time.perf_counter()
-    process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"t2l {arguments[0]} ended with status {status}")
-    seconds = time.perf_counter() - started
-    return {"seconds": round(seconds, 1), "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2)}
 
 
 def main() -> None:
@@ -62,9 +45,13 @@ def main() -> None:
         }
         results = {}
         for name, arguments in steps.items():
-            results[name] = time_step(arguments)
+            seconds, memory = time_process(PROGRAM, *arguments)
+            results[name] = {
+                "seconds": round(seconds, 1),
+                "peak_memory_gib": round(memory / 2**30, 2),
+            }
             print(name, results[name], flush=True)
-    write_json(options.out, recorder.complete({"steps": results}))
+    recorder.write(options.out, {"steps": results})
 
 
 if __name__ == "__main__":

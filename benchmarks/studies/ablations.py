@@ -15,7 +15,6 @@ its checkpoint. With a GPU, at the paper's settings: --recipe mistral-7b --steps
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
@@ -95,17 +94,12 @@ def train(name: str, options: argparse.Namespace, judge: Judge) -> dict[str, Any
     ]
     config = load_recipe(options.recipe, settings)
     trained = train_sft(config, output_dir=folder, report=partial(print, f"{name}:", flush=True))
-    history = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    last = [line for line in map(json.loads, history) if "tokens" in line][-1]
     t2l = TextToLora.from_pretrained(trained, device=options.device)
     kinds = ["matched", "shuffled", "junk"]
     kinds += ["matched_in_prompt"] if name == IN_PROMPT else []
     return {
         "parameters": load_hypernet(trained).hypernet.num_parameters,
         "rows_seen": options.steps * config.data.tasks_per_batch * config.data.examples_per_task,
-        "tokens_seen": last["tokens"],
-        "train_seconds": round(last["seconds"], 1),
-        "last_loss": last["loss"],
         "nll": judge.nll(judge.plan(kinds, lambda texts: t2l.generate(texts).weights)),
     }
 

@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig
 
 from benchmarks.lib import Recorder, memory_bytes, parse, random_adapters
 from benchmarks.studies.crash import make_jobs
-from text_to_lora.files import write_json
 from text_to_lora.generate import TextToLora
 from text_to_lora.library.library import LibraryEntry, load_library, write_library
-from text_to_lora.lora import LoraSpec, LoraWeights, adapted
-from text_to_lora.models.base import load_base
+from text_to_lora.lora import LoraSpec, adapted
 
 GROWTH_MIB = 32.0
 """Most memory that the process may take between the first and the last tenth of the calls."""
@@ -62,8 +59,9 @@ def repeat(call: Callable[[int], object], count: int) -> dict[str, Any]:
     }
 
 
-def repeat_blocks(model: Any, weights: LoraWeights, count: int) -> dict[str, Any]:
+def repeat_blocks(t2l: TextToLora, count: int) -> dict[str, Any]:
     """Run a model under `adapted()` many times; it has no hook afterwards."""
+    model, weights = t2l.base[0], t2l.generate(["Say red.", "Say blue."]).weights
     ids = torch.tensor([[5, 6, 7, 8]])
 
     def block(number: int) -> None:
@@ -108,30 +106,22 @@ def run(work: Path, *, calls: int, blocks: int, adapters: int, reads: int) -> di
     """All three measurements; work: an empty folder."""
     make_jobs(work)  # writes the tiny base and hypernetwork
     t2l = TextToLora.from_pretrained(work / "hypernet")
-    generated = t2l.generate(["Say red.", "Say blue."]).weights
-    model, _ = load_base(work / "base")
-    config = LlamaConfig.from_pretrained(work / "base")
-    spec = LoraSpec.from_config(config, targets=["q_proj", "v_proj"], rank=4, name="base")
     return {
         "generate": repeat(lambda number: t2l.generate([f"Say {number}."]), calls),
-        "adapted": repeat_blocks(model, generated, blocks),
-        "library": large_library(spec, work / "large", adapters, reads),
+        "adapted": repeat_blocks(t2l, blocks),
+        "library": large_library(t2l.spec, work / "large", adapters, reads),
     }
 
 
 def main() -> None:
     """Measure and write the result; the exit status is 1 where a bound is exceeded."""
-    parser = parse(__doc__, "endurance", threads=1)
-    counts = {"calls": 2000, "blocks": 200, "adapters": 10_000, "reads": 1000}
-    for name, count in counts.items():
-        parser.add_argument(f"--{name}", type=int, default=count)
-    options = parser.parse_args()
+    options = parse(__doc__, "endurance", threads=1).parse_args()
     torch.set_num_threads(options.threads)
     recorder = Recorder(threads=options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(Path(folder), **{name: getattr(options, name) for name in counts})
+        result = run(Path(folder), calls=2000, blocks=200, adapters=10_000, reads=1000)
     bounds = {"growth_mib": GROWTH_MIB, "slower": SLOWER, **LIBRARY_BOUNDS}
-    write_json(options.out, recorder.complete({**result, "bounds": bounds}))
+    recorder.write(options.out, {**result, "bounds": bounds})
     print(result, flush=True)
     raise SystemExit(0 if all(part["within"] for part in result.values()) else 1)
 

@@ -21,77 +21,19 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+MEMBER = "tiny_gguf/tiny.Q4_1.gguf"  # of the wheel that is damaged
 BOMB_BYTES = 1 << 28
 """Size of what a few hundred kilobytes of a zip archive or of a Parquet file unpack to."""
-VALUES: tuple[Any, ...] = (
-    None,
-    True,
-    False,
-    0,
-    -1,
-    1,
-    2.5,
-    1e308,
-    float("inf"),
-    float("nan"),
-    10**300,
-    2**63,
-    -(2**63),
-    "",
-    "x",
-    "a" * 5000,
-    "(",
-    "[",
-    "*",
-    "(.*)*(.*)*x$",
-    "\n",
-    "\0",
-    "two\nlines",
-    "\u202eabc",
-    "../../x",
-    "/dev/zero",
-    "\x1b[31m",
-    "😀",
-    "float64",
-    "LORA",
-    "all-linear",
-    [],
-    [1],
-    ["q_proj"],
-    [None],
-    [["a"]],
-    {},
-    {"a": 1},
-    [[[[1]]]],
-)
-HEADER_VALUES: tuple[Any, ...] = (
-    "F8_E4M3",
-    "F4",
-    "I64",
-    "BF16",
-    "F32",
-    "F16",
-    "BOOL",
-    "C64",
-    "F8_E8M0",
-    "U8",
-    "nonsense",
-    [2, 32],
-    [32, 2],
-    [2**60, 2**60],
-    [],
-    [0],
-    [-1],
-    [64],
-    [1] * 100,
-    [0, 128],
-    [128, 0],
-    [0, 2**62],
-    [-8, 8],
-    None,
-    {},
-    1.5,
-)
+_NUMBERS = (None, True, False, 0, -1, 1, 2.5, 1e308, float("inf"), float("nan"), 10**300, 2**63)
+_TEXTS = ("", "x", "a" * 5000, "\n", "\0", "two\nlines", "\u202eabc", "\x1b[31m", "😀")
+_MEANINGFUL_TEXTS = ("(", "(.*)*(.*)*x$", "../../x", "/dev/zero", "float64", "LORA", "all-linear")
+_CONTAINERS: tuple[Any, ...] = ([], [1], ["q_proj"], [None], [["a"]], {}, {"a": 1}, [[[[1]]]])
+VALUES: tuple[Any, ...] = (*_NUMBERS, *_TEXTS, *_MEANINGFUL_TEXTS, *_CONTAINERS)
+_DTYPES = ("F8_E4M3", "F4", "I64", "BF16", "F32", "F16", "BOOL", "C64", "F8_E8M0", "U8", "nonsense")
+_SHAPES: tuple[list[int], ...] = ([2, 32], [32, 2], [2**60, 2**60], [], [0], [-1], [64], [1] * 100)
+_OFFSETS = ([0, 128], [128, 0], [0, 2**62], [-8, 8])
+HEADER_VALUES: tuple[Any, ...] = (*_DTYPES, *_SHAPES, *_OFFSETS, None, {}, 1.5)
+NAMES = ("foo", "a\nb", "x" * 3000, "\0", "../x", "😀", "use_dora", "extends")
 PYTHON_TAG = "!!python/object/apply:os.system"
 
 
@@ -117,45 +59,39 @@ def damage(file: Path, rng: random.Random, marker: Path) -> str:
 
 def _bytes(file: Path, rng: random.Random) -> str:
     content = file.read_bytes()
-    place, changed = rng.randrange(len(content)), bytearray(content)
-    way = rng.choice(
-        ("cut", "changed", "changed at its start", "repeated", "empty", "random", "NUL")
-    )
-    end = min(len(content), 400) if way.endswith("start") else len(content)
-    for _ in range(rng.randrange(1, 8)):
-        changed[rng.randrange(end)] = rng.randrange(256)
+    place = rng.randrange(len(content))
+
+    def change(end: int) -> bytes:
+        changed = bytearray(content)
+        for _ in range(rng.randrange(1, 8)):
+            changed[rng.randrange(end)] = rng.randrange(256)
+        return bytes(changed)
+
     damaged = {
         "cut": content[:place],
+        "changed": change(len(content)),
+        "changed at its start": change(min(len(content), 400)),
         "repeated": content * rng.choice((2, 3, 50)),
         "empty": b"",
         "random": rng.randbytes(rng.randrange(1, 5000)),
         "NUL": content[:place] + bytes(16) + content[place + 16 :],
     }
-    file.write_bytes(damaged.get(way, changed))
+    way = rng.choice(list(damaged))
+    file.write_bytes(damaged[way])
     return f"bytes {way}"
 
 
 def _place(file: Path, rng: random.Random) -> str:
-    way = rng.choice(
-        (
-            "missing",
-            "a folder",
-            "a pipe",
-            "a link to itself",
-            "a link to nothing",
-            "a link to /dev/zero",
-            "a link to a folder",
-            "a link to /dev/null",
-        )
-    )
+    links = {"itself": file.name, "nothing": "nowhere", "a folder": str(file.parent)}
+    links |= {"/dev/zero": "/dev/zero"}
+    way = rng.choice(("missing", "a folder", "a pipe", *(f"a link to {end}" for end in links)))
     file.unlink()
     if way == "a folder":
         file.mkdir()
     elif way == "a pipe":
         os.mkfifo(file)
     elif way != "missing":
-        targets = {"itself": file.name, "nothing": "nowhere", "folder": str(file.parent)}
-        file.symlink_to(targets.get(way.rpartition(" ")[2], way.rpartition(" ")[2]))
+        file.symlink_to(links[way.removeprefix("a link to ")])
     return way
 
 
@@ -179,19 +115,14 @@ def _bomb() -> bytes:
     """A zip archive whose member unpacks to BOMB_BYTES."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr("tiny/tiny.gguf", bytes(BOMB_BYTES))
+        archive.writestr(MEMBER, bytes(BOMB_BYTES))
     return stream.getvalue()
 
 
 def _text(file: Path, rng: random.Random) -> str:
     text = file.read_text()
     lines, place = text.splitlines(keepends=True), rng.randrange(len(text))
-    encodings = {
-        "UTF-16": "utf-16",
-        "UTF-32": "utf-32",
-        "byte order mark": "utf-8-sig",
-        "Latin-1": "latin-1",
-    }
+    encodings = {"UTF-16": "utf-16", "byte order mark": "utf-8-sig", "Latin-1": "latin-1"}
     inserted = {
         "Latin-1": "é",
         "long line": "a" * 1_000_000,
@@ -199,12 +130,11 @@ def _text(file: Path, rng: random.Random) -> str:
         "half a surrogate pair": "\\ud83c",
         "quotes": '"',
     }
+    aliases = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)]
     damaged = {
         "nested": rng.choice(("[", '{"a":', "{", "- ")) * rng.choice((70, 5000, 100_000)),
         "repeated lines": "".join([*lines[: place % len(lines)], rng.choice(lines) * 100, *lines]),
-        # which expand to 9 to the power of 9 texts
-        "aliases": "a0: &a0 x\n"
-        + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)),
+        "aliases": "a0: &a0 x\n" + "".join(aliases),  # they expand to 9 to the power of 9 texts
     }
     way = rng.choice(sorted({*encodings, *inserted, *damaged}))
     text = damaged.get(way, text[:place] + inserted.get(way, "") + text[place:])
@@ -229,15 +159,8 @@ def _values(file: Path, rng: random.Random) -> str:
     return "other values"
 
 
-def _mutate(value: Any, rng: random.Random) -> Any:
-    places: list[tuple[Any, Any]] = []
-    pending = [value] if isinstance(value, dict | list) else []
-    while pending:
-        holder = pending.pop()
-        keys = list(holder) if isinstance(holder, dict) else range(len(holder))
-        places += [(holder, key) for key in keys]
-        pending += [holder[key] for key in keys if isinstance(holder[key], dict | list)]
-    new = copy.deepcopy(rng.choice(VALUES))
+def _mutate(value: Any, rng: random.Random, values: tuple[Any, ...] = VALUES) -> Any:
+    new, places = copy.deepcopy(rng.choice(values)), _places(value)
     if not places or rng.random() < 0.05:
         return new
     holder, key = rng.choice(places)
@@ -245,12 +168,20 @@ def _mutate(value: Any, rng: random.Random) -> Any:
     if way == 0:
         del holder[key]
     elif way == 1 and isinstance(holder, dict):
-        holder[rng.choice(("foo", "a\nb", "x" * 3000, "use_dora", "extends"))] = holder.pop(key)
+        holder[rng.choice(NAMES)] = holder.pop(key)
     elif way == 1:
         holder *= 3
     else:
         holder[key] = new
     return value
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every value inside of a value, as the dictionary or list that holds it and its key there."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    return [place for key in keys for place in ((value, key), *_places(value[key]))]
 
 
 def _header(file: Path, rng: random.Random) -> str:
@@ -262,15 +193,12 @@ def _header(file: Path, rng: random.Random) -> str:
         file.write_bytes(size.to_bytes(8, "little") + content[8:])
         return "header of a wrong length"
     header = json.loads(content[8 : 8 + size])
-    name = rng.choice([key for key in header if key != "__metadata__"])
-    way = rng.choice(("value", "name", "metadata", "twice"))
     metadata = header.get("__metadata__", {})
-    if way == "value":
-        header[name][rng.choice(("dtype", "shape", "data_offsets"))] = rng.choice(HEADER_VALUES)
-    elif way == "name":
-        header[rng.choice(("a\nb", "x" * 3000, "\0", "../x", "😀"))] = header.pop(name)
-    elif way == "twice":
-        header["again"] = header[name]
+    way = rng.choice(("values", "metadata", "twice"))
+    if way == "values":
+        header = _mutate(header, rng, HEADER_VALUES)
+    elif way == "twice":  # two tensors of the same bytes
+        header["again"] = header[rng.choice([key for key in header if key != "__metadata__"])]
     elif "text_to_lora" in metadata:
         metadata["text_to_lora"] = json.dumps(_mutate(json.loads(metadata["text_to_lora"]), rng))
     else:
@@ -348,12 +276,12 @@ def _archive(file: Path, rng: random.Random) -> str:
     """A zip archive that is whole, of other members."""
     way = rng.choice(("no member", "other content", "encrypted", "member is a folder"))
     with zipfile.ZipFile(file) as old:
-        whole = old.read("tiny/tiny.gguf")
+        whole = old.read(MEMBER)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
         if way == "member is a folder":
-            new.writestr("tiny/tiny.gguf/", b"")
+            new.writestr(f"{MEMBER}/", b"")
         elif way != "no member":
-            new.writestr("tiny/tiny.gguf", whole if way == "encrypted" else rng.randbytes(100))
+            new.writestr(MEMBER, whole if way == "encrypted" else rng.randbytes(100))
     if way == "encrypted":  # bit 0 of the flags, in both headers of the member
         content = bytearray(file.read_bytes())
         content[6] |= 1

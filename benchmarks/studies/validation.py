@@ -9,23 +9,22 @@ goes on where it was interrupted.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.lib import RESULTS, command, machine
+from benchmarks.lib import RESULTS, Recorder, parse
 from text_to_lora import TextToLora
 from text_to_lora.evaluation.conditions import Sources, plan_conditions
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.evaluation.suite import evaluate_suite
-from text_to_lora.files import read_json, write_json
+from text_to_lora.files import read_json
 from text_to_lora.tasks.families.probe import Probe, word_probe
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Example, Metric, Row, Task
@@ -72,13 +71,7 @@ def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
         "seed": PROBE_SEED,
         "exact": {name: _shares(probes, texts) for name, texts in answers.items()},
         "answers": [
-            {
-                "kind": probe.kind,
-                "description": probe.description,
-                "input": probe.input,
-                "right": probe.answer,
-                **{name: texts[place] for name, texts in answers.items()},
-            }
+            asdict(probe) | {name: texts[place] for name, texts in answers.items()}
             for place, probe in enumerate(probes)
         ],
     }
@@ -101,26 +94,21 @@ def _shares(probes: Sequence[Probe], texts: Sequence[str]) -> dict[str, float]:
 
 def main() -> None:
     """Score the tasks set aside and the probes."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parse(__doc__, "validation", threads=2)
+    parser.set_defaults(out=RESULTS)
     parser.add_argument("--data", type=Path, required=True, help="folder of task collections")
     parser.add_argument("--model", default="embedded", help="hypernetwork (default embedded)")
     parser.add_argument("--rows", type=int, default=8, help="rows a task (default 8)")
     parser.add_argument("--probes", type=int, default=128, help="probes of words (default 128)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--work", type=Path, required=True, help="folder of samples and plots")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     t2l = TextToLora.from_pretrained(options.model)
-    facts = {
-        "machine": machine(),
-        "command": command(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
+    recorder = Recorder()
     file = options.out / "validation_words.json"
     if not (file.is_file() and read_json(file).get("hypernet") == t2l.fingerprint):
         words = score_words(t2l, options.probes)
-        write_json(file, {**facts, "hypernet": t2l.fingerprint, **words})
+        recorder.write(file, {"hypernet": t2l.fingerprint, **words})
     _, tasks = split_by_group(load_data_dir(options.data, split="train"))
     base, tokenizer = t2l.base
     sources = Sources(tasks=tasks, generate=lambda texts: t2l.generate(texts).weights)
@@ -140,7 +128,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     for name in ("report.json", "conditions.png", "differences.png"):
         shutil.copy(options.work / name, folder / name)
-    write_json(folder / "facts.json", facts)
+    recorder.write(folder / "facts.json", {})
 
 
 if __name__ == "__main__":

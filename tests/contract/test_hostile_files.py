@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.hostile import EXTRA_BYTES, FAULTS, judge, run
+from benchmarks.studies.hostile import EXTRA_BYTES, judge, run
 from benchmarks.studies.hostile_damage import Marker
 from benchmarks.studies.hostile_files import Format
 from text_to_lora.errors import T2LError
@@ -25,7 +25,7 @@ WINDOWS_DEVICES = ("con", "prn", "aux", "nul", "com1", "lpt1")
 def test_three_hundred_damaged_files_are_refused_in_one_line_or_read(tmp_path: Path) -> None:
     result = run(FILES, seed=0, work=tmp_path)
     assert result["shown"] == []
-    assert result["faults"] == dict.fromkeys(FAULTS, 0)
+    assert len(result["faults"]) == 8 and not any(result["faults"].values())
     assert sum(result["files_of_format"].values()) == FILES
     assert len(result["files_of_format"]) == 13
     assert result["calls"]["refused"] > FILES / 2
@@ -79,7 +79,7 @@ def test_a_reader_with_a_fault_is_caught(
     source.mkdir()
     (source / "file.pickle").write_bytes(pickle.dumps(Marker(tmp_path / "executed")))
     judged = judge(Format(("file.pickle",), (reader,)), 0, source, tmp_path)
-    assert judged["faults"] == [fault]
+    assert [name for name, happened in judged["faults"].items() if happened] == [fault]
 
 
 def every_character() -> Iterator[str]:

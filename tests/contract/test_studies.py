@@ -18,6 +18,7 @@ from benchmarks.lib import RESULTS, ROOT
 from benchmarks.render import read_results, render
 from benchmarks.studies.ablations import noise_floor, summarise, verdict_of
 from benchmarks.studies.judge import difference
+from made_up_tasks import save_tasks
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.scoring import Scorer, choose_rows
 from text_to_lora.evaluation.stats import GroupBootstrap
@@ -53,29 +54,7 @@ Run = Callable[..., None]
 @pytest.fixture(scope="module")
 def judged_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six tasks of six groups that share no label."""
-    root = tmp_path_factory.mktemp("judged")
-    (root / "own").mkdir()
-    tasks = [
-        {
-            "id": f"say-{answer}",
-            "descriptions": [
-                f"{verb} {answer}." for verb in ("Say", "Write", "Tell", "Put", "Give")
-            ],
-            "metric": {"kind": "classification", "labels": [answer, f"not {answer}"]},
-            "group": answer,
-        }
-        for answer in ANSWERS
-    ]
-    rows = [
-        {"task_id": f"say-{answer}", "idx": i, "input": "x" * (3 * i % 20 + 1), "outputs": [answer]}
-        for answer in ANSWERS
-        for i in range(20)
-    ]
-    (root / "own" / "tasks.json").write_text(json.dumps(tasks))
-    (root / "own" / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    names = [f"say-{answer}" for answer in ANSWERS]
-    (root / "splits.json").write_text(json.dumps({"train": names, "dev_heldout": names}))
-    return root
+    return save_tasks(tmp_path_factory.mktemp("tasks") / "judged", ANSWERS)
 
 
 @pytest.fixture(scope="module")
