@@ -150,7 +150,7 @@ class Study:
         tasks = self.tasks[first : first + self.options.together]
         settings = RefineSettings.make(lr=cell.rate, pull=cell.pull, seed=cell.draw)
         jobs, owners, folds = self._jobs(tasks, cell, settings)
-        tests = [
+        tests: list[Sequence[Pair]] = [
             _draw(task.scored(), self.options.test_rows, f"test/{task.name}") for task in tasks
         ]
         trainer = self._trainer(self._adapters(cell.arm, tasks, owners), jobs, settings)

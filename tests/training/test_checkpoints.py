@@ -49,6 +49,7 @@ def test_what_a_killed_process_left_is_deleted(folder: RunFolder, settings: Sett
     half_written.mkdir()
     (half_written / MARK).touch()
     (folder.path / ".history.jsonl.123").touch()
+    (folder.path / ".library.png.t2l-123").mkdir()  # also begins as the leavings of library/ do
     folder.open(settings(), resume=True)
     assert [path.name for path in folder.path.iterdir()] == ["config.json"]
 

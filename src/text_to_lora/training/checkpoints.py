@@ -142,7 +142,7 @@ class RunFolder:
                 shutil.rmtree(folder)
 
     def _delete(self, patterns: Iterable[str]) -> None:
-        for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
+        for path in {path for pattern in patterns for path in self.path.glob(pattern)}:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
