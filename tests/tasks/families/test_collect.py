@@ -14,7 +14,7 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.families import FAMILIES, VALIDATION_FAMILIES, families
 from text_to_lora.tasks.families.collect import REAL_LABEL_SHARES
 from text_to_lora.tasks.families.family import load_texts
-from text_to_lora.tasks.families.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
+from text_to_lora.tasks.families.word_pool import UNSEEN_WORDS, VALIDATION_WORDS
 from text_to_lora.tasks.families.words import WORD_FAMILIES
 from text_to_lora.tasks.task import Task
 
