@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
-from text_to_lora.analysis.harm_plots import plot_harm
 from text_to_lora.analysis.no_harm import Judged, choose_other_rows, run_harm
+from text_to_lora.analysis.plots import plot_harm
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.scoring import Scorer
 from text_to_lora.generate import TextToLora

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from text_to_lora.analysis.sketch import sketch
+from text_to_lora.analysis.maps import sketch
 from text_to_lora.lora import LoraSpec, LoraWeights
 from tiny_models import make_config, random_adapters
 

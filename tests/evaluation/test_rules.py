@@ -17,8 +17,12 @@ from text_to_lora.evaluation.rules import (
     words_of,
 )
 from text_to_lora.tasks import families
-from text_to_lora.tasks.families.label_sets import LABEL_SETS, VALIDATION_LABEL_SETS
-from text_to_lora.tasks.families.word_pool import WordPool, is_held_out
+from text_to_lora.tasks.families.word_pool import (
+    LABEL_SETS,
+    VALIDATION_LABEL_SETS,
+    WordPool,
+    is_held_out,
+)
 
 TEXT = "Does the train to the coast leave at 9?"
 

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from text_to_lora.errors import TaskDataError
-from text_to_lora.tasks.parquet import read_parquet
+from text_to_lora.tasks.importing.tables import read_parquet
 
 
 def read(file: Path) -> list[tuple[object, ...]]:

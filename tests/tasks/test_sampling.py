@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -74,19 +75,11 @@ def test_examples_repeat_only_where_a_task_has_too_few() -> None:
     assert len(few.batch(0)) == 8
 
 
-def test_validation_draws_the_other_rows_and_long_inputs_are_left_out() -> None:
-    sampler = make_sampler(split="validation")
-    assert {row.input.split()[1] for step in range(9) for row in sampler.batch(step)} == {"9", "19"}
-    sampler = make_sampler(max_input_chars=len("real0 0"))
-    assert all(len(row.input) <= 7 for step in range(9) for row in sampler.batch(step))
-
-
 def test_tasks_without_rows_are_left_out_with_a_warning() -> None:
-    tasks = [*REAL, make_task("short", rows=3)]
-    with pytest.warns(T2LWarning, match="1 of 8 tasks have no validation rows"):
-        sampler = TaskSampler(
-            tasks, tasks_per_batch=8, examples_per_task=1, family_share=0, split="validation"
-        )
+    task = make_task("held-out", rows=10)
+    tasks = [*REAL, replace(task, examples=task.examples[9:])]
+    with pytest.warns(T2LWarning, match="1 of 8 tasks have no training rows"):
+        sampler = TaskSampler(tasks, tasks_per_batch=8, examples_per_task=1, family_share=0)
     assert 7 not in {row.task_index for row in sampler.batch(0)}
 
 
@@ -95,7 +88,6 @@ def test_tasks_without_rows_are_left_out_with_a_warning() -> None:
     [
         ({"tasks_per_batch": 0}, "0 tasks × 3 examples"),
         ({"family_share": 1.5}, "family_share is 1.5"),
-        ({"split": "test"}, "split is 'test'; choose"),
     ],
 )
 def test_options_that_cannot_work_are_refused(changes: dict[str, object], message: str) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.tasks.task import Example, Metric, Task
+from text_to_lora.tasks.task import Example, Metric, Task, normalize
 
 
 def make_task(**changes: object) -> Task:
@@ -52,3 +52,7 @@ def test_last_digit_of_idx_decides_what_a_row_is_for() -> None:
 def test_what_cannot_work_is_refused(make: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_normalizing_drops_case_spaces_and_punctuation() -> None:
+    assert normalize(" Hello,  World! 3") == "hello world 3"

@@ -117,10 +117,8 @@ def make_batch(
         answered = tuple(place for place, row in enumerate(group) if row not in swapped)
         others = tuple(place for place, row in enumerate(group) if row in swapped)
         lessons: list[Lesson] = []
-        if objective.ce_weight and answered:
+        if answered:
             lessons.append(Lesson(answered, objective.ce_weight, objective.label_smoothing))
-        if objective.distill_weight and answered:
-            lessons.append(teach(group, answered, objective.distill_weight))
         if others:
             lessons.append(teach(group, others, objective.swapped_weight))
         return Part(
@@ -184,7 +182,6 @@ def naive_loss(
         kl = (target.exp() * (target - student)).sum(-1).mean()
         factors = [*of_row.a.values(), *of_row.b.values()]
         penalty = torch.stack([factor.square().mean() for factor in factors]).sum()
-        loss = loss + objective.distill_weight * kl
         if i in swapped:
             loss = objective.swapped_weight * kl
         rows.append(loss + objective.weight_penalty * penalty)
@@ -194,10 +191,7 @@ def naive_loss(
 OBJECTIVES: dict[str, tuple[ObjectiveSection, tuple[int, ...]]] = {
     "cross-entropy": (PLAIN, ()),
     "penalty": (change(weight_penalty=0.5), ()),
-    "distillation": (change(ce_weight=0.0, distill_weight=1.0), ()),
-    "mixed": (change(ce_weight=0.7, distill_weight=0.3), ()),
-    "swapped": (change(swapped_weight=0.6), (1, 4)),
-    "swapped and distilled": (change(distill_weight=0.3, swapped_weight=0.6), (1, 4)),
+    "swapped": (change(ce_weight=0.7, swapped_weight=0.6), (1, 4)),
 }
 
 

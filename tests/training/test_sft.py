@@ -41,7 +41,7 @@ Starts = dict[str, tuple[Path, RunConfig]]
 TEXTS = ["Say red.", "The answer is always brown."]
 # What makes a run depend on random numbers wherever it can.
 NOISY: dict[str, dict[str, Any]] = {
-    "objective": {"neftune_alpha": 5.0, "distill_weight": 0.5},
+    "objective": {"neftune_alpha": 5.0},
     "hypernet": {"latent_size": 8, "head_in_size": 16, "dropout": 0.3},
 }
 

@@ -11,7 +11,6 @@ import text_to_lora
 from text_to_lora.cli import (
     benchmarks,
     check,
-    compare,
     compress,
     convert,
     cost,
@@ -20,10 +19,8 @@ from text_to_lora.cli import (
     evaluate,
     export,
     generate,
-    harm,
     inspect,
     library,
-    library_add,
     maps,
     merge,
     models,
@@ -83,8 +80,7 @@ _VERBS: dict[typer.Typer, list[Callable[..., None]]] = {
         demo.demo,
     ],
     tasks.app: [describe.describe, check.check],
-    library.app: [library_add.add],
-    evaluate.app: [harm.harm, benchmarks.benchmarks, compare.compare, compare.report],
+    evaluate.app: [benchmarks.benchmarks],
 }
 for group, verbs in _VERBS.items():
     for verb in verbs:

@@ -162,19 +162,29 @@ def load_base_quietly(
 
 
 def load_generator(
-    model: str, base: str | None = None, device: str = "cpu", cache_dir: Path | None = None
+    model: str,
+    base: str | None = None,
+    device: str = "cpu",
+    *,
+    dtype: str | None = None,
+    with_base: bool = False,
+    cache_dir: Path | None = None,
 ) -> TextToLora:
     """Load a hypernetwork; its base model is loaded where one is named, or descriptions need it.
 
+    dtype: of the base; None for its usual one; with_base: load the base in any case
     cache_dir: folder that keeps embeddings
 
     Raises ConfigError when either cannot be had.
     """
+    import torch
+
     from text_to_lora.generate import TextToLora
 
     t2l = TextToLora.from_pretrained(model, device=check_device(device), cache_dir=cache_dir)
-    if base is not None or t2l.reads_with_base:
-        t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device))
+    if base is not None or t2l.reads_with_base or with_base:
+        chosen = None if dtype is None else getattr(torch, dtype)
+        t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen))
     return t2l
 
 
@@ -185,13 +195,7 @@ def load_model_and_base(
 
     Raises ConfigError when either cannot be had.
     """
-    import torch
-
-    from text_to_lora.generate import TextToLora
-
-    t2l = TextToLora.from_pretrained(model, device=check_device(device))
-    chosen = None if dtype is None else getattr(torch, dtype)
-    t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen))
+    t2l = load_generator(model, base, device, dtype=dtype, with_base=True)
     return t2l, *t2l.base
 
 
@@ -228,10 +232,19 @@ def cut(text: str, width: int = 60) -> str:
 
 def echo_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Print names and values in two columns."""
-    rows = list(facts)
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        echo(f"{name:{width}}  {value}")
+    for line in align(list(facts), left=True):
+        echo(line)
+
+
+def align(rows: Sequence[Sequence[str]], *, left: bool = False) -> Iterator[str]:
+    """Rows as lines, the first column to the left, others to the right unless `left`."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        first, *others = (
+            cell.ljust(width) if left or place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join((first, *others)).rstrip()
 
 
 def note(line: str) -> None:

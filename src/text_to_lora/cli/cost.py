@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from text_to_lora.choices import HeadName
-from text_to_lora.cli.common import check_file, progress
+from text_to_lora.cli.common import align, check_file, progress
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
 
     adapter, hypernet, encoder = facts["adapter"], facts["hypernetwork"], facts["encoder"]
     base, tokens, library = facts["base"], facts["tokens"], facts["library"]
-    yield from _table(
+    yield from align(
         [
             ("base", f"{base['name']}, {base['flops_per_token'] / 1e9:.3g} GFLOPs a token"),
             ("tokens", f"{tokens['prompt']} a question, {tokens['answer']} an answer, "
@@ -207,19 +207,10 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         )
         for name, way in facts["ways"].items()
     ]
-    yield from _table([head, *rows])
+    yield from align([head, *rows])
     yield ""
     yield (
         f"library of {library['adapters']:,}: {size(library['bytes'])}; the hypernetwork is "
         f"smaller from {library['crossing_hypernetwork']:,} adapters on, with its encoder from "
         f"{library['crossing_with_encoder']:,}"
     )
-
-
-def _table(rows: Sequence[Sequence[str]], *, left: bool = False) -> Iterable[str]:
-    """Rows with the first column to the left, others to the right unless `left`."""
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    align = "<" if left else ">"
-    for row in rows:
-        cells = (f"{c:{align}{width}}" for c, width in zip(row[1:], others, strict=True))
-        yield "  ".join((f"{row[0]:{first}}", *cells)).rstrip()

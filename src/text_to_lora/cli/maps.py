@@ -61,14 +61,14 @@ def draw_map(
       t2l map --data data -o benchmarks --split benchmarks --by task --descriptions 3
     """
     from text_to_lora.analysis.maps import METHODS, make_map, points_of
-    from text_to_lora.analysis.maps_plots import plot_map
+    from text_to_lora.analysis.plots import plot_map
     from text_to_lora.evaluation.tables import show
     from text_to_lora.files import check_results, write_json
     from text_to_lora.tasks.folder import load_data_dir
 
     check_results(output, marker="map.json", names=("map.png",))
     points = points_of(load_data_dir(data, split=split), descriptions=descriptions)
-    t2l = load_generator(model, base, device, cache)
+    t2l = load_generator(model, base, device, cache_dir=cache)
     doing = f"embedding {len(points)} descriptions and generating their adapters"
     with needs_extra("eval", "a map"), progress(doing):
         result = make_map(
@@ -119,7 +119,7 @@ def neighbours(
 
     texts = gather(descriptions, None, "description", "the command line")
     points = points_of(load_data_dir(data, split=split), descriptions=per_task)
-    t2l = load_generator(model, base, device, cache)
+    t2l = load_generator(model, base, device, cache_dir=cache)
     with progress(f"embedding {len(points)} descriptions and generating their adapters"):
         nearest = nearest_tasks(
             texts, points, t2l.encode, lambda chunk: t2l.generate(chunk).weights, count=count

@@ -78,49 +78,16 @@ def serve(
       curl http://127.0.0.1:8000/v1/chat/completions -H "Content-Type: application/json" \\
         -d '{"model": "t2l:Answer in capitals", "messages": [{"role": "user", "content": "hello"}]}'
     """
-    options = {"max_batch": max_batch, "max_queue": max_queue, "max_wait": max_wait_ms / 1000}
-    start(
-        model,
-        base,
-        host=host,
-        port=port,
-        api_key=api_key,
-        store=store,
-        max_adapters=max_adapters,
-        limits=options,
-        cors_origins=cors_origin or [],
-        ui=ui,
-        device=device,
-    )
-
-
-def start(
-    model: str,
-    base: str | None,
-    *,
-    host: str,
-    port: int,
-    store: Path | None,
-    max_adapters: int,
-    api_key: str | None = None,
-    limits: dict[str, Any],
-    cors_origins: list[str],
-    ui: bool,
-    device: str,
-) -> None:
-    """Load everything, then serve until a signal.
-
-    Raises ConfigError when a package is missing, the port is taken, or something cannot be loaded.
-    """
     if api_key == "":
         raise ConfigError("the API key is empty; leave --api-key out, or give a key")
     api, guard = import_serving("api"), import_serving("guard")
     page = import_serving("ui") if ui else None
     listener = guard.listen(host, port)
     with listener:
+        limits = {"max_batch": max_batch, "max_queue": max_queue, "max_wait": max_wait_ms / 1000}
         with progress("loading the hypernetwork and the base model"):
             service = _load(model, base, store, max_adapters, limits, device)
-        options = {"api_key": api_key, "cors_origins": cors_origins}
+        options = {"api_key": api_key, "cors_origins": cors_origin or []}
         app = api.make_app(service, drain_seconds=_DRAIN_SECONDS, **options)
         name, number = listener.getsockname()[:2]
         address = f"http://{name}:{number}"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from text_to_lora.cli.common import Base, Device
-from text_to_lora.cli.serve import Host, MaxAdapters, Port, Store, import_serving, start
+from text_to_lora.cli.serve import Host, MaxAdapters, Port, Store, import_serving, serve
 from text_to_lora.errors import ConfigError
 
 
@@ -39,19 +39,7 @@ def ui(
       t2l ui --server http://127.0.0.1:8000 --port 7860
     """
     if server is None:
-        start(
-            model,
-            base,
-            host=host,
-            port=port,
-            api_key=api_key,
-            store=store,
-            max_adapters=max_adapters,
-            limits={},
-            cors_origins=[],
-            ui=True,
-            device=device,
-        )
+        serve(model, base, host, port, api_key, store, max_adapters, ui=True, device=device)
         return
     if not server.startswith(("http://", "https://")):
         raise ConfigError(

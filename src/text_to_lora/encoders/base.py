@@ -147,18 +147,40 @@ class BatchedEncoder(ABC):
     """An encoder that embeds prepared texts of like length together.
 
     batch_size: texts embedded at once
+    kind, name, revision, embedding_dim, pooling: as in EncoderConfig
+    model_limit: tokens that the model can read; weights: SHA-256 that stands for its weights
+    settings: how texts are read; None for the usual way
+
+    Raises ConfigError when `settings` asks for more tokens than the model reads.
     """
 
     batch_size = 32
     _unknown_id: int | None = None  # that stands for every token that the encoder does not know
 
-    def __init__(self, config: EncoderConfig) -> None:
-        self._config = config
-
-    @property
-    def config(self) -> EncoderConfig:
-        """The name of this encoder and the settings by which it reads."""
-        return self._config
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        *,
+        revision: str | None,
+        embedding_dim: int,
+        model_limit: int,
+        pooling: Pooling,
+        weights: str,
+        settings: TextSettings | None,
+    ) -> None:
+        settings = settings or TextSettings()
+        limit = model_limit if settings.max_tokens is None else settings.max_tokens
+        if limit > model_limit:
+            raise ConfigError(
+                f"encoder: max_tokens is {limit}; {name!r} reads at most {model_limit}"
+            )
+        norm = float(embedding_dim**0.5 if settings.norm is None else settings.norm)
+        read = (settings.prefix, settings.add_full_stop, norm)
+        fingerprint = content_hash([weights, pooling, embedding_dim, limit, *read])
+        self.config = EncoderConfig(
+            kind, name, revision, embedding_dim, limit, pooling, *read, fingerprint
+        )
 
     @final
     @torch.no_grad()
@@ -197,33 +219,6 @@ class BatchedEncoder(ABC):
     @abstractmethod
     def _embed(self, prepared: list[str]) -> Tensor:
         """Embed texts of like length, cut to `config.max_tokens`: [texts, embedding_dim]."""
-
-
-def make_config(
-    kind: str,
-    name: str,
-    *,
-    revision: str | None,
-    embedding_dim: int,
-    model_limit: int,
-    pooling: Pooling,
-    weights: str,
-    settings: TextSettings | None,
-) -> EncoderConfig:
-    """Fill an EncoderConfig: defaults resolved, fingerprint taken.
-
-    model_limit: tokens that the model can read; weights: SHA-256 that stands for its weights
-
-    Raises ConfigError when `settings` asks for more tokens than the model reads.
-    """
-    settings = settings or TextSettings()
-    limit = model_limit if settings.max_tokens is None else settings.max_tokens
-    if limit > model_limit:
-        raise ConfigError(f"encoder: max_tokens is {limit}; {name!r} reads at most {model_limit}")
-    norm = float(embedding_dim**0.5 if settings.norm is None else settings.norm)
-    read = (settings.prefix, settings.add_full_stop, norm)
-    fingerprint = content_hash([weights, pooling, embedding_dim, limit, *read])
-    return EncoderConfig(kind, name, revision, embedding_dim, limit, pooling, *read, fingerprint)
 
 
 class FileTokenizer:

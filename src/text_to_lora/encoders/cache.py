@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from text_to_lora.encoders.base import TextEncoder, count_known, prepare_all, warn_unread
-from text_to_lora.encoders.config import EncoderConfig
 from text_to_lora.errors import T2LWarning
 from text_to_lora.files import content_hash, write_file
 
@@ -32,14 +31,10 @@ class CachedEncoder:
 
     def __init__(self, encoder: TextEncoder, folder: Path | str) -> None:
         self._encoder = encoder
+        self.config = encoder.config
         self._folder = Path(folder) / encoder.config.fingerprint
         self._read: set[Path] = set()
         self._known: dict[str, Tensor] = {}
-
-    @property
-    def config(self) -> EncoderConfig:
-        """The name of this encoder and the settings by which it reads."""
-        return self._encoder.config
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each prepared description, special tokens included, before any cut."""

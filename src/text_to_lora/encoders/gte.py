@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from text_to_lora.encoders.base import BatchedEncoder, FileTokenizer, make_config, pad_right, pool
+from text_to_lora.encoders.base import BatchedEncoder, FileTokenizer, pad_right, pool
 from text_to_lora.encoders.config import TextSettings
 from text_to_lora.encoders.model_files import find_folder, folder_hash, load_strictly
 from text_to_lora.errors import ConfigError
@@ -53,16 +53,14 @@ class GteEncoder(BatchedEncoder):
         folder, commit = find_folder(name, revision)
         model_config = GteConfig(**native_fields(read_json(folder / "config.json")))
         super().__init__(
-            make_config(
-                "gte",
-                name,
-                revision=commit,
-                embedding_dim=model_config.hidden_size,
-                model_limit=model_config.max_position_embeddings,
-                pooling="cls",
-                weights=folder_hash(folder),
-                settings=settings,
-            )
+            "gte",
+            name,
+            revision=commit,
+            embedding_dim=model_config.hidden_size,
+            model_limit=model_config.max_position_embeddings,
+            pooling="cls",
+            weights=folder_hash(folder),
+            settings=settings,
         )
         self._device = device
         model = load_strictly(GteModel, folder, config=model_config, dtype=torch.float32)

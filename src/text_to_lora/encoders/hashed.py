@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from text_to_lora.encoders.base import BatchedEncoder, make_config
+from text_to_lora.encoders.base import BatchedEncoder
 from text_to_lora.encoders.config import TextSettings
 from text_to_lora.files import content_hash
 
@@ -26,16 +26,14 @@ class HashEncoder(BatchedEncoder):
 
     def __init__(self, embedding_dim: int = 32, settings: TextSettings | None = None) -> None:
         super().__init__(
-            make_config(
-                "hash",
-                "hash",
-                revision=None,
-                embedding_dim=embedding_dim,
-                model_limit=_MAX_TOKENS,
-                pooling="mean",
-                weights=content_hash("shake_256 of words, version 1"),
-                settings=settings,
-            )
+            "hash",
+            "hash",
+            revision=None,
+            embedding_dim=embedding_dim,
+            model_limit=_MAX_TOKENS,
+            pooling="mean",
+            weights=content_hash("shake_256 of words, version 1"),
+            settings=settings,
         )
 
     def _tokenize(self, prepared: list[str], *, special: bool) -> list[list[int]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from text_to_lora.encoders.base import BatchedEncoder, make_config, pad_right, pool, tokenize
+from text_to_lora.encoders.base import BatchedEncoder, pad_right, pool, tokenize
 from text_to_lora.encoders.config import TextSettings
 from text_to_lora.encoders.model_files import find_folder, load_strictly, module_hash
 from text_to_lora.errors import ConfigError, first_line
@@ -45,16 +45,14 @@ class LanguageModelEncoder(BatchedEncoder):
         self._unknown_id = getattr(tokenizer, "unk_token_id", None)
         text_config = model.config.get_text_config()
         super().__init__(
-            make_config(
-                "language-model",
-                name or str(model.config.name_or_path),
-                revision=revision,
-                embedding_dim=text_config.hidden_size,
-                model_limit=min(text_config.max_position_embeddings, _MAX_TOKENS),
-                pooling="last",
-                weights=module_hash(self._decoder),
-                settings=settings,
-            )
+            "language-model",
+            name or str(model.config.name_or_path),
+            revision=revision,
+            embedding_dim=text_config.hidden_size,
+            model_limit=min(text_config.max_position_embeddings, _MAX_TOKENS),
+            pooling="last",
+            weights=module_hash(self._decoder),
+            settings=settings,
         )
 
     @classmethod

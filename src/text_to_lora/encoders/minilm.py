@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
-from text_to_lora.encoders.base import BatchedEncoder, FileTokenizer, make_config, pad_right, pool
+from text_to_lora.encoders.base import BatchedEncoder, FileTokenizer, pad_right, pool
 from text_to_lora.encoders.config import TextSettings
 from text_to_lora.errors import ConfigError
 from text_to_lora.files import content_hash, file_hash
@@ -56,16 +56,14 @@ class MiniLMEncoder(BatchedEncoder):
                     f"the text encoder's {name} has SHA-256 {actual}, not {expected}; {_reinstall()}"
                 )
         super().__init__(
-            make_config(
-                "minilm",
-                "all-MiniLM-L6-v2",
-                revision=PACKAGE,
-                embedding_dim=_HIDDEN,
-                model_limit=_MAX_TOKENS,
-                pooling="mean",
-                weights=content_hash(FILE_HASHES),
-                settings=settings,
-            )
+            "minilm",
+            "all-MiniLM-L6-v2",
+            revision=PACKAGE,
+            embedding_dim=_HIDDEN,
+            model_limit=_MAX_TOKENS,
+            pooling="mean",
+            weights=content_hash(FILE_HASHES),
+            settings=settings,
         )
         self._device = device
         # Loaded to the CPU first: safetensors refuses the "cpu:0" that distributed runs name.

@@ -27,7 +27,7 @@ class OneHotEncoder:
 
     def __init__(self, tasks: Sequence[str]) -> None:
         names = tuple(tasks)
-        self._config = EncoderConfig(
+        self.config = EncoderConfig(
             kind="one-hot",
             name="one-hot",
             revision=None,
@@ -42,24 +42,19 @@ class OneHotEncoder:
         )
         self._places = {name.strip(): place for place, name in enumerate(names)}
 
-    @property
-    def config(self) -> EncoderConfig:
-        """The configuration of this encoder, which holds the names."""
-        return self._config
-
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Give the rows of tasks by name: [texts, embedding_dim], fp32, each of norm 1.
 
         Raises ConfigError for a name that is not one of the tasks, with the nearest that is.
         """
-        places = [self._place(text) for text in prepare_all(texts, self._config)]
-        rows = torch.zeros(len(places), self._config.embedding_dim)
+        places = [self._place(text) for text in prepare_all(texts, self.config)]
+        rows = torch.zeros(len(places), self.config.embedding_dim)
         rows[torch.arange(len(places)), places] = 1.0
         return rows
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Give 1 for each name: it is read as a whole."""
-        return [1] * len(prepare_all(texts, self._config))
+        return [1] * len(prepare_all(texts, self.config))
 
     def _place(self, name: str) -> int:
         if name in self._places:

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from text_to_lora.encoders.base import BatchedEncoder, make_config, tokenize
+from text_to_lora.encoders.base import BatchedEncoder, tokenize
 from text_to_lora.encoders.config import Pooling, TextSettings
 from text_to_lora.encoders.model_files import find_folder, folder_hash
 from text_to_lora.errors import ConfigError, first_line
@@ -58,16 +58,14 @@ class SentenceTransformerEncoder(BatchedEncoder):
                 f"one of {', '.join(_POOLINGS)} is needed"
             )
         super().__init__(
-            make_config(
-                "sentence-transformers",
-                name,
-                revision=commit,
-                embedding_dim=model.get_embedding_dimension(),
-                model_limit=model.max_seq_length,
-                pooling=_POOLINGS[modes[0]],
-                weights=folder_hash(folder),
-                settings=settings,
-            )
+            "sentence-transformers",
+            name,
+            revision=commit,
+            embedding_dim=model.get_embedding_dimension(),
+            model_limit=model.max_seq_length,
+            pooling=_POOLINGS[modes[0]],
+            weights=folder_hash(folder),
+            settings=settings,
         )
         self._model = model
         self._model.max_seq_length = self.config.max_tokens

@@ -137,25 +137,16 @@ def plot_tasks(report: Mapping[str, Any], path: Path) -> None:
 
 def move_apart(places: Sequence[float], gap: float) -> list[float]:
     """Move the places of labels as little as keeps neighbours `gap` apart, in their order."""
-    order = sorted(range(len(places)), key=lambda place: places[place])
-    clusters: list[list[int]] = []
-    centers: list[float] = []
-    for place in order:
-        clusters.append([place])
-        centers.append(places[place])
-        # Clusters that overlap become one around the mean of their members.
-        while len(clusters) > 1 and centers[-1] - centers[-2] < gap / 2 * (
-            len(clusters[-1]) + len(clusters[-2])
-        ):
-            last = clusters.pop()
-            centers.pop()
-            clusters[-1] += last
-            centers[-1] = sum(places[member] for member in clusters[-1]) / len(clusters[-1])
-    moved = list(places)
-    for cluster, center in zip(clusters, centers, strict=True):
-        for rank, member in enumerate(cluster):
-            moved[member] = center + gap * (rank - (len(cluster) - 1) / 2)
-    return moved
+    import numpy
+    from scipy.optimize import isotonic_regression
+
+    if not places:
+        return []
+    order = numpy.argsort(places, kind="stable")
+    steps = gap * numpy.arange(len(places))
+    moved = numpy.empty(len(places))
+    moved[order] = isotonic_regression(numpy.array(places)[order] - steps).x + steps
+    return [float(place) for place in moved]
 
 
 def _draw_slopes(axes: Axes, tasks: Mapping[str, Any], start: str, measure: str) -> None:

@@ -1,15 +1,14 @@
-"""Public task collections: Super-NaturalInstructions as a folder, Lots-of-LoRAs on the hub."""
+"""Public data: sets of Hugging Face, Super-NaturalInstructions as a folder, Lots-of-LoRAs on the hub."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from text_to_lora.errors import ConfigError, TaskDataError, shorten
+from text_to_lora.errors import ConfigError, TaskDataError, first_line, shorten
 from text_to_lora.files import read_task_json
-from text_to_lora.tasks.datasets import open_dataset
 from text_to_lora.tasks.folder import is_list_of_texts
 from text_to_lora.tasks.task import Example, Metric, Task
 
@@ -23,31 +22,59 @@ LOTS_OF_LORAS_INPUT = re.compile(
 )
 
 
-def load_sni(path: Path | str, names: Iterable[str] | None = None) -> list[Task]:
-    """Read tasks of a copy of the Super-NaturalInstructions repository, or of its `tasks` folder.
+def open_dataset(
+    name: str | Path,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Any:
+    """Open one split of a data set by its name on the hub, or its folder.
 
-    names: the tasks to read as the files are called, without ".json"; all by default
+    config: which of the data set's configurations
+
+    Raises ConfigError when `datasets` is not installed or the data set cannot be loaded.
+    """
+    try:
+        from datasets import Dataset, load_dataset, load_from_disk
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        raise ConfigError("datasets is not installed; install text-to-lora[train]") from error
+    folder, where = Path(name), f"{str(name)!r}, split {split!r}"
+    try:
+        if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            loaded = load_from_disk(str(folder))
+            return loaded if isinstance(loaded, Dataset) else loaded[split]
+        cache = None if cache_dir is None else str(cache_dir)
+        return load_dataset(str(name), config, split=split, revision=revision, cache_dir=cache)
+    except KeyError:
+        raise ConfigError(f"cannot load {where}: it has {', '.join(loaded)}") from None
+    except (DatasetsError, OSError, ValueError) as error:
+        raise ConfigError(f"cannot load {where}: {first_line(error)}") from error
+
+
+def label_names(dataset: Any, column: str) -> dict[str, str] | None:
+    """The label by its number, as text, where a column of a data set knows its labels."""
+    names = getattr((getattr(dataset, "features", None) or {}).get(column), "names", None)
+    return None if names is None else {str(i): str(name) for i, name in enumerate(names)}
+
+
+def load_sni(path: Path | str) -> list[Task]:
+    """Read the tasks of a copy of the Super-NaturalInstructions repository, or of its `tasks` folder.
 
     The metric is guessed from the outputs (`guess_metric`); a task's `idx` follows the file.
 
-    Raises ConfigError when the folder or a named task does not exist, TaskDataError when a file is
-    wrong.
+    Raises ConfigError when there are no files of tasks, TaskDataError when one is wrong.
     """
     root = Path(path)
     folder = root / "tasks" if (root / "tasks").is_dir() else root
-    files = {file.stem: file for file in sorted(folder.glob("task*.json"))}
+    files = sorted(folder.glob("task*.json"))
     if not files:
         raise ConfigError(
             f"{str(root)!r} has no task*.json; give the repository or its tasks folder"
         )
-    wanted = list(files) if names is None else list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in files:
-            raise ConfigError(
-                f"{str(folder)!r} has no {name!r}.json; it has {len(files)} tasks, "
-                f"first {next(iter(files))!r}"
-            )
-    return [_read_sni(files[name]) for name in wanted]
+    return [_read_sni(file) for file in files]
 
 
 def load_lots_of_loras(

@@ -9,10 +9,9 @@ from fractions import Fraction
 from functools import lru_cache
 from math import ceil
 from random import Random
-from typing import Literal
 
 from text_to_lora.errors import ConfigError, T2LWarning
-from text_to_lora.tasks.task import Example, Task
+from text_to_lora.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +29,10 @@ class TaskSampler:
 
     family_share: at least this share of the rows up to any step is of families (tasks whose source
     begins with "family:"), and at most one task more; None: draw from all tasks alike
-    split: "training" draws rows with idx % 10 != 9, "validation" the others
-    max_input_chars: rows with longer inputs are left out, in characters
     one_description: the rows of a task in a step share one description, and so one adapter
 
-    Real tasks and families are each drawn without replacement until all have come, then anew.
+    Rows with idx % 10 != 9 are drawn. Real tasks and families are each drawn without replacement
+    until all have come, then anew.
     """
 
     def __init__(
@@ -45,8 +43,6 @@ class TaskSampler:
         examples_per_task: int,
         family_share: float | None = 0.3,
         seed: int = 0,
-        split: Literal["training", "validation"] = "training",
-        max_input_chars: int | None = None,
         one_description: bool = False,
     ) -> None:
         if tasks_per_batch < 1 or examples_per_task < 1:
@@ -55,25 +51,18 @@ class TaskSampler:
             )
         if family_share is not None and not 0 <= family_share <= 1:
             raise ConfigError(f"family_share is {family_share}; give a share from 0 to 1")
-        if split not in ("training", "validation"):
-            raise ConfigError(f"split is {split!r}; choose 'training' or 'validation'")
         self.tasks = tuple(tasks)
         self.tasks_per_batch = tasks_per_batch
         self.examples_per_task = examples_per_task
         self.seed = seed
         self._one_description = one_description
-        self._examples: dict[int, tuple[Example, ...]] = {}
-        for index, task in enumerate(self.tasks):
-            rows = task.training() if split == "training" else task.validation()
-            if max_input_chars is not None:
-                rows = tuple(row for row in rows if len(row.input) <= max_input_chars)
-            if rows:
-                self._examples[index] = rows
-        left_out = len(self.tasks) - len(self._examples)
-        if left_out:
+        self._examples = {
+            index: rows for index, task in enumerate(self.tasks) if (rows := task.training())
+        }
+        if left_out := len(self.tasks) - len(self._examples):
             warnings.warn(
-                f"{left_out} of {len(self.tasks)} tasks have no {split} rows "
-                f"(max_input_chars {max_input_chars}) and are left out",
+                f"{left_out} of {len(self.tasks)} tasks have no training rows (idx % 10 != 9) and are "
+                "left out",
                 T2LWarning,
                 stacklevel=2,
             )
@@ -87,7 +76,7 @@ class TaskSampler:
                 "add families(...) to the tasks or set it to 0"
             )
         if self._share < 1 and not self._others:
-            raise ConfigError(f"no task outside the families has {split} rows; add tasks")
+            raise ConfigError("no task outside the families has training rows; add tasks")
 
     def batch(self, step: int) -> list[TrainingRow]:
         """Give the rows of a step, counted from 0; the rows of one task stand together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -116,11 +117,10 @@ class Task:
         Raises ConfigError and TaskDataError when a column is missing or no row can be used; warns
         (T2LWarning) of rows that are left out.
         """
-        from text_to_lora.tasks.importing.python import task_from_rows
+        from text_to_lora.tasks.importing.sources import make_settings, task_from_rows
 
-        outputs = (output,) if isinstance(output, str) else tuple(output)
-        form = {"descriptions": tuple(descriptions), "metric": metric, "group": group}
-        return task_from_rows(name, rows, input, outputs, labels, form)
+        settings = make_settings(input, output, labels, descriptions, metric, group)
+        return task_from_rows(name, rows, *settings)
 
     @classmethod
     def from_dataset(
@@ -143,11 +143,10 @@ class Task:
 
         Raises ConfigError and TaskDataError as `from_rows`, and when the data set cannot be loaded.
         """
-        from text_to_lora.tasks.importing.python import task_from_dataset
+        from text_to_lora.tasks.importing.sources import make_settings, task_from_dataset
 
-        outputs = (output,) if isinstance(output, str) else tuple(output)
-        form = {"descriptions": tuple(descriptions), "metric": metric, "group": group}
-        return task_from_dataset(name, dataset, input, outputs, labels, form, split)
+        settings = make_settings(input, output, labels, descriptions, metric, group)
+        return task_from_dataset(name, dataset, *settings, split)
 
     def training(self) -> tuple[Example, ...]:
         """Give the examples that may be trained on: idx % 10 is not 9."""
@@ -176,6 +175,11 @@ class Row:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).removesuffix(".")
+
+
+def normalize(text: str) -> str:
+    """Give the words of a text in lower case, without punctuation."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def distinct_texts(texts: Iterable[str]) -> tuple[str, ...]:

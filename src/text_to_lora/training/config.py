@@ -233,24 +233,17 @@ class OptimizerSection(AdamWSection):
 class ObjectiveSection(Section):
     """The loss."""
 
-    ce_weight: NotNegative = 1.0
+    ce_weight: Positive = 1.0
     """factor of the cross-entropy on answer tokens"""
-    distill_weight: NotNegative = 0.0
-    """factor of KL from the same base with the description in its prompt"""
     swapped_weight: NotNegative = 1.0
-    """factor of the same KL on the rows of data.swapped_examples, which have no other loss"""
+    """factor of KL from the same base with the description in its prompt, on the rows of
+    data.swapped_examples, which have no other loss"""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of the target spread over the vocabulary, in training"""
     neftune_alpha: NotNegative = 5.0
     """noise on input embeddings in training: uniform to ± alpha / sqrt(tokens · hidden)"""
     weight_penalty: NotNegative = 1e-3
     """factor of mean(A²) + mean(B²), summed over groups"""
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> Self:
-        if self.ce_weight == 0 and self.distill_weight == 0:
-            raise ValueError("ce_weight and distill_weight are both 0; set one above 0")
-        return self
 
 
 class LengthSection(Section):

@@ -34,7 +34,7 @@ def are_answers_exact(logits: Tensor, rows: Rows) -> Tensor:
     return wrong.new_zeros(len(rows)).index_add(0, rows.of_row, wrong) == 0
 
 
-def distillation_kl(logits: Tensor, teacher_logits: Tensor, rows: Rows) -> Tensor:
+def teacher_losses(logits: Tensor, teacher_logits: Tensor, rows: Rows) -> Tensor:
     """Mean KL(teacher ‖ student) over the answer tokens of every row, in nats a token, [rows].
 
     logits, teacher_logits: as for `answer_losses`, [answer tokens, vocab]

@@ -14,7 +14,7 @@ from text_to_lora.inference.rows import Rows, answer_logits
 from text_to_lora.tasks.task import Task
 from text_to_lora.training.config import DataSection, ObjectiveSection
 from text_to_lora.training.encoding import RowEncoder
-from text_to_lora.training.losses import answer_losses, distillation_kl
+from text_to_lora.training.losses import answer_losses, teacher_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,7 +63,7 @@ class Lesson:
             return self.weight * losses[list(self.places)]
         places = torch.tensor(self.places, device=logits.device)
         student = logits[torch.isin(rows.of_row, places)]
-        return self.weight * distillation_kl(student, reference, self.teacher)
+        return self.weight * teacher_losses(student, reference, self.teacher)
 
     def to(self, device: torch.device) -> Lesson:
         """The same lesson on another device."""
@@ -98,18 +98,6 @@ class AnswerObjective(Objective):
 
 @final
 @dataclass(frozen=True)
-class DistillationObjective(Objective):
-    """Rows that are not swapped learn from the base that reads their description, by KL."""
-
-    weight: float = 1.0
-
-    def lesson(self, rows: Sequence[LearnedRow], encoder: RowEncoder) -> Lesson | None:
-        """See Objective.lesson."""
-        return _teach(rows, encoder, self.weight, swapped=False)
-
-
-@final
-@dataclass(frozen=True)
 class SwappedTaskObjective(Objective):
     """Some rows get another task's description and answer, and learn from the base that reads it.
 
@@ -127,26 +115,15 @@ class SwappedTaskObjective(Objective):
 
     def lesson(self, rows: Sequence[LearnedRow], encoder: RowEncoder) -> Lesson | None:
         """See Objective.lesson."""
-        return _teach(rows, encoder, self.weight, swapped=True)
+        places = tuple(place for place, row in enumerate(rows) if row.is_swapped)
+        prompts = [(rows[p].input, rows[p].answer, rows[p].description) for p in places]
+        return Lesson(places, self.weight, teacher=encoder.join(prompts)) if places else None
 
 
 def make_objectives(section: ObjectiveSection, data: DataSection) -> list[Objective]:
     """The objectives that a configuration asks for."""
-    objectives: list[Objective] = []
-    if section.ce_weight:
-        objectives.append(AnswerObjective(section.ce_weight, section.label_smoothing))
-    if section.distill_weight:
-        objectives.append(DistillationObjective(section.distill_weight))
+    objectives: list[Objective] = [AnswerObjective(section.ce_weight, section.label_smoothing)]
     if data.swapped_examples:
         examples, after = data.swapped_examples, data.swapped_after
         objectives.append(SwappedTaskObjective(section.swapped_weight, examples, after))
     return objectives
-
-
-def _teach(
-    rows: Sequence[LearnedRow], encoder: RowEncoder, weight: float, *, swapped: bool
-) -> Lesson | None:
-    """A lesson by the base for the rows that are swapped, or for those that are not."""
-    places = tuple(place for place, row in enumerate(rows) if row.is_swapped == swapped)
-    prompts = [(rows[p].input, rows[p].answer, rows[p].description) for p in places]
-    return Lesson(places, weight, teacher=encoder.join(prompts)) if places else None

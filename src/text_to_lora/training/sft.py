@@ -120,7 +120,7 @@ class _Data:
         """Read the tasks and embed the texts that the run will see."""
         data, reads = config.data, config.hypernet.reads
         parts = [data.max_prompt_tokens, data.max_answer_tokens]
-        if config.objective.distill_weight > 0 or data.in_prompt or data.swapped_examples > 0:
+        if data.in_prompt or data.swapped_examples > 0:
             parts.append(data.max_description_tokens)
         check_positions(parts, base.config)
         split = TaskSplit.make(load_tasks(data), data)

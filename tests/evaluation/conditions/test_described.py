@@ -9,7 +9,7 @@ import pytest
 
 from text_to_lora.errors import T2LWarning
 from text_to_lora.evaluation.conditions import JUNK, Condition
-from text_to_lora.evaluation.conditions.cut_warnings import warn_of_cuts_once
+from text_to_lora.evaluation.conditions.condition import warn_of_cuts_once
 from text_to_lora.evaluation.conditions.described import (
     Hyperdecoder,
     Junk,

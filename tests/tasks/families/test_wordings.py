@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 
-from text_to_lora.tasks.families.label_sets import (
+from text_to_lora.tasks.families.word_pool import (
     LABEL_SETS,
     UNSEEN_WORDS,
     VALIDATION_LABEL_SETS,

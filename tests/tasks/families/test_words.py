@@ -7,8 +7,12 @@ import pytest
 from made_up_tasks import make_tasks
 from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.families import VALIDATION_FAMILIES, families, word_probe
-from text_to_lora.tasks.families.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
-from text_to_lora.tasks.families.word_pool import WordPool, is_held_out
+from text_to_lora.tasks.families.word_pool import (
+    UNSEEN_WORDS,
+    VALIDATION_WORDS,
+    WordPool,
+    is_held_out,
+)
 from text_to_lora.tasks.families.wordings import careless
 from text_to_lora.tasks.families.words import WORD_FAMILIES
 from text_to_lora.tasks.task import Example, Metric, Task

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Example, Row, Task
@@ -140,3 +141,32 @@ class Condition(ABC):
     def on(self, base: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
         """The model that answers inside a `with` block; the base is left as it was."""
         return nullcontext(base)
+
+
+@contextmanager
+def warn_of_cuts_once(what: str) -> Iterator[None]:
+    """Gather the warnings of texts that are longer than the encoder reads into one.
+
+    what: the texts are, such as "inputs"
+    Other warnings come as they are.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    cut = [
+        warning
+        for warning in caught
+        if issubclass(warning.category, T2LWarning)
+        and str(warning.message).startswith("the encoder read")
+    ]
+    for warning in caught:
+        if warning not in cut:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if cut:
+        warnings.warn(
+            f"{len(cut)} {what} are longer than the encoder reads and are read in part",
+            T2LWarning,
+            stacklevel=4,
+        )

@@ -6,8 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, final
 
-from text_to_lora.evaluation.conditions.condition import Condition, Generate, Setup, Sources
-from text_to_lora.evaluation.conditions.cut_warnings import warn_of_cuts_once
+from text_to_lora.evaluation.conditions.condition import (
+    Condition,
+    Generate,
+    Setup,
+    Sources,
+    warn_of_cuts_once,
+)
 from text_to_lora.evaluation.conditions.donors import derangements
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row

@@ -10,8 +10,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.conditions.condition import Condition, Encode, Setup, Sources
-from text_to_lora.evaluation.conditions.cut_warnings import warn_of_cuts_once
+from text_to_lora.evaluation.conditions.condition import (
+    Condition,
+    Encode,
+    Setup,
+    Sources,
+    warn_of_cuts_once,
+)
 from text_to_lora.library.library import AdapterLibrary
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.task import Row

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from text_to_lora.errors import ConfigError, list_some
 from text_to_lora.tasks.checking.held_out import HeldOutOverlap, find_held_out
 from text_to_lora.tasks.checking.inputs import count_shared, guess_tasks
-from text_to_lora.tasks.overlap import normalize
 from text_to_lora.tasks.prompts import PromptFormat
-from text_to_lora.tasks.task import Example, Task
+from text_to_lora.tasks.task import Example, Task, normalize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -176,7 +175,7 @@ def check_tasks(
     ]
     share = sum(guesses) / len(guesses) if guesses else None
     groups = dict(Counter(task.group for task in tasks).most_common())
-    findings = _find(checks, overlaps, apart, share, groups, is_guessed=guesses is not None)
+    findings = _find(checks, overlaps, apart, share, groups)
     return Report(tuple(checks), groups, share, 1 / len(tasks), tuple(findings), overlaps)
 
 
@@ -249,8 +248,6 @@ def _find(
     apart: Sequence[str],
     guessed: float | None,
     groups: dict[str, int],
-    *,
-    is_guessed: bool,
 ) -> list[str]:
     """What to look at before training, each with the next step."""
 
@@ -272,7 +269,7 @@ def _find(
             f"{1 / len(checks):.0%}), so that a network need not read descriptions; keep synthetic "
             "families (data.family_share 0.3 or more), or add tasks over the same inputs"
         )
-    if not is_guessed and len(checks) > 1:
+    if guessed is None and len(checks) > 1:
         lines.append("whether inputs tell the task was not measured; pip install scikit-learn")
     lines += tasks_where(
         lambda c: c.no_label > 0, "have rows whose answers are none of their labels"

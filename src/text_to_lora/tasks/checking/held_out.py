@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from text_to_lora.tasks.overlap import find_overlaps, normalize
-from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.task import Task, normalize
 
 NUM_WORDS: Final = 10
 _MAX_ROWS: Final = 10  # of the evaluation sets; a run of words in more of them is of their template
@@ -34,29 +33,30 @@ class HeldOutOverlap:
         return self.equal | self.similar
 
 
-def find_held_out(tasks: Sequence[Task], held_out: Iterable[Task]) -> dict[str, HeldOutOverlap]:
-    """Find what tasks share with evaluation sets, by the names of the tasks that share anything."""
-    sets = list(held_out)
-    overlaps_by_task = {task.name: HeldOutOverlap() for task in tasks}
-    equal: dict[str, set[str]] = {task.name: set() for task in tasks}
-    for overlap in find_overlaps(tasks, sets, min_words=_MIN_WORDS):
-        entry = overlaps_by_task[overlap.task]
-        entry.held_out_tasks.add(overlap.held_out_task)
-        if overlap.kind == "description":
-            entry.descriptions.add(overlap.text)
-        else:
-            equal[overlap.task].add(overlap.text)
-    rare = _rare_runs(sets)
+def find_held_out(tasks: Sequence[Task], held_out: Sequence[Task]) -> dict[str, HeldOutOverlap]:
+    """Find what tasks share with evaluation sets, by the names of the tasks that share anything.
+
+    Texts are equal whatever their case, spaces and punctuation.
+    """
+    inputs = _owners((task, [row.input for row in task.examples]) for task in held_out)
+    descriptions = _owners((task, task.descriptions) for task in held_out)
+    rare = _rare_runs(held_out)
+    overlaps: dict[str, HeldOutOverlap] = {}
     for task in tasks:
-        entry = overlaps_by_task[task.name]
+        overlap = HeldOutOverlap()
+        for text in task.descriptions:
+            if owner := descriptions.get(normalize(text)):
+                overlap.descriptions.add(text)
+                overlap.held_out_tasks.add(owner)
         for row in task.examples:
-            owner = next((rare[run] for run in _runs(row.input) if run in rare), None)
-            if row.input in equal[task.name]:
-                entry.equal.add(row.idx)
-            elif owner is not None:
-                entry.similar.add(row.idx)
-                entry.held_out_tasks.add(owner)
-    return {name: entry for name, entry in overlaps_by_task.items() if entry.held_out_tasks}
+            if owner := inputs.get(normalize(row.input)):
+                overlap.equal.add(row.idx)
+            elif owner := next((rare[run] for run in _runs(row.input) if run in rare), None):
+                overlap.similar.add(row.idx)
+            overlap.held_out_tasks.update([owner] if owner else [])
+        if overlap.held_out_tasks:
+            overlaps[task.name] = overlap
+    return overlaps
 
 
 def drop_held_out(
@@ -71,6 +71,16 @@ def drop_held_out(
         if rows and texts:
             cleaned.append(replace(task, definition=texts[0], descriptions=texts, examples=rows))
     return cleaned
+
+
+def _owners(texts: Iterable[tuple[Task, Iterable[str]]]) -> dict[str, str]:
+    """The first task that has each text of `_MIN_WORDS` words or more, by the normalized text."""
+    owners: dict[str, str] = {}
+    for task, of_task in texts:
+        for words in map(normalize, of_task):
+            if words.count(" ") >= _MIN_WORDS - 1:
+                owners.setdefault(words, task.name)
+    return owners
 
 
 def _rare_runs(held_out: Iterable[Task]) -> dict[int, str]:

@@ -8,8 +8,7 @@ from random import Random
 from typing import Final
 
 from text_to_lora.errors import needs_extra
-from text_to_lora.tasks.overlap import normalize
-from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.task import Task, normalize
 
 _KNOWN_ROWS: Final = 20  # rows of a task that a guess may look at
 _GUESSED_ROWS: Final = 5  # other rows of it whose task is guessed

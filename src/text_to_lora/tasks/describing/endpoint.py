@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final, Self
 
 from text_to_lora.errors import BackendError, ConfigError, shorten
@@ -89,12 +88,7 @@ class Endpoint:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._client.close()
 
     def ask(self, messages: Messages, schema: dict[str, Any]) -> dict[str, Any]:

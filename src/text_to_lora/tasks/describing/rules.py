@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from text_to_lora.tasks.describing.wording import shown_rows
-from text_to_lora.tasks.overlap import normalize
-from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.task import Task, normalize
 
 if TYPE_CHECKING:
     from torch import Tensor

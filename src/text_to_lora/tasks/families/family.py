@@ -39,7 +39,7 @@ class Draft:
 
 
 FamilyTexts = Mapping[str, Any]
-"""The entry of a family in a YAML file: its `explanation`, its `weight` and its wordings.
+"""The entry of a family in a YAML file: its `weight` and its wordings.
 
 weight: tasks that the family gives in each round over all families; more where parameters are many
 """

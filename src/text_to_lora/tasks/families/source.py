@@ -12,14 +12,15 @@ from random import Random
 from typing import Any, TypeVar
 
 from text_to_lora.tasks.families.family import DESCRIPTIONS_PER_TASK, Split, SyntheticRow
-from text_to_lora.tasks.families.label_sets import (
+from text_to_lora.tasks.families.messages import Messages
+from text_to_lora.tasks.families.word_pool import (
     LABEL_SETS,
     UNSEEN_WORDS,
     VALIDATION_LABEL_SETS,
     YES_NO_WORDS,
+    WordPool,
+    is_held_out,
 )
-from text_to_lora.tasks.families.messages import Messages
-from text_to_lora.tasks.families.word_pool import WordPool, is_held_out
 from text_to_lora.tasks.task import Example, Task
 
 EXAMPLES_PER_TASK = 64

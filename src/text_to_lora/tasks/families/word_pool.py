@@ -1,4 +1,4 @@
-"""The words that descriptions of the word families ask for, training and validation apart."""
+"""The words that families ask for and use as labels, training and validation apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,28 @@ from hashlib import sha256
 from random import Random
 
 from text_to_lora.tasks.families.family import Split, load_texts
-from text_to_lora.tasks.families.label_sets import UNSEEN_WORDS, VALIDATION_WORDS
+
+_LABELS = load_texts("label_sets")
+
+LABEL_SETS: dict[str, tuple[str, ...]] = {
+    name: tuple(words) for name, words in _LABELS["label_sets"].items()
+}
+
+YES_NO_WORDS: tuple[tuple[str, str], ...] = tuple((yes, no) for yes, no in _LABELS["yes_no_words"])
+
+VALIDATION_LABEL_SETS: tuple[str, ...] = tuple(_LABELS["validation_label_sets"])
+"""Never in training: that a set's words work as labels shows that the description was read.
+
+Themes are whole, so that no neighbour of a validation word was trained as a label; the invented and
+the coded set have no meaning that a base model could lean on.
+"""
+
+VALIDATION_WORDS: frozenset[str] = frozenset(
+    word for name in VALIDATION_LABEL_SETS for word in LABEL_SETS[name]
+)
+
+UNSEEN_WORDS: frozenset[str] = frozenset(_LABELS["unseen_words"])
+"""No family asks for these words, so that a demonstration can ask for one that is unseen."""
 
 HELD_OUT_WORDS = UNSEEN_WORDS | VALIDATION_WORDS | {"lantern", "plumbum"}
 """Words of the pool that are never in training, whatever their hash says."""

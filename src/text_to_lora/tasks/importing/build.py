@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from text_to_lora.errors import ConfigError, TaskDataError
 from text_to_lora.tasks.hub import guess_metric
 from text_to_lora.tasks.importing.columns import Columns, LeftOut
 from text_to_lora.tasks.importing.tables import Cells
+from text_to_lora.tasks.importing.templates import Template
 from text_to_lora.tasks.task import Example, Metric, MetricKind, Task
 
 Record = tuple[int, Cells]
 REST_DEFINITION: Final = "Follow the instruction that the text begins with."
 
 
-class Reader(Protocol):
-    """Makes an input and its answers of a row."""
-
-    @property
-    def label_set(self) -> tuple[str, ...]:
-        """The labels, none where it is not known that answers are labels."""
-
-    def check_header(self, header: Sequence[str], path: Any, line: int | None = None) -> None:
-        """Raise TaskDataError when a column is missing."""
-
-    def read(self, cells: Cells) -> tuple[str, tuple[str, ...]]:
-        """Give the input and the accepted answers; raise LeftOut where there are none."""
+Reader = Columns | Template
+"""Makes an input and its answers of a row."""
 
 
 @dataclass(frozen=True)

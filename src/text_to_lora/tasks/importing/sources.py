@@ -1,22 +1,29 @@
-"""Where tasks are imported from: table files, data sets of Hugging Face, collections, task folders."""
+"""Where tasks are imported from: table files, data sets, collections, task folders, rows in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from text_to_lora.errors import ConfigError
-from text_to_lora.tasks.datasets import label_names, open_dataset
+from text_to_lora.errors import ConfigError, T2LWarning
 from text_to_lora.tasks.folder import load_data_dir, load_folder
-from text_to_lora.tasks.hub import load_lots_of_loras, load_sni
-from text_to_lora.tasks.importing.build import Form, Imported, Record, build_tasks, slug
+from text_to_lora.tasks.hub import label_names, load_lots_of_loras, load_sni, open_dataset
+from text_to_lora.tasks.importing.build import (
+    Form,
+    Imported,
+    Record,
+    build_tasks,
+    read_records,
+    slug,
+)
 from text_to_lora.tasks.importing.columns import Columns
 from text_to_lora.tasks.importing.tables import FORMS, read_table, with_first_exchange
 from text_to_lora.tasks.importing.templates import Template
-from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.task import MetricKind, Task
 
 _ALPACA: Final = {"instruction", "output"}
 _COLLECTION: Final = "Lots-of-LoRAs/"
@@ -130,6 +137,44 @@ def read_collection(
     return None
 
 
+def make_settings(
+    input: str,
+    output: str | Sequence[str],
+    labels: Mapping[Any, str] | None,
+    descriptions: Iterable[str],
+    metric: MetricKind | None,
+    group: str,
+) -> tuple[Columns, Form]:
+    """How rows are read and what a task is made of, from the arguments of Task.from_rows."""
+    outputs = (output,) if isinstance(output, str) else tuple(output)
+    texts = None if labels is None else {str(value): label for value, label in labels.items()}
+    return Columns(input, outputs, texts), Form(tuple(descriptions), metric, group, min_rows=1)
+
+
+def task_from_rows(name: str, rows: Iterable[Any], columns: Columns, form: Form) -> Task:
+    """See Task.from_rows."""
+
+    def checked() -> Iterable[Record]:
+        for place, row in read_records(rows):
+            columns.check_header(list(row), name, place)
+            yield place, row
+
+    return _single(build_tasks(name, checked(), columns, form, path=name))
+
+
+def task_from_dataset(name: str, dataset: Any, columns: Columns, form: Form, split: str) -> Task:
+    """See Task.from_dataset."""
+    opened = dataset if hasattr(dataset, "column_names") else open_dataset(dataset, split=split)
+    return _single(import_dataset(opened, Reading(columns), form, name=name, path=name))
+
+
+def _single(result: Imported) -> Task:
+    if result.left_out:
+        warnings.warn("; ".join(result.explain()), T2LWarning, stacklevel=4)
+    (task,) = result.tasks
+    return task
+
+
 def _build(
     name: str,
     open_rows: Callable[[Callable[..., None]], Iterator[Record]],
@@ -155,7 +200,8 @@ def _build(
         return build_tasks(name, records, columns, form, path=path)
     result = Imported()
     for template in reading.templates:
-        rows = open_rows(template.check_header)
+        # whatever the header, since a template may test for a column that is not there
+        rows = open_rows(lambda header, line: None)
         wording = replace(
             form,
             descriptions=form.descriptions or (template.description,),

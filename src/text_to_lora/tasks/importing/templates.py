@@ -41,9 +41,6 @@ class Template:
     _answer: jinja2.Template
     _choices: jinja2.Template | None
 
-    def check_header(self, header: object, path: Any, line: int | None = None) -> None:
-        """Accept any header: a template may test for a column that is not there."""
-
     def read(self, cells: Cells) -> tuple[str, tuple[str, ...]]:
         """Give the prompt and the accepted answers of a row.
 
