@@ -1,6 +1,5 @@
 """Files: written whole or not at all, one job at a time, read with a check of their form."""
 
-from text_to_lora.files.locks import lock, one_job, one_job_a_folder
 from text_to_lora.files.outputs import MODELFILE, MODELFILE_START, check_output, check_results
 from text_to_lora.files.reading import (
     MAX_JSON_BYTES,
@@ -15,7 +14,15 @@ from text_to_lora.files.reading import (
     read_json_lines,
     read_task_json,
 )
-from text_to_lora.files.whole import write_file, write_folder, write_json, write_text
+from text_to_lora.files.whole import (
+    lock,
+    one_job,
+    one_job_a_folder,
+    write_file,
+    write_folder,
+    write_json,
+    write_text,
+)
 
 __all__ = [
     "MAX_JSON_BYTES",

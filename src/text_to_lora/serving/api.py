@@ -20,7 +20,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 import text_to_lora
 from text_to_lora.errors import T2LError
 from text_to_lora.serving.answer import Answer, Piece
-from text_to_lora.serving.download import pack
 from text_to_lora.serving.guard import Guard, too_long
 from text_to_lora.serving.service import Service
 from text_to_lora.serving.wire import (
@@ -52,7 +51,7 @@ def make_app(
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.close, drain_seconds)
+        await asyncio.to_thread(service.engine.close, drain_seconds)
 
     app = FastAPI(
         title="text-to-lora", version=text_to_lora.__version__, lifespan=life, openapi_url=None
@@ -145,7 +144,7 @@ def _add_adapter_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/adapters/{name}/download")
     async def download(name: str, format: str = "peft") -> Response:
-        content, file_name = await asyncio.to_thread(pack, service, name, format)
+        content, file_name = await asyncio.to_thread(service.pack, name, format)
         kind = "application/zip" if file_name.endswith(".zip") else "application/octet-stream"
         headers = {"Content-Disposition": f'attachment; filename="{file_name}"'}
         return Response(content, media_type=kind, headers=headers)
@@ -178,11 +177,11 @@ async def _answer(request: Request, service: Service, body: ChatBody | Completio
     is_chat = isinstance(body, ChatBody)
     name = f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}"
     replies = Replies(is_chat, name, int(time.time()), body.model, service.decode)
-    prompt_tokens = service.prompt_tokens(body, answers)
+    prompt_tokens = sum(len(answer.prompt_ids) for answer in answers[:: body.n])
     source = _until_all_end(request, answers, pieces)
     try:
         first = await anext(source)
-        service.metrics.first_token(time.perf_counter() - started)
+        service.metrics.first_token.observe(time.perf_counter() - started)
         if body.stream:
             chunks = _stream(service, body, replies, first, source, prompt_tokens)
             return StreamingResponse(chunks, media_type="text/event-stream")
