@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class PutOn(Protocol):
-    """Puts the adapters of rows on the model, for a `with` block."""
-
-    def __call__(self, layout: Layout | None = None) -> AbstractContextManager[None]:
-        """Give each row of the batch its adapter, or each stretch of a sequence; see `Layout`."""
+PutOn = Callable[..., AbstractContextManager[None]]
+"""Puts adapters on the model for a `with` block: on rows of a batch, or on those of a `Layout`."""
 
 
 class PromptReader:

@@ -29,7 +29,6 @@ from text_to_lora.serving.wire import (
     Replies,
     RequestError,
     parse,
-    usage,
 )
 
 _CLIENT_GONE: Final = 499  # what other servers log for a client that went away
@@ -191,8 +190,8 @@ async def _answer(request: Request, service: Service, body: ChatBody | Completio
             parts[index].append(piece)
     except _ClientGone:
         return Response(status_code=_CLIENT_GONE)
-    cost = usage(prompt_tokens, sum(part[-1].num_tokens for part in parts))
-    service.metrics.tokens(cost["prompt_tokens"], cost["completion_tokens"])
+    completion_tokens = sum(part[-1].num_tokens for part in parts)
+    cost = service.metrics.tokens(prompt_tokens, completion_tokens)
     return JSONResponse(replies.whole(parts, cost))
 
 
@@ -244,17 +243,15 @@ async def _stream(
     counts: dict[int, int] = {}
 
     def events(index: int, piece: Piece) -> str:
-        start = replies.start(index) if index not in counts else None
+        chunks = replies.chunks(index, piece, first=index not in counts)
         counts[index] = piece.num_tokens
-        chunks = [*filter(None, [start]), replies.piece(index, piece)]
         return "".join(map(_event, chunks))
 
     try:
         yield events(*first)
         async for index, piece in source:
             yield events(index, piece)
-        cost = usage(prompt_tokens, sum(counts.values()))
-        service.metrics.tokens(cost["prompt_tokens"], cost["completion_tokens"])
+        cost = service.metrics.tokens(prompt_tokens, sum(counts.values()))
         if body.stream_options.include_usage:
             yield _event(replies.cost(cost))
     except _ClientGone:

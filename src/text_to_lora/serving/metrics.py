@@ -52,7 +52,9 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
-    def tokens(self, prompt: int, completion: int) -> None:
-        """Count the tokens of a request."""
+    def tokens(self, prompt: int, completion: int) -> dict[str, int]:
+        """Count the tokens of a request, and give them as its answer shows them."""
         self._tokens.labels("prompt").inc(prompt)
         self._tokens.labels("completion").inc(completion)
+        total = prompt + completion
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}

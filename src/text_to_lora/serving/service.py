@@ -94,7 +94,7 @@ class Service:
             in_memory=self.limits.in_memory,
             note=lambda origin: self.metrics.adapter_uses.labels(origin).inc(),
         )
-        self._jobs = RefineJobs(load_copy or (lambda: t2l))
+        self._refining = RefineJobs(load_copy or (lambda: t2l))
         self.engine = Engine(
             self._model,
             t2l.spec,
@@ -176,14 +176,14 @@ class Service:
                     self.store.set_alias(alias, adapter_id)
 
             job = Job(adapter_id, str(start.description), rows, limits, finish)
-            return self._jobs.start(job).describe()
+            return self._refining.start(job).describe()
         if alias is not None:
             self.store.set_alias(alias, adapter_id)
         return self.store.describe(adapter_id)
 
     def list_adapters(self) -> list[dict[str, Any]]:
         """What the API shows of every adapter and every job, the newest use first."""
-        jobs = [job.describe() for job in self._jobs.jobs()]
+        jobs = [job.describe() for job in list(self._refining.jobs.values())]
         names = [name for name in reversed(self.store.ids()) if name in self.store]
         return [*jobs, *map(self.store.describe, names)]
 
@@ -192,7 +192,7 @@ class Service:
 
         Raises UnknownModelError when there is neither.
         """
-        if job := self._jobs.find(name):
+        if job := self._refining.jobs.get(name):
             return job.describe()
         return self.store.describe(self.pool.stored_id(name))
 
@@ -253,7 +253,7 @@ class Service:
                 raise RequestError("the base has no strength and no similarity", param="strength")
             return None
         check_strength(body.strength)
-        if (job := self._jobs.find(body.model)) is not None:
+        if (job := self._refining.jobs.get(body.model)) is not None:
             raise RequestError(
                 f"the adapter {body.model} is {job.status}: {job.error or job.progress}",
                 status=409,

@@ -226,31 +226,27 @@ def _make_groups(
 def _train_group(group: _Group, report: Callable[[str], None]) -> None:
     """Train the tasks of one group to the end, from its newest state; a finished group is left."""
     with one_job(group.path):
-        _train_alone(group, report)
-
-
-def _train_alone(group: _Group, report: Callable[[str], None]) -> None:
-    folder = RunFolder(group.path)
-    folder.open(group.config, resume=True)
-    if folder.result is not None:
-        return
-    run = group.config.run
-    base, tokenizer = load_for_training(group.config.base, group.device)
-    learner = make_learner(group.config, base, tokenizer, group.jobs)
-    Loop(
-        learner,
-        folder,
-        log_every=run.eval_every,
-        save_every=run.save_every,
-        report=lambda line: report(f"{group.path.name}: {line}"),
-    ).run()
-    entries = [_outcome(learner, place) for place in range(len(group.jobs))]
-    library = AdapterLibrary(
-        learner.trainer.best().to(device="cpu"),
-        [LibraryEntry(task=entry["task"]) for entry in entries],
-    )
-    save_library(library, folder.path / "library", overwrite=True)
-    folder.finish({"entries": entries})
+        folder = RunFolder(group.path)
+        folder.open(group.config, resume=True)
+        if folder.result is not None:
+            return
+        run = group.config.run
+        base, tokenizer = load_for_training(group.config.base, group.device)
+        learner = make_learner(group.config, base, tokenizer, group.jobs)
+        Loop(
+            learner,
+            folder,
+            log_every=run.eval_every,
+            save_every=run.save_every,
+            report=lambda line: report(f"{group.path.name}: {line}"),
+        ).run()
+        entries = [_outcome(learner, place) for place in range(len(group.jobs))]
+        library = AdapterLibrary(
+            learner.trainer.best().to(device="cpu"),
+            [LibraryEntry(task=entry["task"]) for entry in entries],
+        )
+        save_library(library, folder.path / "library", overwrite=True)
+        folder.finish({"entries": entries})
 
 
 def make_learner(

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
@@ -15,21 +15,12 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.training.batches import TrainingBatches
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import AdamWSection, LengthSection, Recipe
+from text_to_lora.training.library_batches import LibraryBatches
 from text_to_lora.training.loop import MEASURED_STEPS, Learner, Line, Loop, StepFigures
-from text_to_lora.training.optimizer import learning_rate, make_adamw
-
-
-class StepBatches(Protocol):
-    """The batches of a process by step, counted from 0.
-
-    A batch has a `size` in the unit that pace is counted in, and `to`, as a tensor has it.
-    """
-
-    def __getitem__(self, step: int) -> Any:
-        """The batch of a step."""
-        ...
+from text_to_lora.training.optimizer import learning_rate
 
 
 @final
@@ -152,7 +143,7 @@ class DescentLearner(Learner):
     def __init__(
         self,
         module: nn.Module,
-        batches: StepBatches,
+        batches: TrainingBatches | LibraryBatches,
         session: Session,
         *,
         run: LengthSection,
@@ -172,7 +163,8 @@ class DescentLearner(Learner):
         self._session = session
         self._run = run
         self._settings = optimizer
-        self._optimizer = make_adamw(module.parameters(), optimizer)
+        moments = optimizer.model_dump(include={"lr", "betas", "eps", "weight_decay"})
+        self._optimizer = torch.optim.AdamW(module.parameters(), fused=True, **moments)
         self._measure = measure
         self._selected = selected
         self._save_best = save_best
