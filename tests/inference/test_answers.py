@@ -59,7 +59,9 @@ def test_more_tokens_than_the_context_are_refused(base: Any) -> None:
         answer(*base, INPUTS, max_new_tokens=256)
 
 
-def test_no_description_stands_in_the_prompt(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_description_stands_in_the_prompt_only_when_given(
+    base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, tokenizer = base
     seen: list[str] = []
     original = model.generate
@@ -70,7 +72,8 @@ def test_no_description_stands_in_the_prompt(base: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(model, "generate", spy)
     answer(model, tokenizer, ["hello"], max_new_tokens=1)
-    assert seen == ["Input: hello\nAnswer:"]
+    answer(model, tokenizer, ["hello"], description="Be brief", max_new_tokens=1)
+    assert seen == ["Input: hello\nAnswer:", "Task: Be brief\nInput: hello\nAnswer:"]
 
 
 def test_a_long_input_is_cut_to_the_context(base: Any) -> None:

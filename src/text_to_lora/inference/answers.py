@@ -40,11 +40,13 @@ def answer(
     *,
     weights: LoraWeights | None = None,
     rows: Sequence[int] | None = None,
+    description: str | None = None,
     max_new_tokens: int = 32,
 ) -> list[str]:
     """Greedy answers to inputs, those of like length together.
 
     weights: adapters to answer with; rows: adapter of each input, None for adapter 0
+    description: put into the prompt; left out by default
     max_new_tokens: most tokens of an answer
 
     Raises SpecError when the adapters are for another base, ConfigError when nothing of the
@@ -52,9 +54,13 @@ def answer(
     """
     frame = PromptFormat.for_tokenizer(tokenizer)
     room = _room(model, max_new_tokens)
-    encoded = [frame.encode(tokenizer, text, max_length=room) for text in inputs]
+    encoded = [
+        frame.encode(tokenizer, text, description=description, max_length=room) for text in inputs
+    ]
     if any(row.cut for row in encoded):
-        dropped = count_dropped(model, tokenizer, inputs, max_new_tokens=max_new_tokens)
+        dropped = count_dropped(
+            model, tokenizer, inputs, description=description, max_new_tokens=max_new_tokens
+        )
         parts = [f"{count} of input {place}" for place, count in enumerate(dropped, 1) if count]
         warnings.warn(
             f"this base reads {room} tokens of a prompt beside an answer of {max_new_tokens}; it did "
@@ -83,6 +89,7 @@ def count_dropped(
     tokenizer: PreTrainedTokenizerBase,
     inputs: Sequence[str],
     *,
+    description: str | None = None,
     max_new_tokens: int = 32,
 ) -> list[int]:
     """Count the tokens on the left of each input that `answer` leaves out, since they do not fit.
@@ -93,7 +100,7 @@ def count_dropped(
     dropped = []
     for text in inputs:
         whole, read = (
-            frame.encode(tokenizer, text, max_length=limit).prompt_ids
+            frame.encode(tokenizer, text, description=description, max_length=limit).prompt_ids
             for limit in (sys.maxsize, _room(model, max_new_tokens))
         )
         dropped.append(len(whole) - len(read))
