@@ -14,9 +14,10 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 
 from text_to_lora.errors import ConfigError, T2LError
 from text_to_lora.files import one_job, one_job_a_folder, read_json
@@ -26,10 +27,21 @@ from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base_config
 from text_to_lora.tasks.task import Example, Task
 from text_to_lora.training.checkpoints import RunFolder
+from text_to_lora.training.config import (
+    AdamWSection,
+    AdapterSection,
+    BaseSection,
+    Count,
+    Natural,
+    NotNegative,
+    Positive,
+    Recipe,
+    Section,
+    SourcesSection,
+)
 from text_to_lora.training.encoding import RowEncoder, check_positions
 from text_to_lora.training.joint import Job, JointTrainer
 from text_to_lora.training.joint_learner import JointLearner
-from text_to_lora.training.library_config import LibraryConfig
 from text_to_lora.training.loop import Loop
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.plots import plot_library
@@ -45,6 +57,85 @@ SELECTED_DIGIT: Final = {"training": 8, "support": 4}
 """Rows whose idx ends in this digit choose each task's best state and are not trained on; those of
 9 (of a training task) and of 5 to 9 (of a held-out task) stay untouched for scores."""
 MULTITASK: Final = "multitask"
+
+
+class LibraryTasks(SourcesSection):
+    """Which tasks get an adapter, and their rows."""
+
+    validation_one_in: Natural = 16
+    """one source group in this many is left out whole, by hash of its name, as supervised training
+    does with the same number; 0 leaves none out"""
+    min_descriptions: Natural = 1
+    """tasks with fewer descriptions are left out"""
+    count: Count | None = None
+    """tasks, the first in an order drawn from run.seed; null for all"""
+    names: tuple[str, ...] = ()
+    """tasks by name; empty for all"""
+    max_prompt_tokens: Count = 256
+    """tokens of format and input; longer inputs lose their left"""
+    max_answer_tokens: Count = 64
+    """tokens of the answer; longer ones lose their right"""
+    eval_rows: Natural = 32
+    """rows of each task that choose its best state; 0 keeps the last state of all"""
+
+
+class LibraryObjective(Section):
+    """The loss: cross-entropy, mean over the answer tokens of a row, then over the rows of a task."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of the target spread over the vocabulary, in training"""
+    neftune_alpha: NotNegative = 0.0
+    """noise on input embeddings in training: uniform to ± alpha / sqrt(tokens · hidden)"""
+
+
+class LibraryRun(Section):
+    """Length, cadence and size of the run."""
+
+    rows: Count = 800
+    """training rows that a task sees, at most"""
+    epochs: Positive = 3.0
+    """times that a task sees each of its rows, at most"""
+    batch_size: Count = 8
+    """rows of a task in one of its steps"""
+    multitask_batch_size: Count = 32
+    """rows of a step of the multi-task adapter"""
+    multitask_lr: Positive | None = None
+    """peak learning rate of the multi-task adapter; null for optimizer.lr"""
+    eval_every: Count = 10
+    """steps of a task between validations; the multi-task adapter is validated as many times"""
+    patience: Count | None = 3
+    """validations without a better loss after which a task stops; null never stops early"""
+    tasks_at_once: Count | None = None
+    """tasks trained together; null for as many as `memory_gib` holds"""
+    memory_gib: Positive = 4.0
+    """weights, gradients, moments and best states of the tasks trained together, in GiB"""
+    tokens_per_pass: Count = 2048
+    """tokens that run through the base at once, with padding where rows are padded"""
+    save_every: Count = 10
+    """steps between states to resume from"""
+    seed: int = 42
+    """of adapters, order of tasks, rows and noise"""
+    device: Literal["auto", "cpu"] = "auto"
+    """an accelerator where there is one, or the CPU"""
+
+
+class LibraryConfig(Recipe):
+    """A run that trains a library, or its multi-task adapter; stored beside what it made."""
+
+    verb = "adapters"
+
+    base: BaseSection
+    adapter: AdapterSection = AdapterSection()
+    data: LibraryTasks = LibraryTasks()
+    optimizer: AdamWSection = AdamWSection(lr=8e-5, warmup=0.1, weight_decay=1e-3)
+    objective: LibraryObjective = LibraryObjective()
+    run: LibraryRun = LibraryRun()
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if len(set(self.data.names)) < len(self.data.names):
+            raise ValueError("data.names has a name twice; leave one out")
+        return self
 
 
 @one_job_a_folder
