@@ -84,7 +84,7 @@ class Service:
         self.base_names = tuple(dict.fromkeys([*filter(None, [t2l.spec.base.name]), *base_names]))
         self._t2l = t2l
         self._model, self._tokenizer = t2l.base
-        self.decode: Callable[[list[int]], str] = self._tokenizer.decode
+        self.decode: Any = self._tokenizer.decode
         self._frame = PromptFormat.for_tokenizer(self._tokenizer)
         self._template = ChatTemplate(self._tokenizer) if self._tokenizer.chat_template else None
         self._context = context_length(self._model)
@@ -264,8 +264,8 @@ class Service:
 
     def _prompts(self, body: ChatBody | CompletionBody) -> list[list[int]]:
         if isinstance(body, ChatBody):
-            text, options = self._chat_text(body), {"add_special_tokens": False, "verbose": False}
-            return [self._tokenizer.encode(text, **options)]
+            text = self._chat_text(body)
+            return [self._tokenizer.encode(text, add_special_tokens=False, verbose=False)]
         prompts = []
         for prompt in body.prompts:
             ids = (
@@ -334,7 +334,7 @@ class Service:
         sampling: Sampling,
         deliver: Callable[[Piece], None],
     ) -> Answer:
-        read: Callable[[list[int]], str] = partial(self._tokenizer.decode, skip_special_tokens=True)
+        read: Any = partial(self._tokenizer.decode, skip_special_tokens=True)
         hidden = ""
         if isinstance(body, ChatBody):
             read = partial(self._frame.read_answer, self._tokenizer)

@@ -259,9 +259,9 @@ class Replies:
     def chunks(self, index: int, piece: Piece, *, first: bool) -> list[dict[str, Any]]:
         """The chunks of one piece; before the first of a chat's answer comes who speaks."""
         content = {"content": piece.text} if piece.text else {}
-        fields = {"delta": content} if self._chat else {"text": piece.text}
+        fields: dict[str, Any] = {"delta": content} if self._chat else {"text": piece.text}
         end = {"logprobs": self._logprobs(piece.logprobs), "finish_reason": piece.finish}
-        choices = [{"index": index, **fields, **end}]
+        choices: list[dict[str, Any]] = [{"index": index, **fields, **end}]
         if first and self._chat:
             speaker = {"delta": {"role": "assistant", "content": ""}}
             choices.insert(0, {"index": index, **speaker, "logprobs": None, "finish_reason": None})
