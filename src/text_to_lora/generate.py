@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 import text_to_lora
 from text_to_lora.encoders import TextEncoder, load_encoder
 from text_to_lora.encoders.base import read_tokens
-from text_to_lora.errors import ConfigError
+from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
 from text_to_lora.hypernet.descriptions import NearestDescription
@@ -27,7 +28,6 @@ from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
 from text_to_lora.models.find import base_to_load, find_hypernet
-from text_to_lora.models.upload import upload_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,6 +69,15 @@ class Adapters:
             {**entry, "strength": entry["strength"] * strength} for entry in self.provenance
         )
         return replace(self, weights=self.weights.scale(strength), provenance=provenance)
+
+    def unbind(self) -> list[Adapters]:
+        """Each adapter on its own."""
+        parts = zip(
+            self.weights.unbind(), self.descriptions, self.provenance, self.nearest, strict=True
+        )
+        return [
+            Adapters(weights, (text,), (entry,), (near,)) for weights, text, entry, near in parts
+        ]
 
     def blend(self, coefficients: Sequence[float] | None = None) -> Adapters:
         """One adapter whose ΔW is the weighted sum of these; None for their mean.
@@ -118,10 +127,8 @@ class Adapters:
             f"{number:0{width}}-{_slug(text)}" for number, text in enumerate(self.descriptions, 1)
         ]
         with write_folder(target, overwrite=overwrite) as temporary:
-            for name, weights, entry in zip(
-                names, self.weights.unbind(), self.provenance, strict=True
-            ):
-                save_adapter(weights, temporary / name, provenance=entry, **options)
+            for name, adapter in zip(names, self.unbind(), strict=True):
+                adapter.save(temporary / name, **options)
         return [target / name for name in names]
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -131,7 +138,7 @@ class Adapters:
 
         Raises ConfigError when the hub refuses.
         """
-        return upload_folder(self.save, repo_id, "adapter", private=private, token=token)
+        return _upload(self.save, repo_id, "adapter", private=private, token=token)
 
 
 class TextToLora:
@@ -341,10 +348,38 @@ class TextToLora:
 
         Raises ConfigError when the hub refuses.
         """
-        return upload_folder(self.save, repo_id, "hypernetwork", private=private, token=token)
+        return _upload(self.save, repo_id, "hypernetwork", private=private, token=token)
 
 
 def _slug(text: str) -> str:
     """A folder name from the first words of a description."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-").split("-")
     return "-".join(words[:6])[:40] or "adapter"
+
+
+def _upload(
+    write: Callable[[Path], object], repo_id: str, what: str, *, private: bool, token: str | None
+) -> str:
+    """Write a folder, upload it as one commit of a repository, and give the commit's address.
+
+    write: fills the folder that it is given; what: is uploaded, for the message of the commit
+
+    Raises ConfigError when the hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "folder"
+        write(folder)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=f"Upload {what}"
+            )
+        except Exception as error:  # the hub's own, and those of whichever HTTP client it uses
+            raise ConfigError(
+                f"cannot upload to {repo_id!r}: {first_line(error)}; check the name, the token and "
+                "the network"
+            ) from error
+    return str(commit)

@@ -18,8 +18,8 @@ import text_to_lora
 from docs.hooks import render_page, verbs
 from text_to_lora.cli.app import app
 from text_to_lora.evaluation.conditions import KINDS
+from text_to_lora.training.adapters import LibraryConfig
 from text_to_lora.training.config import Recipe, RunConfig, load_recipe, recipes
-from text_to_lora.training.library_config import LibraryConfig
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
 
 ROOT = Path(__file__).parents[2]

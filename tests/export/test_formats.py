@@ -12,7 +12,7 @@ from transformers import GPT2Config, PreTrainedConfig
 
 from text_to_lora import export
 from text_to_lora.errors import ConfigError, SpecError
-from text_to_lora.export import FORMATS, find_format
+from text_to_lora.export import FORMATS, export_adapter
 from text_to_lora.lora import LoraWeights
 from tiny_exports import FAMILIES, make_weights
 
@@ -108,5 +108,5 @@ def test_what_an_engine_cannot_run_is_refused_before_anything_is_written(
 ) -> None:
     config = make_config() if make_config else llama_config
     with pytest.raises((SpecError, ConfigError), match=re.escape(message)):
-        find_format(name)(make(config), tmp_path / "out", config, engine_base=engine_base)
+        export_adapter(make(config), tmp_path / "out", config, to=name, engine_base=engine_base)
     assert not list(tmp_path.iterdir())

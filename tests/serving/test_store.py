@@ -13,7 +13,6 @@ import torch
 from text_to_lora.errors import AdapterFormatError, ConfigError
 from text_to_lora.generate import Adapters, TextToLora
 from text_to_lora.serving import store as module
-from text_to_lora.serving.adapters import split
 from text_to_lora.serving.store import AdapterStore, AliasError, StoreError, is_id, make_id
 
 TEXTS = [f"Say {word}" for word in ("one", "two", "three", "four")]
@@ -23,7 +22,7 @@ TEXTS = [f"Say {word}" for word in ("one", "two", "three", "four")]
 def adapters(t2l: TextToLora) -> dict[str, Adapters]:
     return {
         make_id({"text": text}): one
-        for text, one in zip(TEXTS, split(t2l.generate(TEXTS)), strict=True)
+        for text, one in zip(TEXTS, t2l.generate(TEXTS).unbind(), strict=True)
     }
 
 

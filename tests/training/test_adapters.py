@@ -24,12 +24,17 @@ from text_to_lora.library.library import load_library
 from text_to_lora.lora import load_adapter, save_adapter
 from text_to_lora.models.base import load_base, load_base_config
 from text_to_lora.tasks.task import Example, Metric, Task
-from text_to_lora.training.adapters import make_learner, train_adapters
+from text_to_lora.training.adapters import (
+    LibraryConfig,
+    make_job,
+    make_learner,
+    multitask_job,
+    pick_tasks,
+    train_adapters,
+)
 from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.joint import Job, JointTrainer
 from text_to_lora.training.joint_learner import JointLearner
-from text_to_lora.training.library_config import LibraryConfig
-from text_to_lora.training.library_jobs import make_job, multitask_job, pick_tasks
 from text_to_lora.training.loop import Loop
 from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 from tiny_runs import merge
@@ -274,8 +279,7 @@ def test_processes_give_the_same_library(config: Make, tmp_path: Path) -> None:
 LONG_RUN = """
 import json, sys
 from functools import partial
-from text_to_lora.training.adapters import train_adapters
-from text_to_lora.training.library_config import LibraryConfig
+from text_to_lora.training.adapters import LibraryConfig, train_adapters
 settings = LibraryConfig.from_dict(json.loads(sys.argv[1]))
 show = partial(print, flush=True)
 train_adapters(settings, output_dir=sys.argv[2], processes=2, report=show)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from text_to_lora.training.config import RunConfig
-from text_to_lora.training.estimate import estimate_line
+from text_to_lora.training.descent import estimate_line
 from text_to_lora.training.loop import Learner, Loop, StepFigures
 from text_to_lora.training.sft import train_sft
 

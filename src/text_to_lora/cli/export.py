@@ -9,7 +9,7 @@ from typer import Option, echo
 
 from text_to_lora.cli import common
 from text_to_lora.errors import ConfigError
-from text_to_lora.export import FORMATS, find_format
+from text_to_lora.export import FORMATS, check_format, export_adapter
 from text_to_lora.files import check_output
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def export(
       t2l export review --to mlx -o review-mlx
       t2l export review --to ollama -o review-ollama --engine-base smollm2:135m
     """
-    write = find_format(to)
+    check_format(to)
     check_output(output, overwrite=overwrite, sources=[adapter])
     with common.progress("reading the adapter") as show:
         weights, config, base_name = _read_adapter(adapter, base)
         show("writing")
-        write(weights, output, config, overwrite=overwrite, engine_base=engine_base)
+        export_adapter(weights, output, config, to=to, overwrite=overwrite, engine_base=engine_base)
     if as_json:
         common.echo_json({"path": str(output), "format": to, "base": base_name, "adapter": adapter})
     else:

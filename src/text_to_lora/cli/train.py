@@ -62,9 +62,8 @@ def adapters(
       t2l train adapters embedded-library -o runs/multitask --set data.data_dir=tasks --multi-task
     """
     with needs_extra("train,eval"):
-        from text_to_lora.training.adapters import train_adapters
+        from text_to_lora.training.adapters import LibraryConfig, train_adapters
         from text_to_lora.training.config import load_recipe
-        from text_to_lora.training.library_config import LibraryConfig
     result = train_adapters(
         load_recipe(recipe, settings or [], kind=LibraryConfig),
         output_dir=output,

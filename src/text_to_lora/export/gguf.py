@@ -40,7 +40,7 @@ def write_adapter(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write one adapter as a GGUF file for llama.cpp, in float32; see `ExportAdapter`.
+    """Write one adapter as a GGUF file for llama.cpp, in float32; see `export_adapter`.
 
     The scaling is folded into B and alpha is the rank, so that the factor of every reader is 1.
 

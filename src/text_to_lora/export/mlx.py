@@ -44,7 +44,7 @@ def write_adapter(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write one adapter as a folder that mlx-lm loads, in the dtype of the weights; see `ExportAdapter`.
+    """Write one adapter as a folder that mlx-lm loads, in the dtype of the weights; see `export_adapter`.
 
     mlx-lm multiplies by one factor, `scale`, which is the scaling of the spec, rsLoRA or not.
     """

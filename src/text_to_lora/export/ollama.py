@@ -36,7 +36,7 @@ def write_adapter(
     overwrite: bool = False,
     engine_base: str | None = None,
 ) -> Path:
-    """Write a folder with a GGUF file and a Modelfile; see `ExportAdapter`.
+    """Write a folder with a GGUF file and a Modelfile; see `export_adapter`.
 
     engine_base: what FROM says: a name that Ollama can pull, or the path of a GGUF file of the
         base; None for the name in Ollama's library, where that is known

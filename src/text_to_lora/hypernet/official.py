@@ -77,19 +77,17 @@ class Official:
 def read_official(
     folder: Path | str,
     *,
-    base: PreTrainedConfig | Path | str | None = None,
+    base: Path | str | None = None,
     module_order: Sequence[str] | None = None,
-    encoder: EncoderConfig | None = None,
 ) -> Official:
     """Read a reference checkpoint of architecture L, M or S, supervised or reconstruction.
 
     folder: holds hypermod.pt
-    base: the base model's configuration, folder or hub name; only config.json is read of it.
-        None for what the checkpoint names: a folder beside it, or a model of the hub
+    base: the base model's folder or hub name; only config.json is read of it. None for what the
+        checkpoint names: a folder beside it, or a model of the hub
     module_order: target modules in the order of their type embeddings. The reference numbers them
         in the order of a Python set, which differs from process to process, and does not store it;
         None for sorted names. Try the other order when adapters make no sense.
-    encoder: what makes its task embeddings, where args.yaml does not say it right
 
     Raises CheckpointError when a file is missing, damaged, not of this format, or of a variant that
     is not read (vera, rotary rank codes, per-rank joint heads); ConfigError for a module order that
@@ -104,11 +102,14 @@ def read_official(
     name, base_config = _find_base(base, args, adapter_config, args_file.parent)
     spec = _read_spec(adapter_config, adapter_file, state, name, base_config)
     config = _read_config(args, state, weights_file)
-    order = _check_order(module_order, spec)
+    modules = sorted(map(_leaf, spec.groups))
+    order = tuple(modules if module_order is None else module_order)
+    if sorted(order) != modules:
+        raise ConfigError(f"module_order is {list(order)}; each of {', '.join(modules)} once")
     hypernet = Hypernetwork.empty(config, spec)
     _check_state(state, hypernet, weights_file)
     hypernet.load_state_dict(_translate(state, hypernet, order), assign=True)
-    encoder = encoder or _read_encoder(args, config.embedding_dim, spec, base_config)
+    encoder = _read_encoder(args, config.embedding_dim, spec, base_config)
     return Official(hypernet.eval(), encoder, order)
 
 
@@ -116,24 +117,21 @@ def convert(
     folder: Path | str,
     output: Path | str,
     *,
-    base: PreTrainedConfig | Path | str | None = None,
+    base: Path | str | None = None,
     module_order: Sequence[str] | None = None,
-    encoder: EncoderConfig | None = None,
-    dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Turn a reference checkpoint into a hypernetwork folder that `load_hypernet` reads.
 
-    dtype: of the new folder, float32 (None) or bfloat16; others as in `read_official`
+    base, module_order: as in `read_official`
 
-    Raises what `read_official` and `save_hypernet` raise, and CheckpointError for one-hot task
-    codes without `encoder`.
+    Raises what `read_official` and `save_hypernet` raise, and CheckpointError for one-hot task codes.
     """
-    official = read_official(folder, base=base, module_order=module_order, encoder=encoder)
+    official = read_official(folder, base=base, module_order=module_order)
     if official.encoder is None:
         raise CheckpointError(
             f"{str(folder)!r} was trained on one-hot task codes: no description leads to its "
-            "adapters; pass an encoder, or use read_official with your own codes"
+            "adapters; use read_official with your own codes"
         )
     weights_file = _find_files(Path(folder))[0]
     training = {
@@ -142,12 +140,7 @@ def convert(
         "hypermod_sha256": file_hash(weights_file),
     }
     return save_hypernet(
-        output,
-        official.hypernet,
-        official.encoder,
-        training=training,
-        dtype=dtype,
-        overwrite=overwrite,
+        output, official.hypernet, official.encoder, training=training, overwrite=overwrite
     )
 
 
@@ -208,21 +201,19 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _find_base(
-    base: PreTrainedConfig | Path | str | None,
+    base: Path | str | None,
     args: Mapping[str, Any],
     adapter_config: Mapping[str, Any],
     folder: Path,
 ) -> tuple[str, PreTrainedConfig]:
     """Name and configuration of the base model that is given, else of what the checkpoint names."""
-    if isinstance(base, Path | str):
-        return str(base), _load_base_config(str(base))
     names = [args.get("model_dir"), adapter_config.get("base_model_name_or_path")]
     name = next((name for name in names if isinstance(name, str) and name), "")
-    if name and (folder / name / "config.json").is_file():
+    if base is not None:
+        name = str(base)
+    elif name and (folder / name / "config.json").is_file():
         name = str(folder / name)
-    if base is None:
-        return name, _load_base_config(name)
-    return base.name_or_path or name, base
+    return name, _load_base_config(name)
 
 
 def _read_spec(
@@ -333,13 +324,6 @@ def _read_config(
         )
     except ConfigError as error:
         raise refuse(str(error)) from error
-
-
-def _check_order(order: Sequence[str] | None, spec: LoraSpec) -> tuple[str, ...]:
-    modules = sorted(map(_leaf, spec.groups))
-    if order is not None and sorted(order) != modules:
-        raise ConfigError(f"module_order is {list(order)}; each of {', '.join(modules)} once")
-    return tuple(modules if order is None else order)
 
 
 def _check_state(state: Mapping[str, Tensor], hypernet: Hypernetwork, path: Path) -> None:

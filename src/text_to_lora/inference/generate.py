@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -64,7 +65,8 @@ def generate(
     else:
         cache = None
     new_tokens = output.sequences[:, prompts.shape[1] :].tolist()
-    return Generated([_until(ids, stop_tokens) for ids in new_tokens], cache)
+    answers = [list(takewhile(lambda token: token not in stop_tokens, ids)) for ids in new_tokens]
+    return Generated(answers, cache)
 
 
 def find_stop_tokens(
@@ -109,9 +111,3 @@ def can_crop(cache: Cache) -> bool:
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
-def _until(ids: list[int], stop_tokens: Sequence[int]) -> list[int]:
-    """The tokens before the first that ends an answer."""
-    end = next((place for place, token in enumerate(ids) if token in stop_tokens), len(ids))
-    return ids[:end]

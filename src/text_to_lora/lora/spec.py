@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from text_to_lora.errors import SpecError
 from text_to_lora.fields import check_fields, check_positive, from_json
 from text_to_lora.lora.identity import BaseModelRef, accepted_hashes, base_model_ref, config_hash
-from text_to_lora.lora.outline import ModelOutline, Slot
+from text_to_lora.lora.outline import ModelOutline, Slot, find_slots
 from text_to_lora.lora.peft_selection import exact_names
-from text_to_lora.lora.targets import find_slots
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -88,7 +87,7 @@ class LoraSpec:
 
         targets: leaf names ("q_proj"), paths below a layer ("self_attn.q_proj"), or "all-linear":
             every linear module of the decoder layers except routers, routed experts and those that
-            PEFT cannot load an adapter on or the model does not call (see `refusals`). Embeddings,
+            PEFT cannot load an adapter on or the model does not call (see `outline`). Embeddings,
             the output head and vision or audio towers lie outside the decoder layers and are never
             targets.
         layers: layers to adapt, counted from 0; None for all

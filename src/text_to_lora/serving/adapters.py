@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from text_to_lora.errors import ConfigError, T2LError, shorten
-from text_to_lora.generate import Adapters, TextToLora
+from text_to_lora.generate import TextToLora
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.serving.store import AdapterStore, is_id, make_id
 
@@ -75,7 +74,13 @@ class AdapterPool:
 
         Raises ConfigError when the sentence is empty or too long, or the strength cannot be.
         """
-        text = check_description(description)
+        text = description.strip()
+        if not text:
+            raise ConfigError("the description is empty; say in a sentence what the task is")
+        if len(text) > MAX_DESCRIPTION:
+            raise ConfigError(
+                f"the description has {len(text)} characters; {MAX_DESCRIPTION} are allowed"
+            )
         check_strength(strength)
         facts = self._makers | {"description": text, "strength": float(strength)}
         return AdapterRef(make_id(facts), text, strength)
@@ -109,43 +114,31 @@ class AdapterPool:
 
         Gives for each reference its adapter, or the error that says why there is none.
         """
-        missing = {
-            ref.id: ref
-            for ref in refs
-            if ref.description is not None and (ref.id, 1.0) not in self._loaded
-        }
-        missing = {key: ref for key, ref in missing.items() if key not in self.store}
+        results: dict[AdapterRef, LoraWeights | T2LError] = {}
+        missing: dict[str, AdapterRef] = {}
         # What is stored is read first: it may be removed to make room for what is generated.
-        stored = {ref: self._attempt(ref) for ref in refs if ref.id not in missing}
-        new_adapters = self._generate(
-            [ref for key, ref in missing.items() if self._is_wanted(key, refs)]
-        )
-        return [stored[ref] if ref in stored else self._attempt(ref, new_adapters) for ref in refs]
+        for ref in refs:
+            try:
+                self._check_similarity(ref)
+                if ref.description is None or ref.id in self.store or (ref.id, 1.0) in self._loaded:
+                    results[ref], origin = self._load(ref)
+                    self._note(origin)
+                else:
+                    missing[ref.id] = ref
+            except T2LError as error:
+                results[ref] = error
+        new_adapters = self._generate([*missing.values()])
+        return [
+            results[ref] if ref in results else self._hand_out(new_adapters[ref.id], ref.factor)
+            for ref in refs
+        ]
 
-    def _is_wanted(self, adapter_id: str, refs: Sequence[AdapterRef]) -> bool:
-        """Whether any request takes a new adapter as similar enough to the training."""
-        return any(self._dissimilar(ref) is None for ref in refs if ref.id == adapter_id)
-
-    def _attempt(
-        self,
-        ref: AdapterRef,
-        new_adapters: Mapping[str, LoraWeights | T2LError] = MappingProxyType({}),
-    ) -> LoraWeights | T2LError:
-        """An adapter that is there, or was generated just now, or the error that says why there is none."""
-        try:
-            if problem := self._dissimilar(ref):
-                return problem
-            weights = new_adapters.get(ref.id)
-            if isinstance(weights, T2LError):
-                return weights
-            if weights is not None:
-                self._note("generated")
-                return weights if ref.factor == 1.0 else weights.scale(ref.factor)
-            weights, origin = self._load(ref)
-            self._note(origin)
-            return weights
-        except T2LError as error:
-            return error
+    def _hand_out(self, generated: LoraWeights | T2LError, factor: float) -> LoraWeights | T2LError:
+        """A new adapter with ΔW times a factor, or the error that says why there is none."""
+        if isinstance(generated, T2LError):
+            return generated
+        self._note("generated")
+        return generated if factor == 1.0 else generated.scale(factor)
 
     def _load(self, ref: AdapterRef) -> tuple[LoraWeights, str]:
         """An adapter from memory or from the store, and which of them."""
@@ -193,7 +186,7 @@ class AdapterPool:
                     for ref in part:
                         new_adapters |= self._generate([ref])
                 continue
-            for ref, adapter in zip(part, split(adapters), strict=True):
+            for ref, adapter in zip(part, adapters.unbind(), strict=True):
                 try:
                     self.store.add(ref.id, adapter.scale(ref.strength))
                     weights = self.store.load(ref.id, self._t2l.spec)
@@ -203,29 +196,27 @@ class AdapterPool:
                     new_adapters[ref.id] = error
         return new_adapters
 
-    def _dissimilar(self, ref: AdapterRef) -> ConfigError | None:
-        """The error of an adapter whose description is too far from the training's, or None."""
+    def _check_similarity(self, ref: AdapterRef) -> None:
+        """Raise ConfigError when a description is too far from those of the training."""
         if ref.min_similarity is None:
-            return None
+            return
+        nearest = None
         if ref.id in self.store:
             nearest = self.store.provenance(ref.id).get("nearest_description")
         elif ref.description is not None:
             neighbour = self._t2l.nearest([ref.description])[0]
             nearest = neighbour and {"text": neighbour.text, "cosine": neighbour.cosine}
-        else:
-            nearest = None
         if nearest is None:
-            return ConfigError(
+            raise ConfigError(
                 "nothing is known of how near this adapter is to the training; leave "
                 "min_similarity out"
             )
-        if nearest["cosine"] >= ref.min_similarity:
-            return None
-        return ConfigError(
-            f"the nearest training description has cosine {nearest['cosine']:.2f}, below "
-            f"{ref.min_similarity:g}: {shorten(nearest['text'])}; say the task in other words, or "
-            "lower min_similarity"
-        )
+        if nearest["cosine"] < ref.min_similarity:
+            raise ConfigError(
+                f"the nearest training description has cosine {nearest['cosine']:.2f}, below "
+                f"{ref.min_similarity:g}: {shorten(nearest['text'])}; say the task in other words, "
+                "or lower min_similarity"
+            )
 
     def _blend(self, text: str) -> AdapterRef:
         parts = []
@@ -245,53 +236,7 @@ class AdapterPool:
         return AdapterRef(make_id({"blend": parts}), parts=tuple(parts))
 
 
-def check_description(description: str) -> str:
-    """Give a description without the space around it.
-
-    Raises ConfigError when nothing is left, or too much.
-    """
-    text = description.strip()
-    if not text:
-        raise ConfigError("the description is empty; say in a sentence what the task is")
-    if len(text) > MAX_DESCRIPTION:
-        raise ConfigError(
-            f"the description has {len(text)} characters; {MAX_DESCRIPTION} are allowed"
-        )
-    return text
-
-
 def check_strength(strength: float) -> None:
     """Raise ConfigError when an adapter cannot have this strength."""
     if not (math.isfinite(strength) and 0 < abs(strength) < MAX_STRENGTH):
         raise ConfigError(f"strength is {strength}; a number other than 0 is needed, 1 is usual")
-
-
-def split(adapters: Adapters) -> list[Adapters]:
-    """Each of several adapters on its own."""
-    return [
-        Adapters(weights, (text,), (entry,), (nearest,))
-        for weights, text, entry, nearest in zip(
-            adapters.weights.unbind(),
-            adapters.descriptions,
-            adapters.provenance,
-            adapters.nearest,
-            strict=True,
-        )
-    ]
-
-
-def describe(store: AdapterStore, adapter_id: str) -> dict[str, Any]:
-    """An adapter that is stored, as the API shows it."""
-    facts = store.provenance(adapter_id)
-    return {
-        "id": adapter_id,
-        "object": "adapter",
-        "status": "ready",
-        "created": store.created(adapter_id),
-        "description": facts["description"],
-        "strength": facts["strength"],
-        "aliases": store.aliases(adapter_id),
-        "nearest_description": facts.get("nearest_description"),
-        "refinement": facts.get("refinement"),
-        "base": facts["base"],
-    }

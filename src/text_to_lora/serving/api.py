@@ -20,7 +20,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 import text_to_lora
 from text_to_lora.errors import T2LError
 from text_to_lora.serving.answer import Answer, Piece
-from text_to_lora.serving.download import pack
 from text_to_lora.serving.guard import Guard, too_long
 from text_to_lora.serving.service import Service
 from text_to_lora.serving.wire import (
@@ -30,7 +29,6 @@ from text_to_lora.serving.wire import (
     Replies,
     RequestError,
     parse,
-    usage,
 )
 
 _CLIENT_GONE: Final = 499  # what other servers log for a client that went away
@@ -52,7 +50,7 @@ def make_app(
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.close, drain_seconds)
+        await asyncio.to_thread(service.engine.close, drain_seconds)
 
     app = FastAPI(
         title="text-to-lora", version=text_to_lora.__version__, lifespan=life, openapi_url=None
@@ -145,7 +143,7 @@ def _add_adapter_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/adapters/{name}/download")
     async def download(name: str, format: str = "peft") -> Response:
-        content, file_name = await asyncio.to_thread(pack, service, name, format)
+        content, file_name = await asyncio.to_thread(service.pack, name, format)
         kind = "application/zip" if file_name.endswith(".zip") else "application/octet-stream"
         headers = {"Content-Disposition": f'attachment; filename="{file_name}"'}
         return Response(content, media_type=kind, headers=headers)
@@ -178,11 +176,11 @@ async def _answer(request: Request, service: Service, body: ChatBody | Completio
     is_chat = isinstance(body, ChatBody)
     name = f"{'chatcmpl' if is_chat else 'cmpl'}-{secrets.token_hex(12)}"
     replies = Replies(is_chat, name, int(time.time()), body.model, service.decode)
-    prompt_tokens = service.prompt_tokens(body, answers)
+    prompt_tokens = sum(len(answer.prompt_ids) for answer in answers[:: body.n])
     source = _until_all_end(request, answers, pieces)
     try:
         first = await anext(source)
-        service.metrics.first_token(time.perf_counter() - started)
+        service.metrics.first_token.observe(time.perf_counter() - started)
         if body.stream:
             chunks = _stream(service, body, replies, first, source, prompt_tokens)
             return StreamingResponse(chunks, media_type="text/event-stream")
@@ -192,8 +190,8 @@ async def _answer(request: Request, service: Service, body: ChatBody | Completio
             parts[index].append(piece)
     except _ClientGone:
         return Response(status_code=_CLIENT_GONE)
-    cost = usage(prompt_tokens, sum(part[-1].num_tokens for part in parts))
-    service.metrics.tokens(cost["prompt_tokens"], cost["completion_tokens"])
+    completion_tokens = sum(part[-1].num_tokens for part in parts)
+    cost = service.metrics.tokens(prompt_tokens, completion_tokens)
     return JSONResponse(replies.whole(parts, cost))
 
 
@@ -245,17 +243,15 @@ async def _stream(
     counts: dict[int, int] = {}
 
     def events(index: int, piece: Piece) -> str:
-        start = replies.start(index) if index not in counts else None
+        chunks = replies.chunks(index, piece, first=index not in counts)
         counts[index] = piece.num_tokens
-        chunks = [*filter(None, [start]), replies.piece(index, piece)]
         return "".join(map(_event, chunks))
 
     try:
         yield events(*first)
         async for index, piece in source:
             yield events(index, piece)
-        cost = usage(prompt_tokens, sum(counts.values()))
-        service.metrics.tokens(cost["prompt_tokens"], cost["completion_tokens"])
+        cost = service.metrics.tokens(prompt_tokens, sum(counts.values()))
         if body.stream_options.include_usage:
             yield _event(replies.cost(cost))
     except _ClientGone:

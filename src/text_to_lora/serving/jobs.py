@@ -7,9 +7,10 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.errors import T2LError, needs_extra
 from text_to_lora.generate import Adapters, TextToLora
 from text_to_lora.serving.engine import QueueFullError
 
@@ -44,11 +45,12 @@ class RefineJobs:
     """One thread that trains, on a copy of the base that it loads for its first job.
 
     load: gives a hypernetwork with a base that nothing else uses
+    jobs: that wait, run or have failed, by the id of the adapter that each makes
     """
 
     def __init__(self, load: Callable[[], TextToLora]) -> None:
         self._load = load
-        self._jobs: dict[str, Job] = {}
+        self.jobs: dict[str, Job] = {}
         self._waiting: queue.Queue[Job] = queue.Queue(_MAX_WAITING)
         self._thread: threading.Thread | None = None
 
@@ -58,15 +60,11 @@ class RefineJobs:
         Raises QueueFullError when too many wait, ConfigError when training is not installed or the
         rows cannot be trained on.
         """
-        known = self._jobs.get(job.id)
+        known = self.jobs.get(job.id)
         if known is not None and known.status in ("queued", "running"):
             return known
-        try:
+        with needs_extra("train,eval", "training"):
             import text_to_lora.refinement  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"training needs the package {error.name!r}; pip install 'text-to-lora[train,eval]'"
-            ) from None
         from text_to_lora.tasks.user_rows import check_rows
 
         check_rows(job.examples, job.description, task="the task")
@@ -76,43 +74,30 @@ class RefineJobs:
             raise QueueFullError(
                 f"{_MAX_WAITING} refining jobs wait already; try again later"
             ) from None
-        for old in [key for key, job in self._jobs.items() if job.status == "failed"]:
-            if len(self._jobs) >= _MAX_REMEMBERED:
-                del self._jobs[old]
-        self._jobs[job.id] = job
+        for old in [key for key, job in self.jobs.items() if job.status == "failed"]:
+            if len(self.jobs) >= _MAX_REMEMBERED:
+                del self.jobs[old]
+        self.jobs[job.id] = job
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="t2l-refine", daemon=True)
             self._thread.start()
         return job
 
-    def find(self, adapter_id: str) -> Job | None:
-        """The job that makes an adapter, unless it has ended well."""
-        return self._jobs.get(adapter_id)
-
-    def jobs(self) -> list[Job]:
-        """Jobs that wait, run or have failed."""
-        return list(self._jobs.values())
-
     def _run(self) -> None:
+        from text_to_lora.refinement import refine_with
+
         t2l: TextToLora | None = None
         while True:
             job = self._waiting.get()
             try:
                 job.status, job.progress = "running", "loading the base model"
                 t2l = t2l or self._load()
-                job.finish(self._train(t2l, job))
+                rows, report = [job.examples], partial(setattr, job, "progress")
+                job.finish(refine_with(t2l, [job.description], rows, report=report, **job.limits))
                 job.status = "ready"
-                del self._jobs[job.id]
+                del self.jobs[job.id]
             except T2LError as error:
                 job.status, job.error = "failed", str(error)
             except Exception as error:
                 _log.exception("the refining job %s failed", job.id)
                 job.status, job.error = "failed", f"{type(error).__name__}: {error}"
-
-    def _train(self, t2l: TextToLora, job: Job) -> Adapters:
-        from text_to_lora.refinement import refine_with
-
-        def report(line: str) -> None:
-            job.progress = line
-
-        return refine_with(t2l, [job.description], [job.examples], report=report, **job.limits)

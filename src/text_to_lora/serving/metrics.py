@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -17,64 +19,42 @@ class Metrics:
     """
 
     def __init__(self, adapters: Callable[[], int]) -> None:
-        self._registry = CollectorRegistry()
-        registry = self._registry
-        self._requests = Counter(
-            "t2l_requests", "Requests.", ("route", "status"), registry=registry
-        )
+        registry = CollectorRegistry()
+        to: Any = {"registry": registry}
+        self._requests = Counter("t2l_requests", "Requests.", ("route", "status"), **to)
         self._latency = Histogram(
             "t2l_request_seconds",
             "Time of a request until its last byte.",
             ("route",),
             buckets=_SECONDS,
-            registry=registry,
+            **to,
         )
-        self._first = Histogram(
+        self.first_token = Histogram(
             "t2l_first_token_seconds",
             "Time from a request to the first piece of its answer.",
             buckets=_SECONDS,
-            registry=registry,
+            **to,
         )
-        self._batch = Histogram(
-            "t2l_batch_rows", "Rows of a step.", buckets=_ROWS, registry=registry
-        )
-        self._waiting = Gauge("t2l_waiting_answers", "Answers that wait.", registry=registry)
-        self._tokens = Counter("t2l_tokens", "Tokens.", ("kind",), registry=registry)
-        self._origins = Counter(
+        self._tokens = Counter("t2l_tokens", "Tokens.", ("kind",), **to)
+        self.adapter_uses = Counter(
             "t2l_adapter_uses",
             "Uses of an adapter, by where it came from: memory, store or generated.",
             ("origin",),
-            registry=registry,
+            **to,
         )
-        stored = Gauge("t2l_adapters", "Adapters that are stored.", registry=registry)
-        stored.set_function(adapters)
+        self.batch = Histogram("t2l_batch_rows", "Rows of a step.", buckets=_ROWS, **to).observe
+        self.waiting = Gauge("t2l_waiting_answers", "Answers that wait.", **to).set
+        Gauge("t2l_adapters", "Adapters that are stored.", **to).set_function(adapters)
+        self.render = partial(generate_latest, registry)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that has ended."""
         self._requests.labels(route, str(status)).inc()
         self._latency.labels(route).observe(seconds)
 
-    def first_token(self, seconds: float) -> None:
-        """Count the wait for a first piece."""
-        self._first.observe(seconds)
-
-    def batch(self, rows: int) -> None:
-        """Count a step of the model."""
-        self._batch.observe(rows)
-
-    def waiting(self, answers: int) -> None:
-        """Note how many answers wait."""
-        self._waiting.set(answers)
-
-    def tokens(self, prompt: int, completion: int) -> None:
-        """Count the tokens of a request."""
+    def tokens(self, prompt: int, completion: int) -> dict[str, int]:
+        """Count the tokens of a request, and give them as its answer shows them."""
         self._tokens.labels("prompt").inc(prompt)
         self._tokens.labels("completion").inc(completion)
-
-    def adapter(self, origin: str) -> None:
-        """Count the use of an adapter."""
-        self._origins.labels(origin).inc()
-
-    def render(self) -> bytes:
-        """All counts as text."""
-        return generate_latest(self._registry)
+        total = prompt + completion
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from text_to_lora.errors import ConfigError, T2LError
-from text_to_lora.export import find_format
+from text_to_lora.export import check_format, export_adapter
 from text_to_lora.generate import Adapters, TextToLora
 from text_to_lora.inference.answers import context_length
 from text_to_lora.inference.generate import find_stop_tokens
 from text_to_lora.lora.peft_format import load_adapter
-from text_to_lora.serving.adapters import (
-    AdapterPool,
-    AdapterRef,
-    check_strength,
-    describe,
-)
+from text_to_lora.serving.adapters import AdapterPool, AdapterRef, check_strength
 from text_to_lora.serving.answer import Answer, Piece, Sampling
 from text_to_lora.serving.engine import Engine
 from text_to_lora.serving.jobs import Job, RefineJobs
@@ -84,13 +84,17 @@ class Service:
         self.base_names = tuple(dict.fromkeys([*filter(None, [t2l.spec.base.name]), *base_names]))
         self._t2l = t2l
         self._model, self._tokenizer = t2l.base
+        self.decode: Any = self._tokenizer.decode
         self._frame = PromptFormat.for_tokenizer(self._tokenizer)
         self._template = ChatTemplate(self._tokenizer) if self._tokenizer.chat_template else None
         self._context = context_length(self._model)
         self.pool = AdapterPool(
-            t2l, store, in_memory=self.limits.in_memory, note=self.metrics.adapter
+            t2l,
+            store,
+            in_memory=self.limits.in_memory,
+            note=lambda origin: self.metrics.adapter_uses.labels(origin).inc(),
         )
-        self._jobs = RefineJobs(load_copy or (lambda: t2l))
+        self._refining = RefineJobs(load_copy or (lambda: t2l))
         self.engine = Engine(
             self._model,
             t2l.spec,
@@ -101,10 +105,6 @@ class Service:
             max_wait=self.limits.max_wait,
             max_queue=self.limits.max_queue,
         )
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens."""
-        return str(self._tokenizer.decode(list(ids)))
 
     def submit(
         self, body: ChatBody | CompletionBody, deliver: Callable[[int, Piece], None]
@@ -128,15 +128,10 @@ class Service:
             sampling = self._sampling(body, len(prompt))
             for number in range(body.n):
                 seed = None if sampling.seed is None else (sampling.seed + number) % 2**63
-                answers.append(self._answer(body, prompt, replace(sampling, seed=seed)))
-        for index, answer in enumerate(answers):
-            answer.deliver = lambda piece, index=index: deliver(index, piece)  # type: ignore[misc]
+                tell = partial(deliver, len(answers))
+                answers.append(self._answer(body, prompt, replace(sampling, seed=seed), tell))
         self.engine.submit(answers, ref)
         return answers
-
-    def prompt_tokens(self, body: ChatBody | CompletionBody, answers: Sequence[Answer]) -> int:
-        """Tokens of the prompts of a request, each counted once."""
-        return sum(len(answer.prompt_ids) for answer in answers[:: body.n])
 
     def make_adapters(self, body: AdapterBody) -> Future[list[dict[str, Any]]]:
         """Generate adapters of descriptions and store them; gives what the API shows of each.
@@ -154,7 +149,7 @@ class Service:
                     raise result
             if body.alias is not None:
                 self.store.set_alias(body.alias, refs[0].id)
-            return [describe(self.store, ref.id) for ref in refs]
+            return [self.store.describe(ref.id) for ref in refs]
 
         return self.engine.call(make)
 
@@ -181,27 +176,25 @@ class Service:
                     self.store.set_alias(alias, adapter_id)
 
             job = Job(adapter_id, str(start.description), rows, limits, finish)
-            return self._jobs.start(job).describe()
+            return self._refining.start(job).describe()
         if alias is not None:
             self.store.set_alias(alias, adapter_id)
-        return describe(self.store, adapter_id)
+        return self.store.describe(adapter_id)
 
     def list_adapters(self) -> list[dict[str, Any]]:
         """What the API shows of every adapter and every job, the newest use first."""
-        jobs = [job.describe() for job in self._jobs.jobs()]
-        stored = [
-            describe(self.store, name) for name in reversed(self.store.ids()) if name in self.store
-        ]
-        return [*jobs, *stored]
+        jobs = [job.describe() for job in list(self._refining.jobs.values())]
+        names = [name for name in reversed(self.store.ids()) if name in self.store]
+        return [*jobs, *map(self.store.describe, names)]
 
     def show_adapter(self, name: str) -> dict[str, Any]:
         """What the API shows of an adapter or of the job that makes it.
 
         Raises UnknownModelError when there is neither.
         """
-        if job := self._jobs.find(name):
+        if job := self._refining.jobs.get(name):
             return job.describe()
-        return describe(self.store, self.pool.stored_id(name))
+        return self.store.describe(self.pool.stored_id(name))
 
     def delete(self, name: str) -> Future[str]:
         """Delete an adapter and its aliases; gives its id.
@@ -217,21 +210,28 @@ class Service:
 
         return self.engine.call(remove)
 
-    def export(self, name: str, form: str, folder: Path) -> Path:
-        """Write an adapter as the files of an engine; "peft" gives the folder of the store.
+    def pack(self, name: str, form: str) -> tuple[bytes, str]:
+        """An adapter in a format of `t2l export`, and the file's name; a folder becomes a zip file.
 
-        Raises UnknownModelError when there is none, and what `text_to_lora.export` raises.
+        Raises UnknownModelError when there is no such adapter, and what `export_adapter` raises.
         """
         path = self.store.path(self.pool.stored_id(name))
-        if form == "peft":
-            return path
-        write = find_format(form)
-        target = folder / (f"{path.name}.gguf" if form == "gguf" else path.name)
-        return write(load_adapter(path, spec=self._t2l.spec), target, self._model.config)
-
-    def close(self, timeout: float) -> None:
-        """Finish what runs, within so many seconds."""
-        self.engine.close(timeout)
+        check_format(form)
+        with tempfile.TemporaryDirectory() as temporary:
+            if form != "peft":
+                target = Path(temporary) / (f"{path.name}.gguf" if form == "gguf" else path.name)
+                weights = load_adapter(path, spec=self._t2l.spec)
+                path = export_adapter(weights, target, self._model.config, to=form)
+            if path.is_file():
+                return path.read_bytes(), path.name
+            content = io.BytesIO()
+            with zipfile.ZipFile(content, "w") as archive:
+                for file in sorted(path.iterdir()):
+                    entry = zipfile.ZipInfo(f"{path.name}/{file.name}")  # of 1980: equal bytes
+                    entry.external_attr = 0o644 << 16
+                    with archive.open(entry, "w") as target_file, file.open("rb") as source:
+                        shutil.copyfileobj(source, target_file)
+            return content.getvalue(), f"{path.name}-{form}.zip"
 
     def _descriptions(self, body: AdapterBody) -> list[str]:
         if (body.description is None) == (body.descriptions is None):
@@ -253,7 +253,7 @@ class Service:
                 raise RequestError("the base has no strength and no similarity", param="strength")
             return None
         check_strength(body.strength)
-        if (job := self._jobs.find(body.model)) is not None:
+        if (job := self._refining.jobs.get(body.model)) is not None:
             raise RequestError(
                 f"the adapter {body.model} is {job.status}: {job.error or job.progress}",
                 status=409,
@@ -264,10 +264,13 @@ class Service:
 
     def _prompts(self, body: ChatBody | CompletionBody) -> list[list[int]]:
         if isinstance(body, ChatBody):
-            return [self._tokenize(self._chat_text(body), special=False)]
+            text = self._chat_text(body)
+            return [self._tokenizer.encode(text, add_special_tokens=False, verbose=False)]
         prompts = []
         for prompt in body.prompts:
-            ids = self._tokenize(prompt, special=True) if isinstance(prompt, str) else prompt
+            ids = (
+                self._tokenizer.encode(prompt, verbose=False) if isinstance(prompt, str) else prompt
+            )
             if not ids or not all(0 <= token < len(self._tokenizer) for token in ids):
                 raise RequestError(
                     f"a prompt needs one token or more, from 0 to {len(self._tokenizer) - 1}",
@@ -277,10 +280,6 @@ class Service:
         if not prompts:
             raise RequestError("prompt is empty", param="prompt")
         return prompts
-
-    def _tokenize(self, text: str, *, special: bool) -> list[int]:
-        ids = self._tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-        return list(ids)
 
     def _chat_text(self, body: ChatBody) -> str:
         """The prompt of a conversation; that of one user turn is the one that evaluation uses."""
@@ -329,22 +328,15 @@ class Service:
         )
 
     def _answer(
-        self, body: ChatBody | CompletionBody, prompt: Sequence[int], sampling: Sampling
+        self,
+        body: ChatBody | CompletionBody,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        deliver: Callable[[Piece], None],
     ) -> Answer:
-        tokenizer, frame = self._tokenizer, self._frame
+        read: Any = partial(self._tokenizer.decode, skip_special_tokens=True)
+        hidden = ""
         if isinstance(body, ChatBody):
-            return Answer(
-                prompt,
-                sampling,
-                lambda ids: frame.read_answer(tokenizer, ids),
-                lambda piece: None,
-                hidden=frame.bare.lead.strip(),
-                streams=body.stream,
-            )
-        return Answer(
-            prompt,
-            sampling,
-            lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
-            lambda piece: None,
-            streams=body.stream,
-        )
+            read = partial(self._frame.read_answer, self._tokenizer)
+            hidden = self._frame.bare.lead.strip()
+        return Answer(prompt, sampling, read, deliver, hidden=hidden, streams=body.stream)

@@ -108,9 +108,21 @@ class AdapterStore:
         assert is_id(adapter_id)
         return read_json(self._adapters / adapter_id / PROVENANCE_FILE)
 
-    def created(self, adapter_id: str) -> int:
-        """When an adapter was written, in seconds since 1970."""
-        return int((self._adapters / adapter_id / CONFIG_FILE).stat().st_mtime)
+    def describe(self, adapter_id: str) -> dict[str, Any]:
+        """An adapter that is there, as the API shows it."""
+        facts = self.provenance(adapter_id)
+        return {
+            "id": adapter_id,
+            "object": "adapter",
+            "status": "ready",
+            "created": int((self._adapters / adapter_id / CONFIG_FILE).stat().st_mtime),
+            "description": facts["description"],
+            "strength": facts["strength"],
+            "aliases": self.aliases(adapter_id),
+            "nearest_description": facts.get("nearest_description"),
+            "refinement": facts.get("refinement"),
+            "base": facts["base"],
+        }
 
     def add(self, adapter_id: str, adapter: Adapters) -> None:
         """Write one adapter; one that is there already is left as it is.

@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
@@ -21,7 +21,6 @@ import gradio
 _FORMS: Final = ("peft", "gguf", "mlx")
 _MAX_INPUTS: Final = 8
 _MAX_TOKENS: Final = 64
-_PARAMETERS: Final = ("sentence", "inputs", "strength", "second", "share")  # of a link
 _THEME: Final = gradio.themes.Default(font=["sans-serif"], font_mono=["monospace"])  # no downloads
 _EXAMPLE: Final = ("Answer in capitals.", "The soup is cold today.\nWhere is the station?")
 
@@ -200,8 +199,7 @@ def _download(server: Server, state: State, form: str) -> str:
 def _link(request: gradio.Request, state: State) -> str:
     """The address of the page with a state in it."""
     address = str(request.headers.get("referer") or request.request.url).partition("?")[0]
-    values = (getattr(state, name) for name in _PARAMETERS)
-    return f"{address}?{urlencode(dict(zip(_PARAMETERS, values, strict=True)))}"
+    return f"{address}?{urlencode(asdict(state))}"
 
 
 def _from_link(request: gradio.Request) -> Sequence[Any]:

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
@@ -38,7 +38,7 @@ def register() -> None:
         """Adapters of sentences for vLLM."""
 
         def __init__(self) -> None:
-            self._adapters = AdapterPaths.from_environment()
+            self._adapters = AdapterPaths(_load_from_environment)
 
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
             """The adapter of a model name, None where there is none; never raises."""
@@ -61,17 +61,12 @@ def register() -> None:
 class AdapterPaths:
     """Folders of adapters for model names, generated on one thread, away from the caller's loop.
 
-    load: gives the pool of adapters and their rank, on the first call that needs it
+    load: gives the pool of adapters, on the first call that needs it
     """
 
-    def __init__(self, load: Callable[[], tuple[Any, int]]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = cache(load)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="t2l-resolver")
-
-    @classmethod
-    def from_environment(cls) -> AdapterPaths:
-        """Adapters of the hypernetwork T2L_HYPERNET in the store T2L_STORE."""
-        return cls(_load_from_environment)
 
     async def find(self, name: str) -> tuple[str, Path] | None:
         """The id and the folder of an adapter; None, and a line in the log, where there is none."""
@@ -83,27 +78,19 @@ class AdapterPaths:
             _log.error("no adapter for %s: %s: %s", shorten(name), type(error).__name__, error)
         return None
 
-    @cached_property
-    def _pool(self) -> Any:
-        pool, rank = self._load()
-        _log.info(
-            "adapters have rank %d; vLLM has to be started with --max-lora-rank %d or more",
-            rank,
-            rank,
-        )
-        return pool
-
     def _find(self, name: str) -> tuple[str, Path]:
-        ref = self._pool.resolve(name)
+        pool = self._load()
+        ref = pool.resolve(name)
         if ref.parts:
             raise ConfigError("vLLM takes no blends; name a sentence, an id or an alias")
-        (result,) = self._pool.fetch([ref])
+        (result,) = pool.fetch([ref])
         if isinstance(result, T2LError):
             raise result
-        return ref.id, self._pool.store.path(ref.id)
+        return ref.id, pool.store.path(ref.id)
 
 
-def _load_from_environment() -> tuple[Any, int]:
+def _load_from_environment() -> Any:
+    """The adapters of the hypernetwork T2L_HYPERNET in the store T2L_STORE."""
     from text_to_lora.generate import TextToLora
     from text_to_lora.models.cache import cache_folder
     from text_to_lora.serving.adapters import AdapterPool
@@ -113,7 +100,11 @@ def _load_from_environment() -> tuple[Any, int]:
     t2l = TextToLora.from_pretrained(os.environ["T2L_HYPERNET"])
     if t2l.reads_with_base and (base := os.environ.get("T2L_BASE")):
         t2l.attach_base(*t2l.load_base(base))
-    return AdapterPool(t2l, store, in_memory=1), t2l.spec.rank
+    rank = t2l.spec.rank
+    _log.info(
+        f"adapters have rank {rank}; vLLM has to be started with --max-lora-rank {rank} or more"
+    )
+    return AdapterPool(t2l, store, in_memory=1)
 
 
 def check_effect(

@@ -227,15 +227,6 @@ def parse(content: bytes, kind: type[_Model]) -> _Model:
         ) from None
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """What an answer has cost, in tokens."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
 class Replies:
     """Bodies of the answers to one request: whole, and piece by piece.
 
@@ -246,6 +237,7 @@ class Replies:
         self._chat, self._decode = chat, decode
         kind = "chat.completion" if chat else "text_completion"
         self._facts = {"id": reply_id, "object": kind, "created": created, "model": model}
+        self._chunk_facts = self._facts | {"object": f"{kind}.chunk" if chat else kind}
 
     def whole(self, parts: Sequence[Sequence[Piece]], cost: Mapping[str, int]) -> dict[str, Any]:
         """The body that holds all answers; parts: the pieces of each."""
@@ -264,36 +256,20 @@ class Replies:
             )
         return {**self._facts, "choices": choices, "usage": cost}
 
-    def start(self, index: int) -> dict[str, Any] | None:
-        """The first chunk of an answer, where there is one before its text."""
-        if not self._chat:
-            return None
-        return self._chunk(index, {"delta": {"role": "assistant", "content": ""}}, None, ())
-
-    def piece(self, index: int, piece: Piece) -> dict[str, Any]:
-        """The chunk of one piece."""
+    def chunks(self, index: int, piece: Piece, *, first: bool) -> list[dict[str, Any]]:
+        """The chunks of one piece; before the first of a chat's answer comes who speaks."""
         content = {"content": piece.text} if piece.text else {}
-        content_fields = {"delta": content} if self._chat else {"text": piece.text}
-        return self._chunk(index, content_fields, piece.finish, piece.logprobs)
+        fields: dict[str, Any] = {"delta": content} if self._chat else {"text": piece.text}
+        end = {"logprobs": self._logprobs(piece.logprobs), "finish_reason": piece.finish}
+        choices: list[dict[str, Any]] = [{"index": index, **fields, **end}]
+        if first and self._chat:
+            speaker = {"delta": {"role": "assistant", "content": ""}}
+            choices.insert(0, {"index": index, **speaker, "logprobs": None, "finish_reason": None})
+        return [{**self._chunk_facts, "choices": [choice]} for choice in choices]
 
     def cost(self, cost: Mapping[str, int]) -> dict[str, Any]:
         """The last chunk of a stream that was asked for its cost."""
-        return {**self._facts, "object": self._chunk_kind, "choices": [], "usage": cost}
-
-    @property
-    def _chunk_kind(self) -> str:
-        return "chat.completion.chunk" if self._chat else "text_completion"
-
-    def _chunk(
-        self,
-        index: int,
-        content_fields: dict[str, Any],
-        finish: str | None,
-        entries: Sequence[TokenLogprob],
-    ) -> dict[str, Any]:
-        choice = {"index": index, **content_fields, "logprobs": self._logprobs(entries)}
-        choice["finish_reason"] = finish
-        return {**self._facts, "object": self._chunk_kind, "choices": [choice]}
+        return {**self._chunk_facts, "choices": [], "usage": cost}
 
     def _logprobs(self, entries: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not entries:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from accelerate import Accelerator
@@ -14,22 +15,12 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from text_to_lora.errors import ConfigError, T2LError
+from text_to_lora.training.batches import TrainingBatches
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.config import AdamWSection, LengthSection, Recipe
-from text_to_lora.training.estimate import estimate_line
-from text_to_lora.training.loop import Learner, Line, Loop, StepFigures
-from text_to_lora.training.optimizer import learning_rate, make_adamw
-
-
-class StepBatches(Protocol):
-    """The batches of a process by step, counted from 0.
-
-    A batch has a `size` in the unit that pace is counted in, and `to`, as a tensor has it.
-    """
-
-    def __getitem__(self, step: int) -> Any:
-        """The batch of a step."""
-        ...
+from text_to_lora.training.library_batches import LibraryBatches
+from text_to_lora.training.loop import MEASURED_STEPS, Learner, Line, Loop, StepFigures
+from text_to_lora.training.optimizer import learning_rate
 
 
 @final
@@ -152,7 +143,7 @@ class DescentLearner(Learner):
     def __init__(
         self,
         module: nn.Module,
-        batches: StepBatches,
+        batches: TrainingBatches | LibraryBatches,
         session: Session,
         *,
         run: LengthSection,
@@ -172,7 +163,8 @@ class DescentLearner(Learner):
         self._session = session
         self._run = run
         self._settings = optimizer
-        self._optimizer = make_adamw(module.parameters(), optimizer)
+        moments = optimizer.model_dump(include={"lr", "betas", "eps", "weight_decay"})
+        self._optimizer = torch.optim.AdamW(module.parameters(), fused=True, **moments)
         self._measure = measure
         self._selected = selected
         self._save_best = save_best
@@ -252,3 +244,30 @@ class DescentLearner(Learner):
     def best(self) -> dict[str, Any]:
         """The step of the best weights, and their loss; None without validation."""
         return {"best_step": self.best_step, "best_loss": self.best_loss}
+
+
+def estimate_line(seconds: float, steps_left: int, device: torch.device) -> str:
+    """Time of a step and of those that are left, and the most memory so far.
+
+    seconds: of one step, without validation
+    """
+    minutes = seconds * steps_left / 60
+    left = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    return (
+        f"measured over {MEASURED_STEPS} steps: {seconds:.2f} s a step, so about {left} for the "
+        f"{steps_left:,} steps that are left, without validation; {_memory(device)}"
+    )
+
+
+def _memory(device: torch.device) -> str:
+    if device.type == "cuda":
+        used = torch.cuda.max_memory_reserved(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        return f"at most {used / 1e9:.1f} of {total / 1e9:.1f} GB of the GPU's memory so far"
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return "memory is not measured on this system"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"at most {used / 1e9:.1f} GB of memory so far"

@@ -15,7 +15,6 @@ from text_to_lora.encoders.one_hot import OneHotEncoder
 from text_to_lora.errors import ConfigError, list_some
 from text_to_lora.hypernet.heads import Factors
 from text_to_lora.library.library import AdapterLibrary
-from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.batches import seed_of
 from text_to_lora.training.reconstruction_config import ReconstructionConfig
 from text_to_lora.training.setup import embed_texts
@@ -43,11 +42,7 @@ class TaskEmbeddings:
 
     def first_texts(self) -> list[str]:
         """The text of the first embedding of each task."""
-        return self.choose_texts(self.starts)
-
-    def choose_texts(self, rows: Tensor) -> list[str]:
-        """The texts of these rows."""
-        return [self.texts[row] for row in rows.tolist()]
+        return [self.texts[row] for row in self.starts.tolist()]
 
     def draw(self, tasks: Tensor, generator: torch.Generator) -> Tensor:
         """The number of a row of each of these tasks at random, [tasks]."""
@@ -156,16 +151,16 @@ class LibraryBatches:
     def __getitem__(self, step: int) -> TaskBatch:
         tasks = self.tasks(step)[self._share]
         generator = torch.Generator().manual_seed(seed_of(f"{self._seed}/descriptions/{step}"))
-        a, b = take_adapters(self._library.weights, lambda factor: factor.index_select(0, tasks))
+        wanted = self._library.weights.map(lambda f: f.index_select(0, tasks).to(torch.float32))
         rows = self._embeddings.draw(tasks, generator)
         return TaskBatch(
             embeddings=self._embeddings.rows[rows],
-            a=a,
-            b=b,
+            a=wanted.a,
+            b=wanted.b,
             names=lambda: [self._library.entries[task].task for task in tasks.tolist()],
             share=len(tasks) / self._size,
             seed=seed_of(f"{self._seed}/dropout/{step}"),
-            texts=lambda: self._embeddings.choose_texts(rows),
+            texts=lambda: [self._embeddings.texts[row] for row in rows.tolist()],
         )
 
     def tasks(self, step: int) -> Tensor:
@@ -176,13 +171,3 @@ class LibraryBatches:
             self._order = torch.randperm(len(self._library), generator=generator)
             self._pass = number
         return self._order[place * self._size : (place + 1) * self._size]
-
-
-def take_adapters(
-    library: LoraWeights, choose: Callable[[Tensor], Tensor], device: torch.device | None = None
-) -> tuple[Factors, Factors]:
-    """Adapters chosen from the stacked tensors, fp32."""
-    return (
-        {key: choose(factor).to(device, torch.float32) for key, factor in library.a.items()},
-        {key: choose(factor).to(device, torch.float32) for key, factor in library.b.items()},
-    )

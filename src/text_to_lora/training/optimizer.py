@@ -1,13 +1,13 @@
-"""AdamW and its schedule: over one set of weights, or over many adapters that are kept apart."""
+"""The schedule of the learning rate, and AdamW over many adapters that are kept apart."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from text_to_lora.training.config import AdamWSection
 
@@ -23,18 +23,6 @@ def learning_rate(settings: AdamWSection, step: int, total: int) -> float:
         return settings.lr * max(0.0, (total - step) / max(1, total - warmup))
     passed = (step - warmup) / max(1, total - warmup)
     return settings.lr * max(0.0, 0.5 * (1 + math.cos(math.pi * passed)))
-
-
-def make_adamw(parameters: Iterable[nn.Parameter], settings: AdamWSection) -> torch.optim.AdamW:
-    """AdamW over one set of weights; its learning rate is set at each step."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
 
 
 @final

@@ -6,7 +6,6 @@ No base model is loaded, unless the hypernetwork reads the descriptions with it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -32,7 +31,6 @@ from text_to_lora.training.library_batches import (
     TaskBatch,
     TaskEmbeddings,
     embed_tasks,
-    take_adapters,
 )
 from text_to_lora.training.plots import plot_reconstruction
 from text_to_lora.training.reconstruction_config import ReconstructionConfig, TargetSection
@@ -216,7 +214,7 @@ def _make_learner(
     """What the loop trains: the module on the library, measured on all of it."""
     count, process, processes = len(library), session.process, session.processes
     share = slice(count * process // processes, count * (process + 1) // processes)
-    weights = LoraWeights(library.spec, *take_adapters(library.weights, itemgetter(share)))
+    weights = library.weights.map(lambda factor: factor[share].to(torch.float32))
     vectors, texts = embeddings.first()[share], embeddings.first_texts()[share]
 
     def measure() -> dict[str, float]:
@@ -288,7 +286,7 @@ def _take_parts(
     size = max(1, _NUMBERS_AT_A_TIME // library.spec.num_parameters)
     for start in range(0, library.num_adapters, size):
         part = slice(start, start + size)
-        yield part, LoraWeights(library.spec, *take_adapters(library, itemgetter(part), device))
+        yield part, library.map(lambda factor: factor[part].to(device, torch.float32))  # noqa: B023
 
 
 def _sign(config: ReconstructionConfig, library: AdapterLibrary) -> ReconstructionConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import torch
 
@@ -17,33 +17,40 @@ from text_to_lora.hypernet.descriptions import TrainingDescriptions
 from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.tasks.sampling import TaskSampler
-from text_to_lora.training.batches import TrainingBatches
-from text_to_lora.training.config import RunConfig
+from text_to_lora.tasks.task import Task
+from text_to_lora.training.batches import Batch, TrainingBatches
+from text_to_lora.training.config import DataSection, RunConfig
 from text_to_lora.training.descent import DescentLearner, Session
 from text_to_lora.training.encoding import RowEncoder, TextEmbeddings, check_positions
-from text_to_lora.training.estimate import tell_findings
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.objectives import make_objectives
 from text_to_lora.training.plots import plot_history
 from text_to_lora.training.setup import (
     embed_texts,
     load_for_training,
+    make_hypernet,
     make_spec,
     resolve_dtype,
     shared_settings,
 )
 from text_to_lora.training.split import TaskSplit, load_tasks
-from text_to_lora.training.start import make_hypernet
 from text_to_lora.training.step_adapters import (
     StackedAdapters,
     StepAdapters,
     TextAdapters,
     read_weights,
 )
-from text_to_lora.training.validation import ValidationRow, ValidationSet, validate, validation_rows
+from text_to_lora.training.validation import (
+    ValidationRow,
+    validate,
+    validation_batches,
+    validation_rows,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_CHECKED_ROWS: Final = 40  # of a task, so that hundreds of tasks take seconds
 
 
 @one_job_a_folder
@@ -78,7 +85,7 @@ def train_sft(
     session.report(f"{len(data.split.training)} tasks to train on, validation on {counts}")
     if session.is_main:
         real = [task for task in data.split.training if task.category != "family"]
-        tell_findings(real, tokenizer, config.data, session.report)
+        _tell_findings(real, tokenizer, config.data, session.report)
     adapters, save = _make_adapters(config, base, tokenizer, data)
     session.report(f"{sum(p.numel() for p in adapters.parameters()):,} parameters to train")
     module = SftModule(
@@ -93,6 +100,20 @@ def train_sft(
     loop = session.train(learner, lambda lines, path: plot_history(lines, path))
     session.finish(save, result, loop.result() | learner.best(), last_counts=not sets)
     return result
+
+
+def _tell_findings(
+    tasks: Sequence[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataSection,
+    report: Callable[[str], None],
+) -> None:
+    """Report what `t2l tasks check` finds in the tasks of a run, on a sample of their rows."""
+    from text_to_lora.tasks.checking.check import Measure, check_tasks
+
+    limits = data.max_prompt_tokens, data.max_answer_tokens, data.max_description_tokens
+    for finding in check_tasks(tasks, Measure(tokenizer, *limits, rows=_CHECKED_ROWS)).findings:
+        report(f"check: {finding}")
 
 
 @dataclass(frozen=True)
@@ -147,27 +168,26 @@ class _Data:
         table = TextEmbeddings(texts, embeddings, reads)
         return cls(split, sampler, rows, encoder, table, encoder_config)
 
-    def validation_sets(self, config: RunConfig) -> dict[str, ValidationSet]:
-        """The validation sets as batches.
+    def validation_sets(self, config: RunConfig) -> dict[str, list[Batch]]:
+        """The validation sets as batches, by the figures that they give.
 
         Raises ConfigError when the one that picks the weights is not there, if there is to be any.
         """
-        shuffle = config.hypernet.kind == "text" and config.hypernet.reads == "description"
-        sets = {
-            name: ValidationSet.make(rows, self.encoder, self.embeddings, shuffle=shuffle)
-            for name, rows in self.rows.items()
-        }
         select_by = config.run.select_by
-        if config.data.eval_rows and not sets:
+        if config.data.eval_rows and not self.rows:
             raise ConfigError(
                 "no task has rows to validate on (idx % 10 == 9); add rows, or set data.eval_rows "
                 "to 0"
             )
-        if sets and select_by != "mean" and select_by not in sets:
+        if self.rows and select_by not in ("mean", *self.rows):
             raise ConfigError(
-                f"run.select_by is {select_by!r}, but the run has only {', '.join(sets)}; choose "
+                f"run.select_by is {select_by!r}, but the run has only {', '.join(self.rows)}; choose "
                 "one of these or 'mean', or set tasks aside by data.validation_one_in"
             )
+        shuffle = config.hypernet.kind == "text" and config.hypernet.reads == "description"
+        sets: dict[str, list[Batch]] = {}
+        for name, rows in self.rows.items():
+            sets |= validation_batches(name, rows, self.encoder, self.embeddings, shuffle=shuffle)
         return sets
 
     def stored_descriptions(self) -> TrainingDescriptions | None:
@@ -212,7 +232,7 @@ def _make_learner(
     config: RunConfig,
     module: SftModule,
     data: _Data,
-    sets: Mapping[str, ValidationSet],
+    sets: Mapping[str, list[Batch]],
     session: Session,
     save_best: Callable[[], None],
 ) -> DescentLearner:

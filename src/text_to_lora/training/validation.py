@@ -118,60 +118,50 @@ def make_batches(
     return batches
 
 
-@dataclass(frozen=True)
-class ValidationSet:
-    """Rows of one set as batches.
+def validation_batches(
+    name: str,
+    rows: Sequence[ValidationRow],
+    encoder: RowEncoder,
+    embeddings: TextEmbeddings,
+    *,
+    shuffle: bool,
+) -> dict[str, list[Batch]]:
+    """Rows of one set as batches, by the name of the figure that `validate` makes of them.
 
-    matched: with the description of their task; shuffled: with that of another task, without the
-        rows that have none
+    "NAME_loss" has them with the description of their task; "NAME_shuffled" with that of another
+    task, without the rows that have none, and not at all where `shuffle` is False.
     """
-
-    matched: list[Batch]
-    shuffled: list[Batch]
-
-    @classmethod
-    def make(
-        cls,
-        rows: Sequence[ValidationRow],
-        encoder: RowEncoder,
-        embeddings: TextEmbeddings,
-        *,
-        shuffle: bool,
-    ) -> ValidationSet:
-        """Tokenise the rows; `shuffle` False leaves the shuffled batches out."""
-        matched = [row.description for row in rows]
-        others = [(row, row.shuffled) for row in rows if shuffle and row.shuffled is not None]
-        return cls(
-            matched=make_batches(rows, matched, encoder, embeddings),
-            shuffled=make_batches(
-                [row for row, _ in others], [text for _, text in others], encoder, embeddings
-            ),
-        )
+    batches = {
+        f"{name}_loss": make_batches(rows, [row.description for row in rows], encoder, embeddings)
+    }
+    others = [(row, row.shuffled) for row in rows if row.shuffled is not None]
+    if shuffle and others:
+        shuffled_rows, texts = zip(*others, strict=True)
+        batches[f"{name}_shuffled"] = make_batches(shuffled_rows, texts, encoder, embeddings)
+    return batches
 
 
 def validate(
-    sets: Mapping[str, ValidationSet],
+    sets: Mapping[str, Sequence[Batch]],
     losses: Callable[[Batch], Tensor],
     *,
     process: int,
     processes: int,
     add: Callable[[Tensor], Tensor],
 ) -> dict[str, float]:
-    """Mean loss of every set, in nats a token: "NAME_loss", "NAME_shuffled", and their "mean_loss".
+    """Mean loss of all batches of a name, in nats a token, and "mean_loss" over the names in "_loss".
 
+    sets: as `validation_batches` gives them
     losses: gives the loss of each row of a batch; add: sums a tensor over all processes
     """
     metrics: dict[str, float] = {}
     for name, batches in sets.items():
-        for key, condition in (("loss", batches.matched), ("shuffled", batches.shuffled)):
-            if not condition:
-                continue
-            sums = torch.zeros(2, dtype=torch.float64)
-            for batch in condition[process::processes]:
-                rows = losses(batch)  # [batch]
-                sums += torch.tensor([rows.cpu().double().sum(), len(rows)], dtype=torch.float64)
-            total, count = add(sums).tolist()
-            metrics[f"{name}_{key}"] = total / count
-    matched = [metrics[f"{name}_loss"] for name in sets]
+        sums = torch.zeros(2, dtype=torch.float64)
+        for batch in batches[process::processes]:
+            rows = losses(batch)  # [batch]
+            sums += torch.tensor([rows.cpu().double().sum(), len(rows)], dtype=torch.float64)
+        total, count = add(sums).tolist()
+        metrics[name] = total / count
+    matched = [value for name, value in metrics.items() if name.endswith("_loss")]
     metrics["mean_loss"] = sum(matched) / len(matched)
     return metrics
