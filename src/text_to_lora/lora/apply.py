@@ -229,6 +229,7 @@ class _TargetHook:
         self.run = run
         self.name = name
         self.single = len(a) == 1
+        self.rows = () if self.single else (len(a),)
         # Products take Aᵀ [.., in, rank] and Bᵀ [.., rank, out]; both are views.
         self.a = a[0].t() if self.single else a.mT
         self.b = b[0].t() if self.single else b.mT
@@ -251,9 +252,8 @@ class _TargetHook:
             add: Any = AddBySpans.apply
             y: Tensor = add(output.to(x.dtype).contiguous(), x, a, b, self.scaling, run.spans)
             return y.to(output.dtype)
-        rows = () if self.single else (len(a),)
-        flat_x = x.reshape(*rows, -1, x.shape[-1])
-        flat_y = output.reshape(*rows, -1, output.shape[-1])
+        flat_x = x.reshape(*self.rows, -1, x.shape[-1])
+        flat_y = output.reshape(*self.rows, -1, output.shape[-1])
         multiply, add = (torch.mm, torch.addmm) if self.single else (torch.bmm, torch.baddbmm)
         low = multiply(flat_x, a)  # [distinct, tokens, rank]
         if low.dtype == output.dtype == b.dtype:
