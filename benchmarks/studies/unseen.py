@@ -1,9 +1,11 @@
 """The default hypernetwork on unseen tasks and on everyday instructions: the final figures.
 
     python -m benchmarks.studies.unseen --data DIR --work WORK [--conditions base,matched]
+    python -m benchmarks.studies.unseen --data DIR --work WORK2 --library LIBRARY --oracle ORACLES
 
 The unseen tasks are scored once, when the hypernetwork and what it is compared with are final. Writes
-`suite/` and `obedience/` into the folder of results, once every condition of the suite is there. A
+`suite/` and `obedience/` into the folder of results, once every condition of the suite is there, and
+with libraries `suite-library/`: what trained adapters answer, beside the adapter of the description. A
 repeated command goes on where it was interrupted, and one with other conditions adds them.
 """
 
@@ -36,7 +38,7 @@ CONDITIONS = (
     "shuffled",
     "junk",
 )
-WITH_LIBRARY = ("mean", "retrieval", "arrow")
+WITH_LIBRARIES = ("matched", "multitask", "mean", "retrieval", "arrow", "oracle")
 FILES = ("report.json", "conditions.png", "differences.png")
 
 
@@ -47,15 +49,20 @@ def parse_options() -> argparse.Namespace:
     add("--data", type=Path, required=True, help="folder of task collections")
     add("--work", type=Path, required=True, help="folder of samples and plots")
     add("--conditions", help="conditions with commas (default: all that are possible)")
-    add("--library", type=Path, help=f"library of training tasks: {', '.join(WITH_LIBRARY)}")
-    add("--oracle", type=Path, help="library of the unseen tasks' own adapters: oracle")
+    add("--library", type=Path, help="library of training tasks, with --oracle")
+    add("--oracle", type=Path, help="library of the unseen tasks' own adapters, with --library")
     add("--rows", type=int, default=20, help="rows a task (default 20)")
     add("--threads", type=int, default=2, help="CPU threads (default 2)")
     add("--out", type=Path, default=RESULTS, help="folder of the results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.library is None) != (options.oracle is None):
+        parser.error("give --library and --oracle together, or neither")
+    return options
 
 
-def score_suite(t2l: TextToLora, options: argparse.Namespace) -> set[str]:
+def score_suite(
+    t2l: TextToLora, options: argparse.Namespace, suite: str, wanted: tuple[str, ...]
+) -> set[str]:
     """Score the unseen tasks; gives the conditions that have been scored by now."""
     base, tokenizer = t2l.base
     config = base.config
@@ -63,7 +70,6 @@ def score_suite(t2l: TextToLora, options: argparse.Namespace) -> set[str]:
         None if folder is None else load_library(folder, base_config=config)
         for folder in (options.library, options.oracle)
     )
-    kinds = [*CONDITIONS, *(WITH_LIBRARY if library else ()), *(["oracle"] if oracle else [])]
     tasks = load_data_dir(options.data, split="dev_heldout")
     sources = Sources(
         tasks=tasks,
@@ -82,9 +88,9 @@ def score_suite(t2l: TextToLora, options: argparse.Namespace) -> set[str]:
         tokenizer=tokenizer,
         tasks=tasks,
         conditions=plan_conditions(
-            options.conditions.split(",") if options.conditions else kinds, sources
+            options.conditions.split(",") if options.conditions else wanted, sources
         ),
-        output_dir=options.work / "suite",
+        output_dir=options.work / suite,
         rows_per_task=options.rows,
         label_likelihood=False,
         max_length=1024,
@@ -98,28 +104,39 @@ def main() -> None:
     options = parse_options()
     torch.set_num_threads(options.threads)
     t2l = TextToLora.from_pretrained("embedded")
+    libraries = " --library LIBRARY --oracle ORACLES" if options.library else ""
     facts = {
         "machine": machine(),
         # Without --conditions, since a result joins the conditions of all calls.
-        "command": f"python -m benchmarks.studies.unseen --data DIR --work WORK --rows {options.rows}",
+        "command": "python -m benchmarks.studies.unseen --data DIR --work WORK"
+        f"{libraries} --rows {options.rows}",
         "date": datetime.now(UTC).date().isoformat(),
         "hypernet": t2l.fingerprint,
     }
-    if missing := set(CONDITIONS) - score_suite(t2l, options):
+    suite, wanted = ("suite-library", WITH_LIBRARIES) if options.library else ("suite", CONDITIONS)
+    if missing := set(wanted) - score_suite(t2l, options, suite, wanted):
         print(f"not scored yet: {', '.join(sorted(missing))}")
         return
+    names = [suite]
+    if suite == "suite":
+        score_obedience(t2l, options.work / "obedience")
+        names += ["obedience/everyday", "obedience/new_words"]
+    for name in names:
+        (options.out / name).mkdir(parents=True, exist_ok=True)
+        for file in FILES:
+            shutil.copy(options.work / name / file, options.out / name / file)
+    write_json(options.out / suite / "facts.json", facts)
+
+
+def score_obedience(t2l: TextToLora, folder: Path) -> None:
+    """Score the instructions."""
     evaluate_obedience(
         base=t2l.base[0],
         tokenizer=t2l.base[1],
         generate=lambda texts: t2l.generate(texts).weights,
-        output_dir=options.work / "obedience",
+        output_dir=folder,
         progress=lambda line: print(line, flush=True),
     )
-    for name in ("suite", "obedience/everyday", "obedience/new_words"):
-        (options.out / name).mkdir(parents=True, exist_ok=True)
-        for file in FILES:
-            shutil.copy(options.work / name / file, options.out / name / file)
-    write_json(options.out / "suite" / "facts.json", facts)
 
 
 if __name__ == "__main__":
