@@ -30,6 +30,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     files = {
         "suite": "suite/report",
         "suite_facts": "suite/facts",
+        "suite_library": "suite-library/report",
+        "suite_library_facts": "suite-library/facts",
         "obedience": "obedience/everyday/report",
         "obedience_new_words": "obedience/new_words/report",
         "validation": "validation/report",

@@ -100,7 +100,7 @@ class ModelOutline:
         names = tuple(name for name, _ in model.named_modules() if name)
         layers_path, layers = _find_layers(model, config)
         owners = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
-        rewritten = _rewritten_names(str(model.config.model_type))
+        rewritten = rewritten_names(str(model.config.model_type))
         refused: dict[tuple[int, str], str] = {}
         slots: list[Slot] = []
         transposed: set[str] = set()
@@ -171,7 +171,7 @@ def is_decoder_half(config: PreTrainedConfig) -> bool:
     return hasattr(config, "decoder_layers") or hasattr(config, "num_decoder_layers")
 
 
-def _rewritten_names(model_type: str) -> frozenset[str]:
+def rewritten_names(model_type: str) -> frozenset[str]:
     """Last names of modules that PEFT takes for routed experts in models of this type."""
     from transformers import conversion_mapping
 
