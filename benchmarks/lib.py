@@ -31,7 +31,9 @@ PROGRAM = str(Path(sys.executable).with_name("t2l"))
 PLACEHOLDERS = {
     "--base": "BASE",
     "--data": "DIR",
+    "--library": "LIBRARY",
     "--model": "MODEL",
+    "--oracles": "ORACLES",
     "--out": "OUT",
     "--work": "WORK",
 }

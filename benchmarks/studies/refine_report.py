@@ -46,7 +46,7 @@ def _chosen(curve: Sequence[Mark]) -> Mark:
 def summarise(folder: Path) -> dict[str, Any] | None:
     """Scores of every arm by k, with differences from the arm `sentence`; None without its cells.
 
-    An arm that is there for a part of the tasks alone is left out.
+    The figures of one k are of the tasks that all of its arms have.
     """
     cells = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     curves: dict[tuple[int, str], dict[str, list[Sequence[Mark]]]] = {}
@@ -56,20 +56,22 @@ def summarise(folder: Path) -> dict[str, Any] | None:
         of_arm = curves.setdefault((cell["k"], cell["arm"]), defaultdict(list))
         for task, curve in cell["tasks"].items():
             of_arm[task].append(curve)
-    curves = {key: of_arm for key, of_arm in curves.items() if len(of_arm) == len(groups)}
     numbers = sorted({k for k, arm in curves if arm == "sentence"})
     if not numbers:
         return None
     bootstrap = GroupBootstrap(groups)
     rows: dict[int, dict[str, Any]] = {}
     for k in numbers:
-        arms = {arm: curves[k, arm] for arm in TITLES if (k, arm) in curves}
+        of_k = {arm: curves[k, arm] for arm in TITLES if (k, arm) in curves}
+        names = set.intersection(*map(set, of_k.values()))
+        arms = {arm: {task: of_arm[task] for task in sorted(names)} for arm, of_arm in of_k.items()}
         scores = {
             arm: {task: fmean(_chosen(c)[4] for c in of_task) for task, of_task in of_arm.items()}
             for arm, of_arm in arms.items()
         }
         alone = {t: fmean(c[0][4] for c in of_task) for t, of_task in arms["sentence"].items()}
-        rows[k] = {"much_worse": sum(scores["sentence"][t] < alone[t] - MUCH_WORSE for t in alone)}
+        rows[k] = {"tasks": len(names)}
+        rows[k]["much_worse"] = sum(scores["sentence"][t] < alone[t] - MUCH_WORSE for t in alone)
         rows[k]["alone"] = bootstrap.mean(alone).to_dict()
         rows[k]["minus_alone"] = _difference(scores["sentence"], alone, bootstrap)
         rows[k]["arms"] = {

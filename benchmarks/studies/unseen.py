@@ -38,7 +38,7 @@ CONDITIONS = (
     "shuffled",
     "junk",
 )
-WITH_LIBRARIES = ("matched", "multitask", "mean", "retrieval", "arrow", "oracle")
+WITH_LIBRARIES = ("matched", "multitask", "mean", "retrieval", "oracle")
 FILES = ("report.json", "conditions.png", "differences.png")
 
 
