@@ -276,6 +276,8 @@ def test_processes_give_the_same_library(config: Make, tmp_path: Path) -> None:
     assert {"0000", "0001"} <= {line.partition(":")[0] for line in lines}
 
 
+# No process ends by itself before it is killed.
+ENDLESS = {"rows": 100_000, "epochs": 100_000, "patience": None}
 LONG_RUN = """
 import json, sys
 from functools import partial
@@ -287,7 +289,7 @@ train_adapters(settings, output_dir=sys.argv[2], processes=2, report=show)
 
 
 def test_no_process_outlives_a_run_that_is_killed(config: Make, tmp_path: Path) -> None:
-    settings = config(run={"epochs": 10000})
+    settings = config(run=ENDLESS)
     arguments = (json.dumps(settings.to_dict()), str(tmp_path / "run"))
     command = [sys.executable, "-c", LONG_RUN, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
@@ -305,7 +307,7 @@ def test_a_process_that_is_killed_is_an_error_of_one_line(config: Make, tmp_path
             if "step" in line and process.name.startswith("SpawnProcess"):
                 process.kill()
 
-    settings = config(run={"epochs": 10000})
+    settings = config(run=ENDLESS)
     with pytest.raises(
         T2LError, match=r"^a process .* was killed, .*; repeat the command to go on"
     ):
