@@ -10,7 +10,8 @@ floor: the base alone, rows packed without padding and each computed in full, it
 static_peft: one LoRA of PEFT for all rows, padded to the longest as a Trainer does, the head's input
     contiguous
 adapted: an adapter of its own for every two rows, given; gradients of A and B
-whole: the same with the hypernetwork that makes the adapters, down to its weights
+whole: the same with the hypernetwork of the recipe `embedded`, which reads the words of descriptions
+    with the base, down to its weights
 before: the whole step as it was until 2026-11-30 (commit f28a688), padded, with batched hooks, the
     head on a slice and the hypernetwork in float32
 
@@ -25,6 +26,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +36,19 @@ from transformers import PreTrainedModel
 
 from benchmarks.lib import Recorder, parse
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork
+from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.inference.rows import Layout, Rows, answer_logits, logits_at
 from text_to_lora.lora import LoraSpec, LoraWeights, adapted
 from text_to_lora.models.base import load_base, load_tokenizer
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.batches import Batch, Part
+from text_to_lora.training.config import load_recipe
 from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.losses import answer_losses
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.objectives import Lesson
+from text_to_lora.training.setup import token_config
 from text_to_lora.training.step_adapters import TextAdapters
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -64,16 +69,22 @@ Step = Callable[[], float]
 """One forward and backward pass; gives the loss in nats a token."""
 
 
-def draw_rows(data: Path, base: str) -> Rows:
-    """Rows of training tasks, two of each, cut as in training by default."""
+def draw_rows(data: Path, base: str) -> tuple[Rows, list[str]]:
+    """Rows of training tasks, two of each, cut as in training by default, and a description a task."""
     sampler = TaskSampler(
         load_data_dir(data, split="train"),
         tasks_per_batch=ROWS // ROWS_PER_ADAPTER,
         examples_per_task=ROWS_PER_ADAPTER,
         family_share=None,
+        one_description=True,
     )
+    drawn = sampler.batch(0)
     encoder = RowEncoder(load_tokenizer(base), max_prompt_tokens=256, max_answer_tokens=64)
-    return encoder.join((row.input, row.output, None) for row in sampler.batch(0))
+    descriptions = [
+        sampler.tasks[row.task_index].descriptions[row.description_index]
+        for row in drawn[::ROWS_PER_ADAPTER]
+    ]
+    return encoder.join((row.input, row.output, None) for row in drawn), descriptions
 
 
 def load_frozen(base: str) -> PreTrainedModel:
@@ -179,9 +190,9 @@ def step_before(
 
 def make_steps(data: Path, base_folder: str) -> tuple[dict[str, Step], Rows]:
     """Every variant over the same rows."""
-    rows = draw_rows(data, base_folder)
+    rows, descriptions = draw_rows(data, base_folder)
     adapters = [row // ROWS_PER_ADAPTER for row in range(len(rows))]
-    base = load_frozen(base_folder)
+    base, tokenizer = load_frozen(base_folder), load_tokenizer(base_folder)
     spec = LoraSpec.from_config(base.config, targets=TARGETS, rank=RANK, alpha=16)
     config = HypernetConfig(
         head="joint",
@@ -194,15 +205,19 @@ def make_steps(data: Path, base_folder: str) -> tuple[dict[str, Step], Rows]:
     embeddings = torch.randn(max(adapters) + 1, EMBEDDING_DIM, generator=generator)
     names = tuple(map(str, adapters))
     part = Part(rows, tuple(adapters), names, lessons=(Lesson(tuple(range(len(rows)))),))
-    batch = Batch((part,), embeddings, texts=(), total_rows=len(rows))
+    batch = Batch((part,), embeddings, texts=tuple(descriptions), total_rows=len(rows))
+    tokens = token_config(load_recipe("embedded").tokens, base.config)
+    assert tokens is not None
     hypernet, hypernet_before = (
-        Hypernetwork.from_config(config, spec, torch.Generator().manual_seed(1)) for _ in range(2)
+        Hypernetwork.from_config(each, spec, torch.Generator().manual_seed(1))
+        for each in (replace(config, tokens=tokens), config)
     )
+    reader = TokenReader(base, tokenizer, spec, tokens)
     steps = {
         "floor": floor_step(base, rows),
         "static_peft": static_step(load_frozen(base_folder), spec, rows),
-        "adapted": adapted_step(base, hypernet(embeddings), adapters, rows),
-        "whole": whole_step(SftModule(TextAdapters(hypernet), base), batch),
+        "adapted": adapted_step(base, hypernet_before(embeddings), adapters, rows),
+        "whole": whole_step(SftModule(TextAdapters(hypernet, reader), base), batch),
         "before": step_before(load_frozen(base_folder), hypernet_before, batch, adapters),
     }
     return steps, rows

@@ -4,8 +4,9 @@
 
 Every cell starts anew and sees --steps x 32 rows. Nothing is chosen: one learning rate and one length
 for all, and the weights of the last step count. A cell's figures are answer NLLs of the unseen tasks
-under matched, shuffled and junk descriptions, to be paired with those of `default-0`; the spread of
-the two seeds of the default is the noise floor.
+under matched, shuffled and junk descriptions, and with adapter and description in the prompt both, to
+be paired with those of `default-0`; the spread of the two seeds of the default is the noise floor. Then
+the share of right answers among probes with words that training never had.
 
 --cells NAMES makes some of them. What is finished is kept, and an interrupted training goes on from
 its checkpoint. With a GPU, at the paper's settings: --recipe mistral-7b --steps 20000 --device cuda
@@ -23,6 +24,7 @@ from typing import Any
 
 from benchmarks.lib import RESULTS, ROOT, make_cell
 from benchmarks.studies.judge import Judge, Means, difference, parser
+from benchmarks.studies.validation import score_adapters_on_words
 from text_to_lora.errors import ConfigError
 from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
@@ -32,25 +34,24 @@ from text_to_lora.hypernet import load_hypernet
 from text_to_lora.training.config import load_recipe
 from text_to_lora.training.sft import train_sft
 
-IN_PROMPT = "in-prompt"
+PROBES = 128  # of words that training never had
 REFERENCES = "references"
 VARIANTS: dict[str, tuple[str, ...]] = {
     **{f"default-{seed}": (f"run.seed={seed}",) for seed in range(2)},
-    IN_PROMPT: ("data.in_prompt=true", "data.definition_in=system"),
+    "in-prompt": ("data.in_prompt=1", "data.definition_in=system"),
+    "quarter-in-prompt": ("data.in_prompt=0.25", "data.definition_in=system"),
     "sentence": ("tokens.read=false", "tokens.direct=[]"),
     "no-families": ("data.family_share=0", "data.family_tasks=0"),
     "swapped": ("data.swapped_examples=1",),
-    "size-M": ("hypernet.head=shared",),
-    "size-S": ("hypernet.head=rank",),
 }
 """The overrides of every trained cell."""
 
 SHARED = (
-    "data.in_prompt=false",
+    "data.in_prompt=0",
     "data.swapped_examples=0",
     "data.swapped_after=0",
     "data.eval_rows=0",  # validation would take of the run's time, and the last weights count
-    "run.log_every=50",
+    "run.log_every=10",
     "run.save_every=100",
     "run.keep_checkpoints=1",
     "run.seed=0",
@@ -95,12 +96,12 @@ def train(name: str, options: argparse.Namespace, judge: Judge) -> dict[str, Any
     config = load_recipe(options.recipe, settings)
     trained = train_sft(config, output_dir=folder, report=partial(print, f"{name}:", flush=True))
     t2l = TextToLora.from_pretrained(trained, device=options.device)
-    kinds = ["matched", "shuffled", "junk"]
-    kinds += ["matched_in_prompt"] if name == IN_PROMPT else []
+    kinds = ["matched", "shuffled", "junk", "matched_in_prompt"]
     return {
         "parameters": load_hypernet(trained).hypernet.num_parameters,
         "rows_seen": options.steps * config.data.tasks_per_batch * config.data.examples_per_task,
         "nll": judge.nll(judge.plan(kinds, lambda texts: t2l.generate(texts).weights)),
+        "words": score_adapters_on_words(t2l, PROBES),
     }
 
 
@@ -143,6 +144,8 @@ def summarise(folder: Path) -> dict[str, Any] | None:
         rows[name] = {
             "parameters": cell["parameters"],
             "nll": bootstrap.mean(matched[name]).to_dict(),
+            "nll_in_prompt": bootstrap.mean(cell["nll"]["matched_in_prompt"]).to_dict(),
+            "words": cell["words"],
             "minus_default": change.to_dict(),
             "verdict": "" if name.startswith("default-") else verdict_of(change, floor),
             **{

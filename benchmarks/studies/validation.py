@@ -49,9 +49,7 @@ def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
 
     count: probes, of which half are constants, a quarter labels
     """
-    probes = word_probe(PROBE_SEED, count)
-    rows = [_row(probe, place) for place, probe in enumerate(probes)]
-    descriptions = [probe.description for probe in probes]
+    probes, rows, descriptions = _draw_probes(count)
     base, tokenizer = t2l.base
     scorer = Scorer(base, tokenizer)
     weights = t2l.generate(descriptions).weights
@@ -75,6 +73,21 @@ def score_words(t2l: TextToLora, count: int) -> dict[str, Any]:
             for place, probe in enumerate(probes)
         ],
     }
+
+
+def score_adapters_on_words(t2l: TextToLora, count: int) -> dict[str, float]:
+    """Share of probes whose answer is exactly right with their adapters, by kind."""
+    probes, rows, descriptions = _draw_probes(count)
+    weights = t2l.generate(descriptions).weights
+    answers = Scorer(*t2l.base).score(rows, weights=weights, adapters=range(len(rows)))
+    return _shares(probes, [answer.text for answer in answers])
+
+
+def _draw_probes(count: int) -> tuple[list[Probe], list[Row], list[str]]:
+    """Probes, their rows, and their descriptions."""
+    probes = word_probe(PROBE_SEED, count)
+    rows = [_row(probe, place) for place, probe in enumerate(probes)]
+    return probes, rows, [probe.description for probe in probes]
 
 
 def _row(probe: Probe, place: int) -> Row:

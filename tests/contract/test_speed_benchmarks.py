@@ -23,7 +23,8 @@ def test_the_variants_of_an_sft_step_take_the_same_rows_to_the_same_loss(
 
     prompts = [[20, 21, 22, 23], [24], [25, 26], [27, 28, 29, 30, 31]]
     rows = Rows.join(prompts, [[40, 41], [42], [43, 44, 45], [46]])
-    monkeypatch.setattr(script, "draw_rows", lambda *_: rows)
+    descriptions = ["name the colour", "count the words"]
+    monkeypatch.setattr(script, "draw_rows", lambda *_: (rows, descriptions))
     steps, _ = script.make_steps(base_folder, str(base_folder))
     assert list(steps) == ["floor", "static_peft", "adapted", "whole", "before"]
     times = script.measure(steps, 2)

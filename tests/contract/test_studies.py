@@ -106,7 +106,8 @@ def test_a_cell_holds_the_likelihoods_of_its_own_hypernetwork(
     expected = sum(answer.nll for answer in answers) / 2
     assert cell["nll"]["matched"][task.name] == pytest.approx(expected, rel=1e-4)  # of batching
     assert cell["rows_seen"] == STEPS * 2 and cell["training"]["steps"] == STEPS
-    assert set(cell["nll"]) == {"matched", "shuffled", "junk"}
+    assert set(cell["nll"]) == {"matched", "shuffled", "junk", "matched_in_prompt"}
+    assert set(cell["words"]) == {"constant", "label", "start", "end", "all"}
     assert str(judged_data) not in json.dumps(cell) and "--data DIR" in cell["command"]
 
 
@@ -157,7 +158,7 @@ def test_the_page_says_what_the_cells_say(cells: tuple[Path, list[Any]]) -> None
         sum(read(folder, f"default-{seed}")["nll"]["matched"].values()) / len(ANSWERS)
         for seed in (0, 1)
     ]
-    assert f"| default-0 | 0.0 M | {means[0]:.3f} [" in text
+    assert f"| default-0 | {means[0]:.3f} [" in text
     assert f"two seeds of the default is\n{abs(means[0] - means[1]):.3f}" in text
     assert summarise(folder) is None
 

@@ -191,6 +191,24 @@ def test_the_definition_is_in_the_prompt_when_asked(make_batches: Make) -> None:
             assert (closing in text) == (turn == "user")
 
 
+def test_a_share_of_the_rows_has_the_definition_in_its_prompt(
+    tasks: list[Task], make_batches: Make
+) -> None:
+    encoder = make_encoder(in_prompt=0.25)
+    texts = [
+        TOKENIZER.decode(ids)
+        for step in range(40)
+        for part in make_batches(encoder=encoder)[step].parts
+        for ids in part.rows.unbind()
+    ]
+    assert 60 < sum("Say " in text for text in texts) < 120  # of 360
+    assert rows_of([make_batches(encoder=encoder)[3]]) == rows_of(
+        [make_batches(encoder=encoder)[3]]
+    )
+    # A row of validation has it only where every row of training has.
+    assert encoder.prompt_row("a", "x", tasks[0]) == ("a", "x", None)
+
+
 def test_an_adapter_for_each_input_when_inputs_are_read(
     tasks: list[Task], make_batches: Make
 ) -> None:

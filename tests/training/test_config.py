@@ -26,7 +26,7 @@ def test_overrides_take_the_type_of_their_field() -> None:
     assert config.adapter.targets == ("q_proj", "o_proj")
     assert config.adapter.layers == (0, 3)
     assert config.base.revision == "007"
-    assert config.data.in_prompt is False
+    assert config.data.in_prompt == 0
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_overrides_take_the_type_of_their_field() -> None:
         ("run.steps=1.5", "run.steps is '1.5'; it should be a valid integer"),
         ("optimizer.lr=.nan", "optimizer.lr is '.nan'"),
         ("run.select_by=luck", "run.select_by is 'luck'; it should be 'seen_tasks'"),
-        ("data.in_prompt=perhaps", "data.in_prompt is 'perhaps'; it should be a valid boolean"),
+        ("data.in_prompt=perhaps", "data.in_prompt is 'perhaps'; it should be a valid number"),
         ("steps=3", "override 'steps=3'; write it as section.field=value"),
         ("run.steps", "override 'run.steps'; write it as"),
         ("run.steps=[", "override 'run.steps=[': the value is not YAML"),

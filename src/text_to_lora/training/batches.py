@@ -111,8 +111,16 @@ class TrainingBatches:
         rows = self._rows(step)
         texts = [self._embeddings.text(row.input, row.description) for row in rows]
         embeddings, adapters = self._embeddings.batch(texts)
-        prompts = [self._encoder.prompt_row(row.input, row.answer, row.task) for row in rows]
         seed = self._sampler.seed
+        prompts = [
+            self._encoder.prompt_row(
+                row.input,
+                row.answer,
+                row.task,
+                (seed_of(f"{seed}/in-prompt/{step}/{place}") + 1) / 2**63,
+            )
+            for place, row in enumerate(rows)
+        ]
 
         def make_part(places: Sequence[int]) -> Part:
             part_rows = [rows[place] for place in places]

@@ -184,8 +184,9 @@ class DataSection(SourcesSection):
     """tokens of a description where one is in a prompt, on top; longer ones lose their right"""
     max_answer_tokens: Count = 64
     """tokens of the answer; longer ones lose their right"""
-    in_prompt: bool = False
-    """put the task's definition in the prompt as well, as the paper does"""
+    in_prompt: Share = 0.0
+    """share of training rows whose prompt holds the task's definition as well; true is 1, the paper's,
+    with which validation has it too"""
     definition_in: Literal["user", "system"] = "user"
     """where: in the user's turn with a closing request, the paper's form, or where descriptions
     stand in this project's prompts"""

@@ -24,7 +24,7 @@ class RowEncoder:
     """Turns rows into token ids; each is tokenised when it first comes, and remembered.
 
     description_in: the turn that holds a description, as for PromptFormat
-    in_prompt: whether prompts hold the definition of their task
+    in_prompt: share of rows whose prompt holds the definition of their task
     max_prompt_tokens, max_description_tokens, max_answer_tokens: as in DataSection
     """
 
@@ -33,7 +33,7 @@ class RowEncoder:
         tokenizer: PreTrainedTokenizerBase,
         *,
         description_in: Literal["system", "user"] = "system",
-        in_prompt: bool = False,
+        in_prompt: float = 0.0,
         max_prompt_tokens: int,
         max_description_tokens: int = 0,
         max_answer_tokens: int,
@@ -72,12 +72,14 @@ class RowEncoder:
         encoded = [self.encode(*row) for row in rows]
         return Rows.join([prompt for prompt, _ in encoded], [answer for _, answer in encoded])
 
-    def prompt_row(self, input: str, answer: str, task: Task) -> PromptRow:
+    def prompt_row(self, input: str, answer: str, task: Task, draw: float = 1.0) -> PromptRow:
         """A row with what its prompt says of the task: nothing, or the definition.
 
         In the user's turn a definition has the paper's form.
+
+        draw: above 0 and at most 1; the prompt holds the definition where `in_prompt` is no less
         """
-        if not self._in_prompt:
+        if draw > self._in_prompt:
             return input, answer, None
         user = self._description_in == "user"
         return input, answer, paper_definition(task.definition) if user else task.definition
