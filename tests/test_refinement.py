@@ -18,7 +18,7 @@ from text_to_lora.generate import TextToLora
 from text_to_lora.lora import load_adapter
 
 ROWS = tuple((f"input {i}", "red") for i in range(9))
-OPTIONS: dict[str, Any] = {"steps": 3, "seconds": None, "lr": 0.02, "max_answer_tokens": 8}
+OPTIONS: dict[str, Any] = {"steps": 3, "seconds": None, "rate": 0.02, "max_answer_tokens": 8}
 TEXT = "Say red."
 
 
@@ -48,7 +48,7 @@ def test_a_refined_adapter_is_an_ordinary_folder_that_says_how_it_was_made(
     assert record["rows_sha256"] == sha256(rows).hexdigest()
     assert "input 3" not in text  # the rows themselves stay with the user
     assert {"seconds", "steps", "kept_out", "outlook"} <= set(record)
-    assert record["settings"]["lr"] == 0.02
+    assert record["settings"]["rate"] == 0.02
 
 
 def test_the_function_gives_what_the_method_gives(

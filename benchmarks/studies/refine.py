@@ -148,7 +148,7 @@ class Study:
         """Train a cell and test it; gives [step, kept-out loss, score, test loss, score] by task."""
         first = cell.group * self.options.together
         tasks = self.tasks[first : first + self.options.together]
-        settings = RefineSettings.make(lr=cell.rate, pull=cell.pull, seed=cell.draw)
+        settings = RefineSettings.make(rate=cell.rate, pull=cell.pull, seed=cell.draw)
         jobs, owners, folds = self._jobs(tasks, cell, settings)
         tests: list[Sequence[Pair]] = [
             _draw(task.scored(), self.options.test_rows, f"test/{task.name}") for task in tasks
@@ -171,7 +171,7 @@ class Study:
         for step in range(1, steps + 1):
             if cell.arm == "both" and step == middle + 1:
                 factors = StackedAdapters.from_weights(trainer.weights())
-                later = settings.model_copy(update={"lr": FACTOR_RATE})
+                later = settings.model_copy(update={"rate": FACTOR_RATE})
                 trainer = self._trainer(factors, [_after(job, middle) for job in jobs], later)
             trainer.step(range(len(jobs)))
             if step == steps or step & (step - 1) == 0:

@@ -60,7 +60,7 @@ def refine_with(
         after it was finished with a lower limit. None keeps no state
     resume: False deletes the state that is there
     report: gets lines of progress
-    settings: fields of `RefineSettings`, such as keep_out=0.25, lr=1e-3, pull=10.0
+    settings: fields of `RefineSettings`, such as keep_out=0.25, rate=1e-3, pull=10.0
 
     The refined adapters are in float32, and their provenance has the key "refinement".
 

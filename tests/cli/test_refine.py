@@ -103,7 +103,7 @@ def test_ctrl_c_says_where_the_work_is_and_the_command_goes_on(
     monkeypatch.setattr(JointTrainer, "step", step)
     other_rate = t2l(*command, "--steps", 3, "--rate", 0.01)
     assert (other_rate.code, other_rate.err.count("\n")) == (2, 1)
-    assert "settings.lr: 0.02 -> 0.01" in other_rate.err and "--fresh" in other_rate.err
+    assert "settings.rate: 0.02 -> 0.01" in other_rate.err and "--fresh" in other_rate.err
     done = t2l(*command, *FAST)
     assert done.code == 0 and not state.exists()
     assert "of 3 steps" in done.out

@@ -53,6 +53,14 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
         find_folder(str(tmp_path))
 
 
+def test_an_adapter_beside_the_encoder_is_no_part_of_it(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ConfigError, match=r"text encoder .* holds adapter_config\.json, an adapter"
+    ):
+        find_folder(str(folder))
+
+
 def test_the_folders_hash_follows_what_changes_a_vector(folder: Path) -> None:
     before = folder_hash(folder)
     (folder / "README.md").write_text("words")

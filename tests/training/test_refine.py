@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase"]
 Refine = Callable[..., Refined]
-SETTINGS: dict[str, Any] = {"lr": 0.02, "pull": 0.1, "max_answer_tokens": 16}
+SETTINGS: dict[str, Any] = {"rate": 0.02, "pull": 0.1, "max_answer_tokens": 16}
 
 
 def rows(answers: str | Sequence[str], count: int) -> tuple[tuple[str, str], ...]:
@@ -125,7 +125,7 @@ def test_the_figures_are_those_of_the_adapter_on_the_kept_out_rows(
 
 
 def test_a_start_that_no_step_improves_is_kept_bit_by_bit(refined: Refined, refine: Refine) -> None:
-    result = refine(task(), lr=30.0, pull=0.0, start=refined.weights)
+    result = refine(task(), rate=30.0, pull=0.0, start=refined.weights)
     assert result.records[0]["steps"] == 0
     assert "more time would likely not help" in result.records[0]["outlook"]
     assert_equal(result.weights, refined.weights, atol=0, rtol=0)
@@ -266,7 +266,7 @@ def test_rows_that_the_start_makes_less_likely_are_warned_of(refine: Refine) -> 
 def test_a_rate_that_breaks_the_numbers_is_named(refine: Refine) -> None:
     message = r"loss of colours is n.* at step \d; the learning rate is 1e\+25, lower it"
     with pytest.raises(T2LError, match=message):
-        refine(task(), lr=1e25)
+        refine(task(), rate=1e25)
 
 
 def test_long_inputs_are_counted_in_a_warning(refine: Refine) -> None:
@@ -295,10 +295,10 @@ def test_limits_that_cannot_be_are_refused(limits: dict[str, Any], message: str)
 def test_settings_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"keep_out is 1\.0; it should be less than 1"):
         RefineSettings.make(keep_out=1.0)
-    with pytest.raises(ConfigError, match="lr is -1; it should be greater than 0"):
-        RefineSettings.make(lr=-1)
-    with pytest.raises(ConfigError, match="rate is 3; Extra inputs are not permitted"):
-        RefineSettings.make(rate=3)
+    with pytest.raises(ConfigError, match="rate is -1; it should be greater than 0"):
+        RefineSettings.make(rate=-1)
+    with pytest.raises(ConfigError, match="lr is 3; Extra inputs are not permitted"):
+        RefineSettings.make(lr=3)
 
 
 def marks(*losses: float, scores: Sequence[float] = ()) -> list[Mark]:

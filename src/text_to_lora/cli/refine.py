@@ -94,7 +94,7 @@ def refine(
             resume=not fresh,
             report=show,
             keep_out=keep_out,
-            lr=rate,
+            rate=rate,
             pull=pull,
             max_answer_tokens=max_answer_tokens,
             seed=seed,

@@ -11,6 +11,7 @@ from torch import nn
 
 from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.files import content_hash, file_hash
+from text_to_lora.lora.peft_config import check_no_adapter
 
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _UNUSED = ["onnx/*", "openvino/*"]
@@ -22,7 +23,7 @@ def find_folder(name: str, revision: str | None = None) -> tuple[Path, str | Non
     name: a local folder, or a model of the hub, fetched when it is not in the hub's cache
 
     Raises ConfigError when there is no such model, the hub is not reached, or the folder holds
-    no safetensors weights.
+    an adapter beside the model or no safetensors weights.
     """
     folder, commit = Path(name), None
     if not folder.is_dir():
@@ -45,6 +46,7 @@ def find_folder(name: str, revision: str | None = None) -> tuple[Path, str | Non
                 f"from here ({type(error).__name__}); give a folder, or use 'minilm'"
             ) from error
         commit = folder.name
+    check_no_adapter(folder, f"text encoder {name!r}")
     if not weight_files(folder):
         raise ConfigError(f"{str(folder)!r} holds no .safetensors weights; save the model as such")
     return folder, commit

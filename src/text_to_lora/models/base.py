@@ -10,7 +10,7 @@ import torch
 
 from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.hypernet.layers import has_fast_product
-from text_to_lora.lora.peft_config import CONFIG_FILE
+from text_to_lora.lora.peft_config import check_no_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.models.find import base_to_load, find_base
 
@@ -45,11 +45,7 @@ def load_base(
     if revision is None and spec is not None and str(name_or_path) == spec.base.name:
         revision = spec.base.revision
     folder = find_base(name_or_path, revision=revision)
-    if (folder / CONFIG_FILE).exists():  # transformers would load the adapter into the base
-        raise ConfigError(
-            f"base model {str(name_or_path)!r} holds {CONFIG_FILE}, an adapter, which would become "
-            "a part of it; move the adapter's files away, or name a base without one"
-        )
+    check_no_adapter(folder, f"base model {str(name_or_path)!r}")
     config = load_base_config(folder)
     if spec is not None:
         spec.check_base(config)

@@ -29,7 +29,7 @@ class RefineSettings(Section):
     keep_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """share of a task's rows that are kept out of training and choose the step; two rows at least.
     Under eight rows each row is left out in turn instead"""
-    lr: Positive = 1e-3
+    rate: Positive = 1e-3
     """learning rate, the same in all steps"""
     pull: NotNegative = 10.0
     """decay towards the generated adapter, per step and unit of learning rate"""
@@ -65,7 +65,7 @@ class RefineSettings(Section):
 
     def optimizer(self) -> AdamWSection:
         """AdamW at one rate, whose weight decay is the pull."""
-        return AdamWSection(lr=self.lr, schedule="constant", warmup=0.0, weight_decay=self.pull)
+        return AdamWSection(lr=self.rate, schedule="constant", warmup=0.0, weight_decay=self.pull)
 
 
 @dataclass(frozen=True)
