@@ -33,7 +33,7 @@ from text_to_lora.models.find import embedded_folder
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
-CONTROLS = ("base", "in_prompt", "multitask", "multitask_in_prompt", "matched", "shuffled")
+CONTROLS = ("base", "in_prompt", "multitask", "multitask_in_prompt", "matched", "junk")
 PUBLIC_UNSEEN = ("legalbench.diversity_2", "medical.medical_abstracts")
 NOT_OF_THE_PAPER = "benchmarks.social_i_qa"
 
@@ -75,7 +75,7 @@ class Suite:
 
 
 SUITES = {
-    "unseen": Suite(unseen_tasks, "suite", (*CONTROLS, "matched_in_prompt", "junk")),
+    "unseen": Suite(unseen_tasks, "suite", (*CONTROLS, "matched_in_prompt", "shuffled")),
     "libraries": Suite(
         unseen_tasks, "suite-library", ("matched", "multitask", "mean", "retrieval", "oracle")
     ),
