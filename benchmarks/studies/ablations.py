@@ -30,7 +30,6 @@ from text_to_lora.evaluation.conditions import group_of
 from text_to_lora.evaluation.stats import GroupBootstrap, Interval
 from text_to_lora.files import read_json
 from text_to_lora.generate import TextToLora
-from text_to_lora.hypernet import load_hypernet
 from text_to_lora.training.config import load_recipe
 from text_to_lora.training.sft import train_sft
 
@@ -98,26 +97,21 @@ def train(name: str, options: argparse.Namespace, judge: Judge) -> dict[str, Any
     t2l = TextToLora.from_pretrained(trained, device=options.device)
     kinds = ["matched", "shuffled", "junk", "matched_in_prompt"]
     return {
-        "parameters": load_hypernet(trained).hypernet.num_parameters,
         "rows_seen": options.steps * config.data.tasks_per_batch * config.data.examples_per_task,
         "nll": judge.nll(judge.plan(kinds, lambda texts: t2l.generate(texts).weights)),
         "words": score_adapters_on_words(t2l, PROBES),
     }
 
 
-def noise_floor(seeds: Sequence[Means], bootstrap: GroupBootstrap) -> float:
-    """The largest difference in mean NLL between two seeds of the default, nats a token.
-
-    Raises ConfigError for less than two seeds.
-    """
-    if len(seeds) < 2:
-        raise ConfigError(f"{len(seeds)} seeds of the default; a noise floor needs 2 or more")
-    return max(abs(difference(a, b, bootstrap).mean) for a, b in combinations(seeds, 2))
+def noise_floor(seeds: Sequence[Means], bootstrap: GroupBootstrap) -> float | None:
+    """The largest difference in mean NLL between two seeds, nats a token; None for one seed."""
+    differences = (abs(difference(a, b, bootstrap).mean) for a, b in combinations(seeds, 2))
+    return max(differences, default=None)
 
 
-def verdict_of(change: Interval, floor: float) -> str:
+def verdict_of(change: Interval, floor: float | None) -> str:
     """ "better" or "worse" where a change is beyond the noise floor and clear of zero, else "none"."""
-    if not change.clear_of_zero or abs(change.mean) <= floor:
+    if not change.clear_of_zero or (floor is not None and abs(change.mean) <= floor):
         return "none"
     return "better" if change.mean < 0 else "worse"
 
@@ -125,11 +119,11 @@ def verdict_of(change: Interval, floor: float) -> str:
 def summarise(folder: Path) -> dict[str, Any] | None:
     """The cells of a folder for the page, against seed 0 of the default; None without that.
 
-    Each with its NLL, the paired differences from the default, the controls and the base, and the
-    verdict against the noise floor of the seeds.
+    Each with its NLL, the paired differences from the default and the controls, and the verdict against
+    the noise floor of the seeds.
     """
     cells = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
-    if not {REFERENCES, "default-0", "default-1"} <= cells.keys():
+    if not {REFERENCES, "default-0"} <= cells.keys():
         return None
     reference = cells.pop(REFERENCES)
     bootstrap = GroupBootstrap(reference["groups"])
@@ -140,20 +134,23 @@ def summarise(folder: Path) -> dict[str, Any] | None:
     rows = {}
     for name, cell in cells.items():
         change = difference(matched[name], default, bootstrap)
-        others = {**reference["nll"], **cell["nll"]}
         rows[name] = {
-            "parameters": cell["parameters"],
             "nll": bootstrap.mean(matched[name]).to_dict(),
             "nll_in_prompt": bootstrap.mean(cell["nll"]["matched_in_prompt"]).to_dict(),
             "words": cell["words"],
             "minus_default": change.to_dict(),
             "verdict": "" if name.startswith("default-") else verdict_of(change, floor),
             **{
-                f"minus_{other}": difference(matched[name], others[other], bootstrap).to_dict()
-                for other in ("shuffled", "junk", "base")
+                f"minus_{other}": difference(matched[name], cell["nll"][other], bootstrap).to_dict()
+                for other in ("shuffled", "junk")
             },
         }
-    return {"floor": floor, "rows_seen": cells["default-0"]["rows_seen"], "cells": rows}
+    return {
+        "floor": floor,
+        "rows_seen": cells["default-0"]["rows_seen"],
+        "references": {n: bootstrap.mean(m).to_dict() for n, m in reference["nll"].items()},
+        "cells": rows,
+    }
 
 
 def main() -> None:

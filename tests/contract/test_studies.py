@@ -159,7 +159,7 @@ def test_the_page_says_what_the_cells_say(cells: tuple[Path, list[Any]]) -> None
         for seed in (0, 1)
     ]
     assert f"| default-0 | {means[0]:.3f} [" in text
-    assert f"two seeds of the default is\n{abs(means[0] - means[1]):.3f}" in text
+    assert f"two seeds of the default is {abs(means[0] - means[1]):.3f}" in text
     assert summarise(folder) is None
 
 
@@ -219,8 +219,7 @@ def means_of(shift: float, noise: float = 0.0) -> dict[str, float]:
 def test_the_noise_floor_is_the_largest_difference_between_two_seeds() -> None:
     seeds = [means_of(0.0), means_of(0.03), means_of(-0.02)]
     assert noise_floor(seeds, BOOTSTRAP) == pytest.approx(0.05)
-    with pytest.raises(ConfigError, match="1 seeds of the default; a noise floor needs 2"):
-        noise_floor(seeds[:1], BOOTSTRAP)
+    assert noise_floor(seeds[:1], BOOTSTRAP) is None
 
 
 @pytest.mark.parametrize(
