@@ -1,8 +1,8 @@
 """The default hypernetwork on unseen tasks and on everyday instructions: the final figures.
 
     python -m benchmarks.studies.unseen --data DIR --work WORK [--conditions base,matched]
-    python -m benchmarks.studies.unseen --data DIR --work WORK --suite libraries \\
-        --library LIBRARY --oracle ORACLES
+    python -m benchmarks.studies.unseen --data DIR --work WORK --library LIBRARY --oracle ORACLES
+    python -m benchmarks.studies.unseen --data DIR --work WORK --suite public
 
 The unseen tasks are scored once, when the hypernetwork and what it is compared with are final. The
 suite `unseen` comes with the instructions of `t2l eval obedience`; `libraries` has what trained adapters
@@ -93,15 +93,21 @@ def parse_options() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of task collections")
     add("--work", type=Path, required=True, help="folder of samples and plots")
-    add("--suite", choices=SUITES, default="unseen", help="what is scored (default unseen)")
+    add(
+        "--suite",
+        choices=SUITES,
+        help="what is scored (default: libraries, where given, or unseen)",
+    )
     add("--conditions", help="conditions with commas (default: those of the suite)")
-    add("--library", type=Path, help="library of training tasks, for --suite libraries")
-    add("--oracle", type=Path, help="library of the unseen tasks' own adapters, for the same")
+    add("--library", type=Path, help="library of training tasks, with --oracle")
+    add("--oracle", type=Path, help="library of the unseen tasks' own adapters, with --library")
+    add("--rows", type=int, help="rows a task (default: 100 of public tasks, 20 of others)")
     add("--threads", type=int, default=2, help="CPU threads (default 2)")
     add("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
+    options.suite = options.suite or ("libraries" if options.library else "unseen")
     if {options.library is None, options.oracle is None} != {options.suite != "libraries"}:
-        parser.error("give --library and --oracle with --suite libraries, and only there")
+        parser.error("give --library and --oracle together, and with no other suite than theirs")
     return options
 
 
@@ -134,7 +140,7 @@ def score_suite(t2l: TextToLora, options: argparse.Namespace, suite: Suite) -> s
             options.conditions.split(",") if options.conditions else suite.conditions, sources
         ),
         output_dir=options.work / suite.folder,
-        rows_per_task=suite.rows,
+        rows_per_task=options.rows or suite.rows,
         max_new_tokens=suite.max_new_tokens,
         label_likelihood=suite.label_likelihood,
         max_length=1024,
@@ -152,6 +158,7 @@ def main() -> None:
     # Without --conditions, since a result joins the conditions of all calls.
     arguments = f"--data DIR --work WORK --suite {options.suite}"
     arguments += " --library LIBRARY --oracle ORACLES" if options.library else ""
+    arguments += f" --rows {options.rows}" if options.rows else ""
     facts = {
         "machine": machine(),
         "command": f"python -m benchmarks.studies.unseen {arguments}",
