@@ -33,7 +33,7 @@ from text_to_lora.models.find import embedded_folder
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
-CONTROLS = ("base", "in_prompt", "multitask", "multitask_in_prompt", "matched", "junk")
+CONDITIONS = ("base", "in_prompt", "multitask", "multitask_in_prompt", "matched")
 PUBLIC_UNSEEN = ("legalbench.diversity_2", "medical.medical_abstracts")
 NOT_OF_THE_PAPER = "benchmarks.social_i_qa"
 
@@ -75,14 +75,14 @@ class Suite:
 
 
 SUITES = {
-    "unseen": Suite(unseen_tasks, "suite", (*CONTROLS, "matched_in_prompt", "shuffled")),
+    "unseen": Suite(unseen_tasks, "suite", (*CONDITIONS, "matched_in_prompt", "shuffled", "junk")),
     "libraries": Suite(
         unseen_tasks, "suite-library", ("matched", "multitask", "mean", "retrieval", "oracle")
     ),
     "public": Suite(
-        public_tasks, "suite-public", CONTROLS, 100, max_new_tokens=128, label_likelihood=True
+        public_tasks, "suite-public", CONDITIONS, 100, max_new_tokens=128, label_likelihood=True
     ),
-    "bbh": Suite(bbh_tasks, "suite-bbh", CONTROLS, label_likelihood=True),
+    "bbh": Suite(bbh_tasks, "suite-bbh", CONDITIONS, label_likelihood=True),
 }
 FILES = ("report.json", "conditions.png", "differences.png")
 
