@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from text_to_lora.errors import ConfigError, first_line
-from text_to_lora.files import content_hash, file_hash
-from text_to_lora.lora.peft_config import check_no_adapter
+from text_to_lora.files import check_no_adapter, content_hash, file_hash
 
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _UNUSED = ["onnx/*", "openvino/*"]

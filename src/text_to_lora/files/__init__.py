@@ -7,6 +7,7 @@ from text_to_lora.files.outputs import check_results as check_results
 from text_to_lora.files.reading import MAX_JSON_BYTES as MAX_JSON_BYTES
 from text_to_lora.files.reading import JsonError as JsonError
 from text_to_lora.files.reading import check_format as check_format
+from text_to_lora.files.reading import check_no_adapter as check_no_adapter
 from text_to_lora.files.reading import content_hash as content_hash
 from text_to_lora.files.reading import file_hash as file_hash
 from text_to_lora.files.reading import parse_json as parse_json

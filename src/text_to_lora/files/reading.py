@@ -241,3 +241,17 @@ def _check_text(text: str, place: str) -> None:
             f"has half of a surrogate pair in {shorten(text)}, at {place[:200] or 'a key'}; "
             "write the whole character"
         )
+
+
+def check_no_adapter(folder: Path, model: str) -> None:
+    """Check that no adapter lies in a model's folder, where transformers would load it too.
+
+    model: what the folder is of, for the message
+
+    Raises ConfigError when one does.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(
+            f"{model} holds adapter_config.json, an adapter, which would become a part of it; move the "
+            "adapter's files away, or name a model without one"
+        )

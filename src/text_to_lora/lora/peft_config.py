@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from text_to_lora.errors import AdapterFormatError, ConfigError, T2LWarning, shorten
+from text_to_lora.errors import AdapterFormatError, T2LWarning, shorten
 from text_to_lora.files import read_json
 from text_to_lora.lora.peft_selection import PeftSelection
 
@@ -75,20 +75,6 @@ def read_adapter_config(path: Path | str) -> dict[str, Any]:
     _check_fields(config, place)
     PeftSelection(config, place)
     return config
-
-
-def check_no_adapter(folder: Path, model: str) -> None:
-    """Check that no adapter lies in a model's folder, where transformers would load it too.
-
-    model: what the folder is of, for the message
-
-    Raises ConfigError when one does.
-    """
-    if (folder / CONFIG_FILE).exists():
-        raise ConfigError(
-            f"{model} holds {CONFIG_FILE}, an adapter, which would become a part of it; move the "
-            "adapter's files away, or name a model without one"
-        )
 
 
 def _check_options(config: Mapping[str, Any], place: str) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from text_to_lora.errors import ConfigError, first_line
+from text_to_lora.files import check_no_adapter
 from text_to_lora.hypernet.layers import has_fast_product
-from text_to_lora.lora.peft_config import check_no_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.models.find import base_to_load, find_base
 
