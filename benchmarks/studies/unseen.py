@@ -34,6 +34,7 @@ from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
 CONDITIONS = ("base", "in_prompt", "multitask", "multitask_in_prompt", "matched")
+PUBLIC_CONDITIONS = ("base", "in_prompt", "multitask", "matched")
 PUBLIC_UNSEEN = ("legalbench.diversity_2", "medical.medical_abstracts")
 NOT_OF_THE_PAPER = "benchmarks.social_i_qa"
 
@@ -80,7 +81,12 @@ SUITES = {
         unseen_tasks, "suite-library", ("matched", "multitask", "mean", "retrieval", "oracle")
     ),
     "public": Suite(
-        public_tasks, "suite-public", CONDITIONS, 100, max_new_tokens=128, label_likelihood=True
+        public_tasks,
+        "suite-public",
+        PUBLIC_CONDITIONS,
+        100,
+        max_new_tokens=128,
+        label_likelihood=True,
     ),
     "bbh": Suite(bbh_tasks, "suite-bbh", CONDITIONS, label_likelihood=True),
 }
