@@ -112,7 +112,8 @@ def parse_options() -> argparse.Namespace:
     add("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     options.suite = options.suite or ("libraries" if options.library else "unseen")
-    if {options.library is None, options.oracle is None} != {options.suite != "libraries"}:
+    needed = options.suite == "libraries"
+    if any((folder is not None) != needed for folder in (options.library, options.oracle)):
         parser.error("give --library and --oracle together, and with no other suite than theirs")
     return options
 
