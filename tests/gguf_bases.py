@@ -144,7 +144,7 @@ def save_wheel(folder: Path, gguf_file: Path) -> Path:
 def package(wheel: Path, gguf_file: Path) -> PackagedBase:
     """The tiny Llama as the file of a wheel, both pinned as they are."""
     pins = (_pin(wheel, wheel.name), _pin(gguf_file, MEMBER))
-    return PackagedBase("me/tiny", "tiny-1", PackagedFile("tiny-gguf", "1.0", *pins), CONFIG)
+    return PackagedBase("me/tiny", "tiny-1", PackagedFile("tiny-gguf", "1.0", *pins), CONFIG, "")
 
 
 def _pin(file: Path, name: str) -> PinnedFile:

@@ -212,7 +212,7 @@ def make_steps(data: Path, base_folder: str) -> tuple[dict[str, Step], Rows]:
         Hypernetwork.from_config(each, spec, torch.Generator().manual_seed(1))
         for each in (replace(config, tokens=tokens), config)
     )
-    reader = TokenReader(base, tokenizer, spec, tokens)
+    reader = TokenReader.of_model(base, tokenizer, spec, tokens)
     steps = {
         "floor": floor_step(base, rows),
         "static_peft": static_step(load_frozen(base_folder), spec, rows),

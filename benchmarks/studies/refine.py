@@ -240,7 +240,8 @@ class Study:
     def _codes(self, texts: Sequence[str], owners: Sequence[int]) -> CodeAdapters:
         hypernet, states = self.hypernet, None
         if hypernet.config.tokens is not None:
-            states = TokenReader(*self.t2l.base, hypernet.spec, hypernet.config.tokens)(texts)
+            reader = TokenReader.of_model(*self.t2l.base, hypernet.spec, hypernet.config.tokens)
+            states = reader(texts)
         with torch.no_grad():
             latent = hypernet.codes(self.t2l.encode(texts), states)
         chosen = None if states is None else states.select(owners)

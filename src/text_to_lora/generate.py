@@ -21,13 +21,15 @@ from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
 from text_to_lora.hypernet.descriptions import NearestDescription
-from text_to_lora.hypernet.token_reader import TokenReader
+from text_to_lora.hypernet.token_reader import HookedBase, ReadableBase, TokenReader
 from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.models.base import load_base
-from text_to_lora.models.find import base_to_load, find_hypernet
+from text_to_lora.models.cache import fetch_base
+from text_to_lora.models.find import base_to_load, find_hypernet, is_embedded
+from text_to_lora.models.llama_reader import LlamaReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -181,7 +183,7 @@ class TextToLora:
         dtype: of the hypernetwork and what it generates
         encoder: the one that the hypernetwork names, loaded already
         base: the base model and its tokenizer, loaded already; `refine` needs them, and `generate`
-            where the hypernetwork reads the base's token states; loaded on first use otherwise
+            where `reads_with_transformers`; loaded on first use otherwise
         cache_dir: folder that keeps embeddings; not with `encoder`, which may keep its own
 
         Raises ConfigError when there is no such thing, CheckpointError when it is broken.
@@ -223,6 +225,14 @@ class TextToLora:
         """Whether the base model is needed to read a description."""
         return self._loaded.hypernet.config.tokens is not None
 
+    @property
+    def reads_with_transformers(self) -> bool:
+        """Whether the base model is loaded with transformers to read a description.
+
+        The embedded base is read without: importing transformers takes longer than all the rest.
+        """
+        return self.reads_with_base and not is_embedded(self.spec.base)
+
     def attach_base(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Read descriptions and refine with a base that is loaded already."""
         self._given_base = model, tokenizer
@@ -245,8 +255,12 @@ class TextToLora:
         tokens = self._loaded.hypernet.config.tokens
         if tokens is None:
             return None
-        model, tokenizer = self.base
-        return TokenReader(model, tokenizer, self.spec, tokens)
+        base: ReadableBase
+        if self._given_base is None and not self.reads_with_transformers:
+            base = LlamaReader(fetch_base(), device=self.device)
+        else:
+            base = HookedBase(*self.base, self.spec.layers_path)
+        return TokenReader(base, self.spec, tokens)
 
     @property
     def device(self) -> torch.device:

@@ -80,7 +80,12 @@ def test_its_adapters_fit_and_move_the_base(base: Any) -> None:
     model, tokenizer = base
     t2l = TextToLora.from_pretrained()
     t2l.spec.check_base(model.config)
-    weights = t2l.generate(["Answer in capitals", "Give the number of words"]).weights
+    assert not t2l.reads_with_transformers
+    texts = ["Answer in capitals", "Give the number of words"]
+    weights = t2l.generate(texts).weights
+    same = TextToLora.from_pretrained(base=base).generate(texts).weights
+    for key, b in same.b.items():
+        torch.testing.assert_close(weights.b[key], b, rtol=0.02, atol=0.02)
     change = effect(model, tokenizer, ["the sun"] * 2, ["THE SUN", "2"], weights, rows=[0, 1])
     assert bool((change > SMALL_EFFECT).all())
 

@@ -12,6 +12,7 @@ from transformers import LlamaConfig
 from text_to_lora.encoders import load_encoder
 from text_to_lora.hypernet import HypernetConfig, Hypernetwork, save_hypernet
 from text_to_lora.lora import LoraSpec
+from text_to_lora.models.cache import cached_base
 
 Check = Callable[..., None]
 
@@ -48,11 +49,20 @@ def minilm_hypernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_hypernet(folder, hypernet, load_encoder("minilm").config, training={})
 
 
-def test_generating_with_the_embedded_encoder_imports_torch_alone(
-    assert_light: Check, minilm_hypernet: Path, tmp_path: Path
+@pytest.fixture(params=["sentence", "embedded"])
+def hypernet(request: pytest.FixtureRequest, minilm_hypernet: Path) -> str:
+    """One that reads the sentence alone, and the default, which reads with its base."""
+    if request.param == "sentence":
+        return str(minilm_hypernet)
+    if cached_base() is None:
+        pytest.skip("the default base is not in the cache; run `t2l models fetch`")
+    return "embedded"
+
+
+def test_generating_with_what_is_embedded_imports_torch_alone(
+    assert_light: Check, hypernet: str, tmp_path: Path
 ) -> None:
-    arguments = ["t2l", "generate", "Say yes", "-o", str(tmp_path / "out")]
-    arguments += ["-m", str(minilm_hypernet)]
+    arguments = ["t2l", "generate", "Say yes", "-o", str(tmp_path / "out"), "-m", hypernet]
     code = (
         f"import sys; sys.argv = {arguments}\n"
         "from text_to_lora.cli import main\n"

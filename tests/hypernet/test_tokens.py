@@ -45,7 +45,7 @@ def make_network(base: LlamaForCausalLM, tokens: TokenConfig | None) -> Hypernet
 
 
 def read(base: LlamaForCausalLM, tokens: TokenConfig, texts: list[str]) -> TokenStates:
-    return TokenReader(base, make_tokenizer(), make_spec(base), tokens)(texts)
+    return TokenReader.of_model(base, make_tokenizer(), make_spec(base), tokens)(texts)
 
 
 def test_states_are_the_hidden_states_of_each_text_alone(
@@ -152,7 +152,7 @@ def test_a_rank_that_points_at_a_word_stores_its_embedding_and_the_input_there(
 
 
 def test_an_adapted_base_reads_nothing(base: LlamaForCausalLM, tokens: TokenConfig) -> None:
-    reader = TokenReader(base, make_tokenizer(), make_spec(base), tokens)
+    reader = TokenReader.of_model(base, make_tokenizer(), make_spec(base), tokens)
     adapter = random_adapters(make_spec(base), 1, torch.Generator().manual_seed(0))
     before = reader(["x"])
     with adapted(base, adapter), pytest.raises(SpecError, match=r"adapted\(\).*leave that block"):

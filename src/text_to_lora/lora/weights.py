@@ -10,6 +10,7 @@ from torch import Tensor
 
 from text_to_lora.errors import SpecError
 from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.lora.tensors import is_finite
 
 
 class LoraWeights:
@@ -200,8 +201,8 @@ class LoraWeights:
         """Raise SpecError naming the first group and layer that holds a NaN or an infinity."""
         for group in self.spec.groups:
             for side, tensor in (("A", self.a[group.key]), ("B", self.b[group.key])):
-                finite = tensor.isfinite().flatten(2).all(dim=2)  # [adapters, slots]
-                if not finite.all():
+                if not is_finite(tensor):
+                    finite = tensor.isfinite().flatten(2).all(dim=2)  # [adapters, slots]
                     adapter, slot = (~finite).nonzero()[0].tolist()
                     raise SpecError(
                         f"{side} of {group.module!r} in layer {group.layers[slot]} of adapter "

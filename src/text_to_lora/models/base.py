@@ -12,6 +12,7 @@ from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.files import check_no_adapter
 from text_to_lora.hypernet.layers import has_fast_product
 from text_to_lora.lora.spec import LoraSpec
+from text_to_lora.lora.tensors import is_finite
 from text_to_lora.models.find import base_to_load, find_base
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ def _check_weights(
     problems += [
         f"has NaN or infinity in {name}"
         for name, parameter in model.named_parameters()
-        # a fifteenth of the time of `parameter.isfinite().all()`, 0.4 s for SmolLM2-135M
-        if not torch.stack(parameter.aminmax()).isfinite().all()
+        if not is_finite(parameter)
     ]
     if problems:
         more = f" and {len(problems) - 1} more of the kind" if len(problems) > 1 else ""

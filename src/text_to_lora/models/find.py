@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from text_to_lora.errors import ConfigError, T2LWarning, first_line
+from text_to_lora.lora.identity import BaseModelRef
 from text_to_lora.models.cache import fetch_base
 from text_to_lora.models.smollm2 import SMOLLM2
 
@@ -97,6 +98,12 @@ def base_to_load(name: str, revision: str | None = None) -> str:
     and need no hub; the hub's original where the adapter records a revision of it.
     """
     return EMBEDDED if name == EMBEDDED_BASE and revision is None else name
+
+
+def is_embedded(base: BaseModelRef) -> bool:
+    """Whether an adapter is for the embedded base, as far as its specification tells."""
+    named = base_to_load(base.name, base.revision) == EMBEDDED
+    return named and base.config_hash == SMOLLM2.config_hash
 
 
 def find_adapter(

@@ -24,13 +24,14 @@ class PackagedBase:
 
     hub_name: name of the same model on the hub, which adapters record
     folder_name: of the folder made of it; another name for every other content
-    config: content of the folder's config.json
+    config: content of the folder's config.json; config_hash: that adapters for it record
     """
 
     hub_name: str
     folder_name: str
     gguf: PackagedFile
     config: Mapping[str, Any]
+    config_hash: str
 
 
 SMOLLM2: Final = PackagedBase(
@@ -51,4 +52,5 @@ SMOLLM2: Final = PackagedBase(
         ),
     ),
     config=MappingProxyType(json.loads((files(__package__) / "smollm2.json").read_text())),
+    config_hash="07905fb2b52fac71f110cb040570b70f8a0974267e6ef6a2383c3392fbdbe9ff",
 )

@@ -322,7 +322,7 @@ def _make_reading_hypernet(
     tokens = token_config(config.tokens, model.config)
     assert tokens is not None
     hypernet = make_hypernet(config, library, encoder, tokens)
-    return hypernet, TokenReader(model, tokenizer, library.spec, tokens)
+    return hypernet, TokenReader.of_model(model, tokenizer, library.spec, tokens)
 
 
 def make_hypernet(

@@ -213,7 +213,7 @@ def _make_adapters(
         return adapter, save_static
     hypernet = make_hypernet(config, spec, base.config, data.encoder_config)
     tokens = hypernet.config.tokens
-    reader = None if tokens is None else TokenReader(base, tokenizer, spec, tokens)
+    reader = None if tokens is None else TokenReader.of_model(base, tokenizer, spec, tokens)
 
     def save_text(path: Path) -> None:
         save_hypernet(
