@@ -1,14 +1,12 @@
 """The default hypernetwork on unseen tasks and on everyday instructions: the final figures.
 
-    python -m benchmarks.studies.unseen --data DIR --work WORK [--conditions base,matched]
     python -m benchmarks.studies.unseen --data DIR --work WORK --library LIBRARY --oracle ORACLES
-    python -m benchmarks.studies.unseen --data DIR --work WORK --suite public
+    python -m benchmarks.studies.unseen --data DIR --work WORK --suite public [--conditions base,matched]
 
-The unseen tasks are scored once, when the hypernetwork and what it is compared with are final. The
-suite `unseen` comes with the instructions of `t2l eval obedience`; `libraries` has what trained adapters
-answer, beside the adapter of the description; `public` has nine public benchmarks, law and medicine;
-`bbh` has BIG-Bench Hard. A suite is written into the folder of results once every condition is there. A
-repeated command goes on where it was interrupted, and one with other conditions adds them.
+The unseen tasks are scored when the hypernetwork and what it is compared with are final. The suite
+`unseen` comes with the instructions of `t2l eval obedience`; `public` has nine public benchmarks, law
+and medicine; `bbh` has BIG-Bench Hard. A suite is written into the folder of results once every condition
+is there. A repeated command goes on where it was interrupted, and one with other conditions adds them.
 """
 
 from __future__ import annotations
@@ -34,6 +32,10 @@ from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.tasks.task import Task
 
 CONDITIONS = ("base", "in_prompt", "multitask", "multitask_in_prompt", "matched")
+UNSEEN_CONDITIONS = (
+    *CONDITIONS,
+    *("matched_in_prompt", "shuffled", "junk", "mean", "retrieval", "arrow", "oracle"),
+)
 PUBLIC_CONDITIONS = ("base", "in_prompt", "multitask", "matched")
 PUBLIC_UNSEEN = ("legalbench.diversity_2", "medical.medical_abstracts")
 NOT_OF_THE_PAPER = "benchmarks.social_i_qa"
@@ -76,10 +78,7 @@ class Suite:
 
 
 SUITES = {
-    "unseen": Suite(unseen_tasks, "suite", (*CONDITIONS, "matched_in_prompt", "shuffled", "junk")),
-    "libraries": Suite(
-        unseen_tasks, "suite-library", ("matched", "multitask", "mean", "retrieval", "oracle")
-    ),
+    "unseen": Suite(unseen_tasks, "suite", UNSEEN_CONDITIONS),
     "public": Suite(
         public_tasks,
         "suite-public",
@@ -102,19 +101,23 @@ def parse_options() -> argparse.Namespace:
     add(
         "--suite",
         choices=SUITES,
-        help="what is scored (default: libraries, where given, or unseen)",
+        default="unseen",
+        help="what is scored (default: unseen)",
     )
     add("--conditions", help="conditions with commas (default: those of the suite)")
-    add("--library", type=Path, help="library of training tasks, with --oracle")
-    add("--oracle", type=Path, help="library of the unseen tasks' own adapters, with --library")
+    add("--library", type=Path, help="library of training tasks, for the suite unseen")
+    add(
+        "--oracle",
+        type=Path,
+        help="library of the unseen tasks' own adapters, for the suite unseen",
+    )
     add("--rows", type=int, help="rows a task (default: 100 of public tasks, 20 of others)")
     add("--threads", type=int, default=2, help="CPU threads (default 2)")
     add("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
-    options.suite = options.suite or ("libraries" if options.library else "unseen")
-    needed = options.suite == "libraries"
+    needed = options.suite == "unseen"
     if any((folder is not None) != needed for folder in (options.library, options.oracle)):
-        parser.error("give --library and --oracle together, and with no other suite than theirs")
+        parser.error("the suite unseen, and no other, needs --library and --oracle")
     return options
 
 
