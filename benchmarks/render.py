@@ -30,8 +30,6 @@ def read_results(folder: Path) -> dict[str, Any]:
     files = {
         "suite": "suite/report",
         "suite_facts": "suite/facts",
-        "suite_library": "suite-library/report",
-        "suite_library_facts": "suite-library/facts",
         "suite_public": "suite-public/report",
         "suite_public_facts": "suite-public/facts",
         "suite_bbh": "suite-bbh/report",
@@ -42,7 +40,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         "validation_facts": "validation/facts",
         "words": "validation_words",
     }
-    files |= {name: name for name in ("alignment", "cost", "hostile", "crash", "endurance")}
+    files |= {name: name for name in ("alignment", "harm", "cost", "hostile", "crash", "endurance")}
     speed = {path.stem: path.stem for path in sorted((ROOT / "benchmarks/speed").glob("*.py"))}
 
     def read(names: dict[str, str]) -> dict[str, Any]:
