@@ -39,8 +39,8 @@ class LlamaReader:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # tokenizers raises the bare class
             raise ConfigError(
-                f"the default base model in {str(folder)!r} is damaged: {first_line(error)}; delete "
-                "that folder, and the next command makes it again"
+                f"the default base model in {str(folder)!r} is damaged; delete that folder, and the "
+                f"next command makes it again ({first_line(error)})"
             ) from error
         dtype = weights["model.norm.weight"].dtype
         if not has_fast_product(dtype, torch.device(device)):
