@@ -98,7 +98,9 @@ def gather(given: Sequence[str] | None, path: Path | None, what: str, option: st
         raise ConfigError(f"no {what}; write one, or give a file with {option}")
     for position, text in enumerate(texts, 1):
         if not text.strip():
-            raise ConfigError(f"{what} {position} of {len(texts)} is empty ({text!r}); write it, or leave it out")
+            raise ConfigError(
+                f"{what} {position} of {len(texts)} is empty ({text!r}); write it, or leave it out"
+            )
         if any("\ud800" <= character <= "\udfff" for character in text):  # undecodable bytes
             raise ConfigError(f"{what} {position} of {len(texts)} is not UTF-8 ({text!r})")
     return texts
