@@ -47,7 +47,6 @@ from text_to_lora.training.config import load_recipe
 from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.losses import answer_losses
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.objectives import Lesson
 from text_to_lora.training.setup import token_config
 from text_to_lora.training.step_adapters import TextAdapters
 
@@ -204,7 +203,7 @@ def make_steps(data: Path, base_folder: str) -> tuple[dict[str, Step], Rows]:
     generator = torch.Generator().manual_seed(2)
     embeddings = torch.randn(max(adapters) + 1, EMBEDDING_DIM, generator=generator)
     names = tuple(map(str, adapters))
-    part = Part(rows, tuple(adapters), names, lessons=(Lesson(tuple(range(len(rows)))),))
+    part = Part(rows, tuple(adapters), names)
     batch = Batch((part,), embeddings, texts=tuple(descriptions), total_rows=len(rows))
     tokens = token_config(load_recipe("embedded").tokens, base.config)
     assert tokens is not None

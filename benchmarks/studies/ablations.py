@@ -41,14 +41,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "quarter-in-prompt": ("data.in_prompt=0.25", "data.definition_in=system"),
     "sentence": ("tokens.read=false", "tokens.direct=[]"),
     "no-families": ("data.family_share=0", "data.family_tasks=0"),
-    "swapped": ("data.swapped_examples=1",),
 }
 """The overrides of every trained cell."""
 
 SHARED = (
     "data.in_prompt=0",
-    "data.swapped_examples=0",
-    "data.swapped_after=0",
     "data.eval_rows=0",  # validation would take of the run's time, and the last weights count
     "run.log_every=10",
     "run.save_every=100",

@@ -14,13 +14,9 @@ import torch
 from text_to_lora.errors import ConfigError
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.tasks.task import Example, Metric, Task
-from text_to_lora.training.batches import Batch, Part, TrainingBatches, split_by_length
+from text_to_lora.training.batches import Batch, TrainingBatches, split_by_length
 from text_to_lora.training.config import RunConfig
 from text_to_lora.training.encoding import RowEncoder, TextEmbeddings, check_positions
-from text_to_lora.training.objectives import (
-    AnswerObjective,
-    SwappedTaskObjective,
-)
 from text_to_lora.training.split import TaskSplit, load_tasks, split_by_group
 from text_to_lora.training.validation import make_batches as make_validation_batches
 from text_to_lora.training.validation import pick_rows
@@ -52,7 +48,7 @@ def embeddings(tasks: list[Task]) -> TextEmbeddings:
 @pytest.fixture
 def make_batches(tasks: list[Task], embeddings: TextEmbeddings) -> Make:
     def make(
-        *objectives: Any,
+        *,
         seed: int = 1,
         encoder: RowEncoder | None = None,
         table: TextEmbeddings = embeddings,
@@ -61,8 +57,7 @@ def make_batches(tasks: list[Task], embeddings: TextEmbeddings) -> Make:
         sampler = TaskSampler(
             tasks, tasks_per_batch=3, examples_per_task=3, family_share=None, seed=seed
         )
-        chosen = objectives or (AnswerObjective(),)
-        return TrainingBatches(sampler, encoder or make_encoder(), table, chosen, **options)
+        return TrainingBatches(sampler, encoder or make_encoder(), table, **options)
 
     return make
 
@@ -78,16 +73,6 @@ def rows_of(batches: list[Batch]) -> Counter[tuple[object, ...]]:
                 length = part.rows.answer_lengths[i]
                 counts[(ids, length, embedding, part.noise_seeds[i], part.task_names[i])] += 1
     return counts
-
-
-def answer_of(part: Part, row: int) -> str:
-    return TOKENIZER.decode(part.rows.unbind()[row][-part.rows.answer_lengths[row] :]).strip()
-
-
-def places_of(part: Part, *, has_teacher: bool) -> tuple[int, ...]:
-    """The places of the rows that a teacher answers, or of those that learn their answers."""
-    places = [each.places for each in part.lessons if (each.teacher is not None) == has_teacher]
-    return places[0] if places else ()
 
 
 def test_the_answer_alone_is_learned_and_the_description_stays_out() -> None:
@@ -141,43 +126,6 @@ def test_processes_and_parts_share_out_the_rows_of_a_step(
 def test_parts_hold_rows_of_like_length() -> None:
     assert list(split_by_length([9, 1, 5, 8, 2], 2)) == [[1, 4], [2, 3, 0]]
     assert list(split_by_length([3, 2], 5)) == [[1], [0]]
-
-
-def test_a_swapped_row_keeps_its_input_and_the_teacher_reads_another_task(
-    make_batches: Make,
-) -> None:
-    plain = make_batches()[2].parts[0]
-    swapping = make_batches(AnswerObjective(), SwappedTaskObjective(0.6, examples=1))
-    part = swapping[2].parts[0]
-    before = {seed: place for place, seed in enumerate(plain.noise_seeds)}
-
-    def prompt(part: Part, row: int) -> list[int]:
-        ids: list[int] = part.rows.unbind()[row].tolist()
-        return ids[: -part.rows.answer_lengths[row]]
-
-    answers, lesson = part.lessons
-    assert (len(lesson.places), lesson.weight) == (3, 0.6)  # one row of each of three tasks
-    assert sorted((*answers.places, *lesson.places)) == list(range(9))  # they have no other loss
-    assert lesson.teacher is not None
-    for i, seed in enumerate(part.noise_seeds):
-        assert prompt(part, i) == prompt(plain, before[seed])
-        differs = part.task_names[i] != plain.task_names[before[seed]]
-        assert differs is (i in lesson.places)
-        assert answer_of(part, i) == part.task_names[i].removeprefix("say-") + "</s>"
-    in_lesson = torch.isin(part.rows.of_row, torch.tensor(lesson.places))
-    assert torch.equal(lesson.teacher.targets, part.rows.targets[in_lesson])
-    for ids, i in zip(lesson.teacher.unbind(), lesson.places, strict=True):
-        described = TOKENIZER.decode(ids).partition("Input:")[0]
-        assert part.task_names[i].removeprefix("say-") in described
-
-
-def test_rows_are_swapped_from_a_step_on_and_need_another_task(make_batches: Make) -> None:
-    later = make_batches(AnswerObjective(), SwappedTaskObjective(1.0, examples=1, after=3))
-    assert rows_of([later[2]]) == rows_of([make_batches()[2]])
-    assert places_of(later[2].parts[0], has_teacher=True) == ()
-    assert len(places_of(later[3].parts[0], has_teacher=True)) == 3
-    with pytest.raises(ConfigError, match=r"swapped_examples is 3 of data\.examples_per_task=3"):
-        make_batches(SwappedTaskObjective(1.0, examples=3))
 
 
 def test_the_definition_is_in_the_prompt_when_asked(make_batches: Make) -> None:

@@ -86,7 +86,7 @@ def test_a_run_older_than_a_setting_goes_on_with_its_default(
 ) -> None:
     file = folder.path / "config.json"
     payload = json.loads(file.read_text())
-    del payload["tokens"], payload["data"]["swapped_examples"]
+    del payload["tokens"], payload["data"]["in_prompt"]
     file.write_text(json.dumps(payload))
     folder.open(settings(), resume=True)
     with pytest.raises(ConfigError, match=r"tokens\.read: False -> True; choose"):

@@ -22,7 +22,6 @@ from text_to_lora.lora import LoraSpec, LoraWeights, adapted
 from text_to_lora.training.batches import Batch, Part, split_by_length
 from text_to_lora.training.config import ObjectiveSection
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.objectives import Lesson
 from text_to_lora.training.step_adapters import StackedAdapters, StepAdapters, TextAdapters
 from tiny_models import make_config
 
@@ -53,7 +52,6 @@ BASES: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
 }
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15], [16, 17, 18, 19], [20]]
-DESCRIBED = [[40, 41, *prompt] for prompt in PROMPTS]
 ANSWERS = [[30], [31, 32, 33], [34, 35], [36, 37], [38, 39, 30, 31]]
 ADAPTERS = [2, 0, 1, 2, 0]
 NAMES = ["a", "b", "c", "d", "e"]
@@ -95,37 +93,24 @@ def make_module(
     objective: ObjectiveSection = PLAIN,
     **options: Any,
 ) -> SftModule:
-    alpha, penalty = objective.neftune_alpha, objective.weight_penalty
-    return SftModule(adapters, base, neftune_alpha=alpha, penalty=penalty, **options)
+    return SftModule(
+        adapters,
+        base,
+        label_smoothing=objective.label_smoothing,
+        neftune_alpha=objective.neftune_alpha,
+        penalty=objective.weight_penalty,
+        **options,
+    )
 
 
-def make_batch(
-    parts: int = 1,
-    rows: Sequence[int] = range(5),
-    *,
-    objective: ObjectiveSection = PLAIN,
-    swapped: Sequence[int] = (),
-) -> Batch:
-    """Five rows; of those in `swapped` the teacher alone knows the answer."""
-
-    def teach(group: Sequence[int], places: tuple[int, ...], weight: float) -> Lesson:
-        prompts = [DESCRIBED[group[place]] for place in places]
-        answers = [ANSWERS[group[place]] for place in places]
-        return Lesson(places, weight, teacher=Rows.join(prompts, answers))
+def make_batch(parts: int = 1, rows: Sequence[int] = range(5)) -> Batch:
+    """Five rows, or some of them."""
 
     def make_part(group: Sequence[int]) -> Part:
-        answered = tuple(place for place, row in enumerate(group) if row not in swapped)
-        others = tuple(place for place, row in enumerate(group) if row in swapped)
-        lessons: list[Lesson] = []
-        if answered:
-            lessons.append(Lesson(answered, objective.ce_weight, objective.label_smoothing))
-        if others:
-            lessons.append(teach(group, others, objective.swapped_weight))
         return Part(
             rows=Rows.join([PROMPTS[row] for row in group], [ANSWERS[row] for row in group]),
             adapters=tuple(ADAPTERS[row] for row in group),
             task_names=tuple(NAMES[row] for row in group),
-            lessons=tuple(lessons),
             noise_seeds=tuple(100 + row for row in group),
         )
 
@@ -160,39 +145,23 @@ def token_losses(logits: Tensor, prompt: Sequence[int], answer: Sequence[int]) -
 
 
 def naive_loss(
-    base: PreTrainedModel,
-    adapters: StepAdapters,
-    objective: ObjectiveSection = PLAIN,
-    swapped: Sequence[int] = (),
+    base: PreTrainedModel, adapters: StepAdapters, objective: ObjectiveSection = PLAIN
 ) -> Tensor:
     """One row at a time, unpadded, logits of every position, all in one graph."""
     weights: LoraWeights = adapters(make_batch().embeddings, ())
     rows = []
-    for i, (prompt, described, answer, adapter) in enumerate(
-        zip(PROMPTS, DESCRIBED, ANSWERS, ADAPTERS, strict=True)
-    ):
-        with torch.no_grad():
-            teacher = base(torch.tensor([[*described, *answer]])).logits[0, len(described) - 1 : -1]
+    for prompt, answer, adapter in zip(PROMPTS, ANSWERS, ADAPTERS, strict=True):
         of_row = weights.select([adapter if weights.num_adapters > 1 else 0])
         with adapted(base, of_row):
             logits = base(torch.tensor([[*prompt, *answer]])).logits[0]
-        loss = objective.ce_weight * token_losses(logits, prompt, answer).mean()
-        student = logits[len(prompt) - 1 : -1].log_softmax(-1)
-        target = teacher.log_softmax(-1)
-        kl = (target.exp() * (target - student)).sum(-1).mean()
         factors = [*of_row.a.values(), *of_row.b.values()]
         penalty = torch.stack([factor.square().mean() for factor in factors]).sum()
-        if i in swapped:
-            loss = objective.swapped_weight * kl
+        loss = token_losses(logits, prompt, answer).mean()
         rows.append(loss + objective.weight_penalty * penalty)
     return torch.stack(rows).mean()
 
 
-OBJECTIVES: dict[str, tuple[ObjectiveSection, tuple[int, ...]]] = {
-    "cross-entropy": (PLAIN, ()),
-    "penalty": (change(weight_penalty=0.5), ()),
-    "swapped": (change(ce_weight=0.7, swapped_weight=0.6), (1, 4)),
-}
+OBJECTIVES = {"cross-entropy": PLAIN, "penalty": change(weight_penalty=0.5)}
 
 
 @pytest.mark.parametrize("kind", ["text", "static"])
@@ -207,12 +176,12 @@ def test_loss_and_gradient_equal_rows_one_by_one(
         with torch.no_grad():
             for b in adapters.b:
                 b.normal_(std=0.1)
-    objective, swapped = OBJECTIVES[name]
+    objective = OBJECTIVES[name]
     module = make_module(adapters, base, objective)
-    loss = module(make_batch(parts, objective=objective, swapped=swapped))
+    loss = module(make_batch(parts))
     loss.backward()
     taken = gradients(adapters)
-    expected = naive_loss(base, adapters, objective, swapped)
+    expected = naive_loss(base, adapters, objective)
     expected.backward()
     torch.testing.assert_close(loss, expected)
     assert_same_gradients(adapters, taken)
@@ -306,10 +275,12 @@ def test_noise_is_uniform_within_neftunes_bound(base: PreTrainedModel) -> None:
 
 
 def test_smoothing_acts_in_training_and_not_in_validation(base: PreTrainedModel) -> None:
-    module = make_module(make_adapters(base), base)
-    smooth = make_batch(2, objective=change(label_smoothing=0.5))
-    assert module(smooth).item() != pytest.approx(module(make_batch(2)).item(), rel=1e-3)
-    assert torch.equal(module.measure(smooth)[0], module.measure(make_batch(2))[0])
+    plain, smooth = (
+        make_module(make_adapters(base), base, change(label_smoothing=share)) for share in (0, 0.5)
+    )
+    batch = make_batch(2)
+    assert smooth(batch).item() != pytest.approx(plain(batch).item(), rel=1e-3)
+    assert torch.equal(smooth.measure(batch)[0], plain.measure(batch)[0])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -249,10 +249,6 @@ def test_what_reads_no_description_trains_and_has_no_shuffled_control(
     ("sections", "message"),
     [
         (
-            {"hypernet": {"reads": "input"}, "data": {"swapped_examples": 1}},
-            r"reads is 'input' but data\.swapped_examples is 1",
-        ),
-        (
             {"hypernet": {"kind": "static", "start_from": "x"}},
             r"start_from is 'x' but kind is 'static'.*set start_from",
         ),

@@ -361,6 +361,7 @@ def make_learner(
         SftModule(
             StackedAdapters(spec, len(jobs), generator).to(base.device),
             base,
+            label_smoothing=config.objective.label_smoothing,
             neftune_alpha=config.objective.neftune_alpha,
             gradient_checkpointing=config.base.gradient_checkpointing,
         ),
@@ -372,7 +373,6 @@ def make_learner(
         ),
         optimizer,
         tokens_per_pass=run.tokens_per_pass,
-        label_smoothing=config.objective.label_smoothing,
         seed=run.seed,
     )
     return JointLearner(

@@ -13,7 +13,6 @@ from text_to_lora.errors import ConfigError
 from text_to_lora.inference.rows import Rows
 from text_to_lora.tasks.sampling import TaskSampler
 from text_to_lora.training.encoding import RowEncoder, TextEmbeddings
-from text_to_lora.training.objectives import LearnedRow, Lesson, Objective
 
 
 @dataclass(frozen=True)
@@ -22,19 +21,17 @@ class Part:
 
     adapters: which adapter of the batch each row uses
     task_names: task of each row, for messages
-    lessons: what the rows learn; noise_seeds: of each row's noise; both for training alone
+    noise_seeds: of each row's noise, for training alone
     """
 
     rows: Rows
     adapters: tuple[int, ...]
     task_names: tuple[str, ...]
-    lessons: tuple[Lesson, ...] = ()
     noise_seeds: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> Part:
         """The same rows on another device."""
-        lessons = tuple(lesson.to(device) for lesson in self.lessons)
-        return replace(self, rows=self.rows.to(device), lessons=lessons)
+        return replace(self, rows=self.rows.to(device))
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,10 @@ class Batch:
 class TrainingBatches:
     """The batches of a process by step; each depends on (seed, step) and the process alone.
 
-    objectives: what the rows learn from; parts: in how many parts a process runs its rows of a step
+    parts: in how many parts a process runs its rows of a step
     process, processes: this process and how many there are
 
-    Raises ConfigError when a step has fewer rows than there are processes, or when an objective
-    swaps tasks and no row of a task or no other task is left.
+    Raises ConfigError when a step has fewer rows than there are processes.
     """
 
     def __init__(
@@ -80,7 +76,6 @@ class TrainingBatches:
         sampler: TaskSampler,
         encoder: RowEncoder,
         embeddings: TextEmbeddings,
-        objectives: Sequence[Objective],
         *,
         parts: int = 1,
         process: int = 0,
@@ -89,17 +84,9 @@ class TrainingBatches:
         self._sampler = sampler
         self._encoder = encoder
         self._embeddings = embeddings
-        self._objectives = objectives
         self._parts = parts
         self._process = process
         self._processes = processes
-        swapped = self._num_swapped(10**12)
-        if swapped and (swapped >= sampler.examples_per_task or sampler.tasks_per_batch < 2):
-            raise ConfigError(
-                f"data.swapped_examples is {swapped} of data.examples_per_task="
-                f"{sampler.examples_per_task} in steps of {sampler.tasks_per_batch} tasks; "
-                "one row of its own for each task and two tasks a step are needed"
-            )
         total = sampler.tasks_per_batch * sampler.examples_per_task
         if total < processes:
             raise ConfigError(
@@ -108,28 +95,29 @@ class TrainingBatches:
             )
 
     def __getitem__(self, step: int) -> Batch:
-        rows = self._rows(step)
-        texts = [self._embeddings.text(row.input, row.description) for row in rows]
+        rows = self._sampler.batch(step)
+        tasks = [self._sampler.tasks[row.task_index] for row in rows]
+        texts = [
+            self._embeddings.text(row.input, task.descriptions[row.description_index])
+            for task, row in zip(tasks, rows, strict=True)
+        ]
         embeddings, adapters = self._embeddings.batch(texts)
         seed = self._sampler.seed
         prompts = [
             self._encoder.prompt_row(
                 row.input,
-                row.answer,
-                row.task,
+                row.output,
+                tasks[place],
                 (seed_of(f"{seed}/in-prompt/{step}/{place}") + 1) / 2**63,
             )
             for place, row in enumerate(rows)
         ]
 
         def make_part(places: Sequence[int]) -> Part:
-            part_rows = [rows[place] for place in places]
-            lessons = [each.lesson(part_rows, self._encoder) for each in self._objectives]
             return Part(
                 rows=self._encoder.join(prompts[place] for place in places),
                 adapters=tuple(adapters[place] for place in places),
-                task_names=tuple(row.task.name for row in part_rows),
-                lessons=tuple(lesson for lesson in lessons if lesson is not None),
+                task_names=tuple(tasks[place].name for place in places),
                 noise_seeds=tuple(seed_of(f"{seed}/noise/{step}/{place}") for place in places),
             )
 
@@ -147,22 +135,6 @@ class TrainingBatches:
             total_rows=len(rows),
             seed=seed_of(f"{seed}/dropout/{step}"),
         )
-
-    def _rows(self, step: int) -> list[LearnedRow]:
-        """The rows of a step; a swapped row has description and answer of a row of the next task."""
-        drawn = self._sampler.batch(step)
-        examples, swapped = self._sampler.examples_per_task, self._num_swapped(step)
-        rows = []
-        for place, row in enumerate(drawn):
-            is_swapped = place % examples >= examples - swapped
-            source = drawn[(place + examples) % len(drawn)] if is_swapped else row
-            task = self._sampler.tasks[source.task_index]
-            description = task.descriptions[source.description_index]
-            rows.append(LearnedRow(task, row.input, source.output, description, is_swapped))
-        return rows
-
-    def _num_swapped(self, step: int) -> int:
-        return max((each.num_swapped(step) for each in self._objectives), default=0)
 
 
 def split_by_length(lengths: Sequence[int], parts: int) -> Iterator[list[int]]:

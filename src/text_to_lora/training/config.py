@@ -173,11 +173,6 @@ class DataSection(SourcesSection):
     """rows of each of these tasks"""
     one_description: bool = False
     """give the rows of a task in a step one description, and so one adapter: less to generate"""
-    swapped_examples: Natural = 0
-    """of these rows, as many get the description and the answer of the step's next task; the base
-    with that description in its prompt teaches them, so that the input tells nothing"""
-    swapped_after: Natural = 0
-    """steps before the first with such rows"""
     max_prompt_tokens: Annotated[int, Field(ge=8)] = 256
     """tokens of format and input; longer inputs lose their left"""
     max_description_tokens: Count = 128
@@ -232,13 +227,8 @@ class OptimizerSection(AdamWSection):
 
 
 class ObjectiveSection(Section):
-    """The loss."""
+    """The loss: cross-entropy, mean over the answer tokens of a row, then over the rows of a step."""
 
-    ce_weight: Positive = 1.0
-    """factor of the cross-entropy on answer tokens"""
-    swapped_weight: NotNegative = 1.0
-    """factor of KL from the same base with the description in its prompt, on the rows of
-    data.swapped_examples, which have no other loss"""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """share of the target spread over the vocabulary, in training"""
     neftune_alpha: NotNegative = 5.0
@@ -321,16 +311,6 @@ class RunConfig(Recipe):
     optimizer: OptimizerSection = OptimizerSection()
     objective: ObjectiveSection = ObjectiveSection()
     run: RunSection = RunSection()
-
-    @model_validator(mode="after")
-    def _check_reads(self) -> Self:
-        if self.hypernet.reads == "input" and self.data.swapped_examples:
-            raise ValueError(
-                "hypernet.reads is 'input' but data.swapped_examples is "
-                f"{self.data.swapped_examples}; such rows differ by their description alone, set it "
-                "to 0"
-            )
-        return self
 
 
 def recipes(verb: str | None = None) -> list[str]:

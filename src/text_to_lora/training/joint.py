@@ -19,7 +19,6 @@ from text_to_lora.training.batches import Batch, Part
 from text_to_lora.training.config import AdamWSection
 from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.objectives import Lesson
 from text_to_lora.training.optimizer import TaskwiseAdamW
 from text_to_lora.training.step_adapters import read_weights
 
@@ -53,7 +52,6 @@ class JointTrainer:
     """Trains one adapter a job, all at once; each as if it were alone.
 
     module: with the adapters, one for each job, and the frozen base
-    label_smoothing: share of the target spread over the vocabulary, in training
     pull_to_start: weight decay is towards the state at the start instead of zero
     A step takes the next batch of every job that it is given. Rows of like length run through the
     base together, whatever their job, each with its own job's adapter.
@@ -67,7 +65,6 @@ class JointTrainer:
         optimizer: AdamWSection,
         *,
         tokens_per_pass: int,
-        label_smoothing: float = 0.0,
         seed: int = 0,
         pull_to_start: bool = False,
     ) -> None:
@@ -76,7 +73,6 @@ class JointTrainer:
         self._module = module
         self._encoder = encoder
         self._tokens_per_pass = tokens_per_pass
-        self._label_smoothing = label_smoothing
         self.learning_rate = optimizer.lr
         self._seed = seed
         self._parameters = list(self.adapters.parameters())
@@ -191,13 +187,11 @@ class JointTrainer:
         for places in self._passes(lengths):
             # Neighbours of one job share its adapter's product where they can.
             chosen = [drawn[place] for place in sorted(places)]
-            lesson = Lesson(tuple(range(len(chosen))), label_smoothing=self._label_smoothing)
             parts.append(
                 Part(
                     rows=self._encoder.join((*row, None) for _, _, row in chosen),
                     adapters=tuple(place for place, _, _ in chosen),
                     task_names=tuple(self.jobs[place].name for place, _, _ in chosen),
-                    lessons=(lesson,),
                     noise_seeds=tuple(self._noise_seed(place, n) for place, n, _ in chosen),
                 )
             )

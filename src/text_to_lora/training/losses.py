@@ -34,18 +34,6 @@ def are_answers_exact(logits: Tensor, rows: Rows) -> Tensor:
     return wrong.new_zeros(len(rows)).index_add(0, rows.of_row, wrong) == 0
 
 
-def teacher_losses(logits: Tensor, teacher_logits: Tensor, rows: Rows) -> Tensor:
-    """Mean KL(teacher ‖ student) over the answer tokens of every row, in nats a token, [rows].
-
-    logits, teacher_logits: as for `answer_losses`, [answer tokens, vocab]
-    The gradient reaches `logits` alone.
-    """
-    student = F.log_softmax(logits.float(), dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach().float(), dim=-1)
-    losses = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-    return _row_means(losses, rows)
-
-
 def weight_penalty(weights: LoraWeights) -> Tensor:
     """Sum over groups of mean(A²) + mean(B²), for every adapter, [adapters].
 

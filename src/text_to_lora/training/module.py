@@ -26,6 +26,7 @@ class SftModule(nn.Module):
     """Gives the loss of a batch, with its gradient on what gives the step its adapters.
 
     adapters: what is trained; base: frozen here, and in eval mode whatever the mode of the module
+    label_smoothing: share of the target spread over the vocabulary, in training
     neftune_alpha: noise on input embeddings, uniform to ± alpha / sqrt(tokens · hidden)
     penalty: factor of mean(A²) + mean(B²), summed over groups
 
@@ -41,6 +42,7 @@ class SftModule(nn.Module):
         adapters: StepAdapters,
         base: PreTrainedModel,
         *,
+        label_smoothing: float = 0.0,
         neftune_alpha: float = 0.0,
         penalty: float = 0.0,
         gradient_checkpointing: bool = False,
@@ -60,6 +62,7 @@ class SftModule(nn.Module):
                 if isinstance(layer, HeadLinear):  # the base rounds the factors to bfloat16 anyway
                     layer.compute_dtype = base.dtype
         self._base = (base,)  # in a tuple, which nn.Module does not register
+        self._label_smoothing = label_smoothing
         self._neftune_alpha = neftune_alpha
         self._penalty = penalty
 
@@ -143,15 +146,11 @@ class SftModule(nn.Module):
 
         used: the numbers in the batch of the adapters in `weights`
         """
-        references = [lesson.reference(self.base) for lesson in part.lessons]
         places = [used.index(place) for place in part.adapters] if len(used) > 1 else None
         with answer_logits(
             self.base, part.rows, weights, places, noise=self._noise(part)
         ) as logits:
-            losses = logits.new_zeros(len(part.rows), dtype=torch.float32)
-            for lesson, reference in zip(part.lessons, references, strict=True):
-                index = torch.tensor(lesson.places, device=logits.device)
-                losses = losses.index_add(0, index, lesson.losses(logits, part.rows, reference))
+            losses = answer_losses(logits, part.rows, label_smoothing=self._label_smoothing)
             finite = losses.detach().isfinite()
             if not finite.all():
                 bad = {name for name, ok in zip(part.task_names, finite, strict=True) if not ok}

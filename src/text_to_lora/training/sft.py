@@ -23,7 +23,6 @@ from text_to_lora.training.config import DataSection, RunConfig
 from text_to_lora.training.descent import DescentLearner, Session
 from text_to_lora.training.encoding import RowEncoder, TextEmbeddings, check_positions
 from text_to_lora.training.module import SftModule
-from text_to_lora.training.objectives import make_objectives
 from text_to_lora.training.plots import plot_history
 from text_to_lora.training.setup import (
     embed_texts,
@@ -91,6 +90,7 @@ def train_sft(
     module = SftModule(
         adapters,
         base,
+        label_smoothing=config.objective.label_smoothing,
         neftune_alpha=config.objective.neftune_alpha,
         penalty=config.objective.weight_penalty,
         gradient_checkpointing=config.base.gradient_checkpointing,
@@ -141,7 +141,7 @@ class _Data:
         """Read the tasks and embed the texts that the run will see."""
         data, reads = config.data, config.hypernet.reads
         parts = [data.max_prompt_tokens, data.max_answer_tokens]
-        if data.in_prompt or data.swapped_examples > 0:
+        if data.in_prompt:
             parts.append(data.max_description_tokens)
         check_positions(parts, base.config)
         split = TaskSplit.make(load_tasks(data), data)
@@ -253,7 +253,6 @@ def _make_learner(
             data.sampler,
             data.encoder,
             data.embeddings,
-            make_objectives(config.objective, config.data),
             parts=config.optimizer.accumulation,
             process=session.process,
             processes=session.processes,
