@@ -115,7 +115,11 @@ def _by_step(
 
 
 def plot(summary: Mapping[str, Any], path: Path, k: int = 16) -> None:
-    """Score by step with k rows, and at the chosen step by the number of rows."""
+    """Score by step with k rows, and at the chosen step by the number of rows.
+
+    Numbers of rows that fewer than half of the tasks were refined on are left out of the second.
+    """
+    rows = {n: row for n, row in summary["rows"].items() if 2 * row["tasks"] > summary["tasks"]}
     figure = new_figure(9, 3.6)
     by_step, by_rows = figure.subplots(1, 2, sharey=True)
     for arm, values in summary["rows"][k]["arms"].items():
@@ -130,7 +134,7 @@ def plot(summary: Mapping[str, Any], path: Path, k: int = 16) -> None:
     for arm, color in COLORS.items():
         points = [
             (n, row["arms"][arm]["score"])
-            for n, row in summary["rows"].items()
+            for n, row in rows.items()
             if arm in row["arms"] and arm != "oracle"
         ]
         if arm == "sentence":
@@ -142,7 +146,7 @@ def plot(summary: Mapping[str, Any], path: Path, k: int = 16) -> None:
         ends = [[abs(score[end] - score["mean"]) for score in scores] for end in ("low", "high")]
         by_rows.errorbar(places, means, ends, marker="o", color=color, capsize=2)
     by_rows.set_xscale("symlog", linthresh=4)
-    by_rows.set_xticks([0, *summary["rows"]], ["0", *map(str, summary["rows"])])
+    by_rows.set_xticks([0, *rows], ["0", *map(str, rows)])
     by_rows.set_xlabel("rows, at the step that kept-out rows choose")
     for axes in (by_step, by_rows):
         axes.set_ylim(bottom=0)
