@@ -21,7 +21,7 @@ from text_to_lora.errors import ConfigError, first_line
 from text_to_lora.files import write_folder
 from text_to_lora.hypernet.checkpoint import Loaded, load_hypernet, save_hypernet
 from text_to_lora.hypernet.descriptions import NearestDescription
-from text_to_lora.hypernet.token_reader import HookedBase, ReadableBase, TokenReader
+from text_to_lora.hypernet.token_reader import TokenReader
 from text_to_lora.lora.apply import adapted, merge
 from text_to_lora.lora.peft_format import save_adapter
 from text_to_lora.lora.spec import LoraSpec
@@ -255,12 +255,9 @@ class TextToLora:
         tokens = self._loaded.hypernet.config.tokens
         if tokens is None:
             return None
-        base: ReadableBase
         if self._given_base is None and not self.reads_with_transformers:
-            base = LlamaReader(fetch_base(), device=self.device)
-        else:
-            base = HookedBase(*self.base, self.spec.layers_path)
-        return TokenReader(base, self.spec, tokens)
+            return TokenReader(LlamaReader(fetch_base(), device=self.device), self.spec, tokens)
+        return TokenReader.of_model(*self.base, self.spec, tokens)
 
     @property
     def device(self) -> torch.device:

@@ -91,6 +91,11 @@ def test_a_run_older_than_a_setting_goes_on_with_its_default(
     folder.open(settings(), resume=True)
     with pytest.raises(ConfigError, match=r"tokens\.read: False -> True; choose"):
         folder.open(settings(tokens={"read": True}), resume=True)
+    payload["data"]["repeated_rows"] = 1  # an option of an earlier version
+    file.write_text(json.dumps(payload))
+    with pytest.raises(ConfigError, match=r"data\.repeated_rows: 1 -> no setting of this version"):
+        folder.open(settings(), resume=True)
+    del payload["data"]["repeated_rows"]
     del payload["base"]["name"]
     file.write_text(json.dumps(payload))
     with pytest.raises(ConfigError, match=r"base\.name: None -> "):

@@ -172,7 +172,7 @@ def load_generator(
     with_base: bool = False,
     cache_dir: Path | None = None,
 ) -> TextToLora:
-    """Load a hypernetwork; its base model is loaded where one is named, or reading a description needs it.
+    """Load a hypernetwork; its base model is loaded where one is named or needed.
 
     dtype: of the base; None for its usual one; with_base: load the base in any case
     cache_dir: folder that keeps embeddings

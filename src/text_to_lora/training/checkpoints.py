@@ -128,6 +128,12 @@ class RunFolder:
             for field, value in fields.items()
             if known[section].get(field) != value
         ]
+        changed += [
+            f"{section}.{field}: {known[section][field]!r} -> no setting of this version"
+            for section, fields in config
+            for field in known[section]
+            if field not in type(fields).model_fields
+        ]
         if changed:
             raise ConfigError(
                 f"the run in {str(self.path)!r} has other settings: {'; '.join(changed)}; "
