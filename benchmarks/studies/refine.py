@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -167,19 +168,22 @@ class Study:
         steps = 0 if cell.arm in UNTRAINED else self.options.steps
         if cell.arm != "examples":
             self._judge(trainer, jobs, folds, tests, curves, 0)
-        middle = steps // 2
+        middle, seconds = steps // 2, 0.0
         for step in range(1, steps + 1):
             if cell.arm == "both" and step == middle + 1:
                 factors = StackedAdapters.from_weights(trainer.weights())
                 later = settings.model_copy(update={"rate": FACTOR_RATE})
                 trainer = self._trainer(factors, [_after(job, middle) for job in jobs], later)
+            started = time.perf_counter()
             trainer.step(range(len(jobs)))
+            seconds += time.perf_counter() - started
             if step == steps or step & (step - 1) == 0:
                 self._judge(trainer, jobs, folds, tests, curves, step)
         return {
             "tasks": {task.name: curve for task, curve in zip(tasks, curves, strict=True)},
             "groups": {task.name: group_of(task) for task in tasks},
             "peak_memory_gib": round(memory_bytes("VmHWM") / 2**30, 2),
+            "seconds_per_task": round(seconds / len(tasks), 1),  # of training, without judging
         }
 
     def _jobs(

@@ -81,18 +81,26 @@ def test_the_report_averages_draws_and_counts_tasks_below_their_sentence(
 ) -> None:
     run("--unseen", "--k", 8, "--draws", 2, "--arms", "sentence", "usual", "examples")
     cells = tmp_path / "cells"
+    for file in cells.glob("usual-*-draw1-*.json"):
+        file.unlink()  # an arm that was run on one draw is compared on that draw
     for draw, score in enumerate((0.0, 0.6)):  # after training; the sentence alone is at 0.5
         file = next(cells.glob(f"sentence-*-draw{draw}-*.json"))
         cell = json.loads(file.read_text())
         curve = [[0, 2.0, 0, 2.0, 0.5], [2, 1.0, 0, 1.0, score]]
         cell["tasks"] = {name: curve for name in cell["tasks"]}
+        cell["seconds_per_task"] = 4 + 4 * draw
         file.write_text(json.dumps(cell))
     summary = summarise(cells)
     assert summary is not None
     row = summary["rows"][8]
     assert row["arms"]["sentence"]["score"]["mean"] == pytest.approx(0.3)
-    assert row["arms"]["sentence"]["by_step"] == pytest.approx({0: 0.5, 2: 0.3})
+    by_step = {step: at["mean"] for step, at in row["arms"]["sentence"]["by_step"].items()}
+    assert by_step == pytest.approx({0: 0.5, 2: 0.3})
     assert row["arms"]["sentence"]["steps"] == 2
+    assert row["arms"]["sentence"]["seconds"] == 6
+    usual = row["arms"]["usual"]
+    assert [usual["draws"], row["arms"]["sentence"]["draws"]] == [1, 2]
+    assert usual["sentence_minus_it"]["mean"] == pytest.approx(0 - usual["score"]["mean"])
     assert row["minus_alone"]["mean"] == pytest.approx(-0.2)
     assert row["much_worse"] == 2
     assert sorted(row["arms"]) == ["examples", "sentence", "usual"]
