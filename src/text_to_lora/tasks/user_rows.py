@@ -79,7 +79,7 @@ def check_rows(
             "one can be kept out; add a row, or use `t2l generate`"
         )
     if len(distinct) < len(rows):
-        _warn(f"{task} has {len(rows) - len(distinct)} rows twice; each counts once")
+        _warn(f"{task} repeats rows ({len(rows) - len(distinct)}); each counts once")
     answers_of: dict[str, list[str]] = {}
     for text, answer in distinct:
         answers_of.setdefault(text, []).append(answer)
@@ -87,14 +87,14 @@ def check_rows(
     if contradictions:
         first = contradictions[0]
         _warn(
-            f"{task} has {len(contradictions)} inputs with several answers, such as "
+            f"{task} has inputs with several answers ({len(contradictions)}), such as "
             f"{shorten(first)} with {list_some(map(repr, answers_of[first]))}; correct the rows, or "
             "the adapter learns both"
         )
     unnamed = unnamed_labels(distinct, description)
     if unnamed:
         _warn(
-            f"the description of {task} does not name {len(unnamed)} labels of its rows: "
+            f"the description of {task} leaves out labels of its rows ({len(unnamed)}): "
             f"{list_some(map(repr, unnamed))}; name every label in the description, from which the "
             "adapter starts"
         )
