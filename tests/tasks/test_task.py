@@ -1,7 +1,7 @@
 import pytest
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.tasks.task import Example, Metric, Task, normalize
+from text_to_lora.tasks.task import Example, Metric, Task
 
 
 def make_task(**changes: object) -> Task:
@@ -54,5 +54,7 @@ def test_what_cannot_work_is_refused(make: object, message: str) -> None:
         make()  # type: ignore[operator]
 
 
-def test_normalizing_drops_case_spaces_and_punctuation() -> None:
-    assert normalize(" Hello,  World! 3") == "hello world 3"
+def test_an_output_is_a_label_where_scoring_would_take_it_for_one() -> None:
+    metric = Metric("classification", ("Sci/Tech", "Sports"))
+    assert metric.has_label(["sci / tech."])
+    assert not metric.has_label(["Tech"])

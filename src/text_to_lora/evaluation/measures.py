@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from text_to_lora.evaluation.metrics import normalise
 from text_to_lora.evaluation.samples import Sample
 from text_to_lora.tasks.task import MetricKind
+from text_to_lora.tasks.texts import normalize_answer
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _nll(sample: Sample) -> float | None:
 def _exact_match(sample: Sample) -> float | None:
     if sample.score is None or sample.metric == "rule":  # no answer, or none that is the right one
         return None
-    return float(normalise(sample.answer) in map(normalise, sample.outputs))
+    return float(normalize_answer(sample.answer) in map(normalize_answer, sample.outputs))
 
 
 def _in_labels(sample: Sample) -> float | None:

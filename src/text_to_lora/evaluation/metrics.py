@@ -9,28 +9,18 @@ from typing import TYPE_CHECKING
 
 from text_to_lora.errors import ConfigError, needs_extra
 from text_to_lora.tasks.task import Metric
+from text_to_lora.tasks.texts import normalize_answer
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-_BESIDE_PUNCTUATION = re.compile(r"\s*([^\w\s])\s*")
-_SPACES = re.compile(r"\s+")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
-
-
-def normalise(text: str) -> str:
-    """Give the form in which answers are compared: no case, plain spacing, no final full stop.
-
-    Spaces beside punctuation are dropped, since tokenizers of word pieces do not keep them.
-    """
-    text = _SPACES.sub(" ", text.casefold())
-    return _BESIDE_PUNCTUATION.sub(r"\1", text).strip().removesuffix(".")
 
 
 def score_answer(metric: Metric, answer: str, outputs: Sequence[str]) -> float:
     """Score an answer against every accepted output, from 0 to 1; the best output counts.
 
-    classification and exact_match: equal after `normalise`; rougeL: F-measure with stemming;
+    classification and exact_match: equal after `normalize_answer`; rougeL: F-measure with stemming;
     final_number: equal value of the last number (of the output: after "####" where it has that).
 
     Raises ConfigError for code_execution, which runs code and is not scored here.
@@ -42,14 +32,14 @@ def score_answer(metric: Metric, answer: str, outputs: Sequence[str]) -> float:
     if metric.kind == "final_number":
         number = final_number(answer)
         return float(number is not None and number in map(final_number, outputs))
-    return float(normalise(answer) in map(normalise, outputs))
+    return float(normalize_answer(answer) in map(normalize_answer, outputs))
 
 
 def in_labels(metric: Metric, answer: str) -> bool | None:
     """Tell whether an answer is one of the labels; None for a metric without labels."""
     if metric.kind != "classification":
         return None
-    return normalise(answer) in map(normalise, metric.labels)
+    return normalize_answer(answer) in map(normalize_answer, metric.labels)
 
 
 def rouge_l(answer: str, output: str) -> float:

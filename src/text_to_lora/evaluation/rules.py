@@ -11,7 +11,7 @@ from importlib.resources import files
 import yaml
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.metrics import normalise
+from text_to_lora.tasks.texts import normalize_answer
 
 SENTENCES: tuple[str, ...] = (
     "The old dog sleeps by the door.",
@@ -65,7 +65,7 @@ def find_rule(name: str) -> Rule:
 
 
 def _plain(text: str) -> str:
-    return normalise(text).strip(".!?\"'")
+    return normalize_answer(text).strip(".!?\"'")
 
 
 def _lower_words(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from text_to_lora.errors import ConfigError, TaskDataError, list_some
-from text_to_lora.evaluation.metrics import in_labels, normalise, score_answer
+from text_to_lora.evaluation.metrics import in_labels, score_answer
 from text_to_lora.evaluation.rules import find_rule
 from text_to_lora.inference.generate import cache_name, crop, find_stop_tokens, generate, pad_left
 from text_to_lora.inference.rows import Rows, answer_logits, logits_at, split_by_tokens
@@ -23,6 +23,7 @@ from text_to_lora.lora.apply import adapted
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.tasks.prompts import Encoded, PromptFormat
 from text_to_lora.tasks.task import Example, Row, Task
+from text_to_lora.tasks.texts import normalize_answer
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
@@ -258,8 +259,8 @@ class Scorer:
         metric, outputs = row.task.metric, row.example.outputs
         label_score = None
         if result.label is not None:
-            likeliest = normalise(metric.labels[result.label])
-            label_score = float(likeliest in map(normalise, outputs))
+            likeliest = normalize_answer(metric.labels[result.label])
+            label_score = float(likeliest in map(normalize_answer, outputs))
         score = None
         if encoded.limit and metric.kind == "rule":
             score = float(find_rule(metric.rule).obeys(row.example.input, result.text))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from text_to_lora.errors import ConfigError
+from text_to_lora.tasks.texts import distinct_texts, normalize_answer
 
 MetricKind = Literal[
     "classification", "exact_match", "rougeL", "final_number", "code_execution", "rule"
@@ -56,9 +56,9 @@ class Metric:
             raise ConfigError(f"label {twice[0]!r} stands in 'labels' twice; list each label once")
 
     def has_label(self, outputs: Iterable[str]) -> bool:
-        """Whether one of these outputs is a label, whatever its case, spacing and full stop."""
-        labels = set(map(_plain, self.labels))
-        return any(_plain(output) in labels for output in outputs)
+        """Whether one of these outputs is a label, as answers are compared."""
+        labels = set(map(normalize_answer, self.labels))
+        return any(normalize_answer(output) in labels for output in outputs)
 
 
 @dataclass(frozen=True)
@@ -171,17 +171,3 @@ class Row:
 
     task: Task
     example: Example
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).removesuffix(".")
-
-
-def normalize(text: str) -> str:
-    """Give the words of a text in lower case, without punctuation."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def distinct_texts(texts: Iterable[str]) -> tuple[str, ...]:
-    """Strip each text and keep the first of equal ones, in order, without empty ones."""
-    return tuple(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))

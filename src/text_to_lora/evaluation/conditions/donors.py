@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy
 
 from text_to_lora.errors import ConfigError
-from text_to_lora.evaluation.metrics import normalise
 from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.texts import normalize_answer
 
 DERANGEMENTS = 3
 
@@ -57,9 +57,9 @@ def group_of(task: Task) -> str:
 
 
 def _unlike(task: Task, donor: Task) -> bool:
-    labels, others = (set(map(normalise, t.metric.labels)) for t in (task, donor))
+    labels, others = (set(map(normalize_answer, t.metric.labels)) for t in (task, donor))
     return (
         group_of(task) != group_of(donor)
         and labels.isdisjoint(others)
-        and normalise(task.definition) != normalise(donor.definition)
+        and normalize_answer(task.definition) != normalize_answer(donor.definition)
     )

@@ -13,7 +13,8 @@ from text_to_lora.errors import ConfigError, list_some
 from text_to_lora.tasks.checking.held_out import HeldOutOverlap, find_held_out
 from text_to_lora.tasks.checking.inputs import count_shared, guess_tasks
 from text_to_lora.tasks.prompts import PromptFormat
-from text_to_lora.tasks.task import Example, Task, normalize
+from text_to_lora.tasks.task import Example, Task
+from text_to_lora.tasks.texts import plain_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -220,8 +221,8 @@ def _check(
 
 
 def _has_answer(row: Example) -> bool:
-    answer = normalize(row.outputs[0])
-    return bool(answer) and f" {answer} " in f" {normalize(row.input)} "
+    answer = plain_words(row.outputs[0])
+    return bool(answer) and f" {answer} " in f" {plain_words(row.input)} "
 
 
 def _find_repetitions(overlaps: Mapping[str, HeldOutOverlap], apart: Sequence[str]) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from text_to_lora.tasks.task import Task, normalize
+from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.texts import plain_words
 
 NUM_WORDS: Final = 10
 _MAX_ROWS: Final = 10  # of the evaluation sets; a run of words in more of them is of their template
@@ -45,11 +46,11 @@ def find_held_out(tasks: Sequence[Task], held_out: Sequence[Task]) -> dict[str, 
     for task in tasks:
         overlap = HeldOutOverlap()
         for text in task.descriptions:
-            if owner := descriptions.get(normalize(text)):
+            if owner := descriptions.get(plain_words(text)):
                 overlap.descriptions.add(text)
                 overlap.held_out_tasks.add(owner)
         for row in task.examples:
-            if owner := inputs.get(normalize(row.input)):
+            if owner := inputs.get(plain_words(row.input)):
                 overlap.equal.add(row.idx)
             elif owner := next((rare[run] for run in _runs(row.input) if run in rare), None):
                 overlap.similar.add(row.idx)
@@ -77,7 +78,7 @@ def _owners(texts: Iterable[tuple[Task, Iterable[str]]]) -> dict[str, str]:
     """The first task that has each text of `_MIN_WORDS` words or more, by the normalized text."""
     owners: dict[str, str] = {}
     for task, of_task in texts:
-        for words in map(normalize, of_task):
+        for words in map(plain_words, of_task):
             if words.count(" ") >= _MIN_WORDS - 1:
                 owners.setdefault(words, task.name)
     return owners
@@ -96,6 +97,6 @@ def _rare_runs(held_out: Iterable[Task]) -> dict[int, str]:
 
 
 def _runs(text: str) -> Iterator[int]:
-    words = normalize(text).split()
+    words = plain_words(text).split()
     for start in range(len(words) - NUM_WORDS + 1):
         yield hash(tuple(words[start : start + NUM_WORDS]))

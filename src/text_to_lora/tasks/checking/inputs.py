@@ -8,7 +8,8 @@ from random import Random
 from typing import Final
 
 from text_to_lora.errors import needs_extra
-from text_to_lora.tasks.task import Task, normalize
+from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.texts import plain_words
 
 _KNOWN_ROWS: Final = 20  # rows of a task that a guess may look at
 _GUESSED_ROWS: Final = 5  # other rows of it whose task is guessed
@@ -21,7 +22,7 @@ def count_shared(tasks: Sequence[Task]) -> tuple[list[int], Counter[tuple[int, i
     Also gives the number of inputs that two tasks share, by their places.
     """
     owners: dict[int, set[int]] = defaultdict(set)
-    keys = [[hash(normalize(row.input)) for row in task.examples] for task in tasks]
+    keys = [[hash(plain_words(row.input)) for row in task.examples] for task in tasks]
     for place, hashes in enumerate(keys):
         for key in hashes:
             owners[key].add(place)

@@ -28,7 +28,8 @@ from text_to_lora.tasks.describing.wording import (
     ask_descriptions,
 )
 from text_to_lora.tasks.folder import load_folder
-from text_to_lora.tasks.task import Task, distinct_texts
+from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.texts import distinct_texts
 from text_to_lora.tasks.writing import write_entries
 
 RECORDS: Final = "descriptions.jsonl"

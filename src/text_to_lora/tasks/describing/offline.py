@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from text_to_lora.tasks.task import Task, distinct_texts
+from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.texts import distinct_texts
 
 _TEMPLATES: Final = (
     "Task: {sentence}.",

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from text_to_lora.tasks.describing.wording import shown_rows
-from text_to_lora.tasks.task import Task, normalize
+from text_to_lora.tasks.task import Task
+from text_to_lora.tasks.texts import plain_words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,16 +35,16 @@ class Rules:
     ) -> None:
         self._embed = embed
         self._max_similarity = max_similarity
-        self._definition = f" {normalize(task.definition)} "
+        self._definition = f" {plain_words(task.definition)} "
         rows = shown_rows(task)
-        labels = {normalize(label) for label in task.metric.labels}
-        answers = {normalize(answer) for row in rows for answer in row.outputs} - labels
+        labels = {plain_words(label) for label in task.metric.labels}
+        answers = {plain_words(answer) for row in rows for answer in row.outputs} - labels
         self._answers = self._not_in_definition(answers)
         self._quotes = self._not_in_definition(
-            quote for row in rows for quote in _quotes(normalize(row.input))
+            quote for row in rows for quote in _quotes(plain_words(row.input))
         )
         self.accepted = list(known)
-        self._taken = {normalize(text) for text in (task.definition, *self.accepted)}
+        self._taken = {plain_words(text) for text in (task.definition, *self.accepted)}
         self._vectors = [self._vector(text) for text in (task.definition, *self.accepted)]
         self.left_out: Counter[str] = Counter()
 
@@ -56,7 +57,7 @@ class Rules:
                 self.left_out[reason] += 1
                 continue
             self.accepted.append(plain)
-            self._taken.add(normalize(plain))
+            self._taken.add(plain_words(plain))
         return self.accepted[before:]
 
     def drop(self, text: str, reason: str) -> None:
@@ -65,14 +66,14 @@ class Rules:
         self.left_out[reason] += 1
 
     def _reject(self, text: str) -> str | None:
-        words = f" {normalize(text)} "
+        words = f" {plain_words(text)} "
         if not words.strip() or len(text) > MAX_CHARS:
             return "empty, no text or too long"
         if any(f" {answer} " in words for answer in self._answers):
             return "name an answer that is no label"
         if any(f" {quote} " in words for quote in self._quotes):
             return "quote a row"
-        if normalize(text) in self._taken:
+        if plain_words(text) in self._taken:
             return "are there already"
         vector = self._vector(text)
         if any(float(vector @ other) > self._max_similarity for other in self._vectors):

@@ -24,7 +24,8 @@ from text_to_lora.tasks.families.source import (
     task_texts,
 )
 from text_to_lora.tasks.families.wordings import wordings
-from text_to_lora.tasks.task import Example, Metric, Task, distinct_texts
+from text_to_lora.tasks.task import Example, Metric, Task
+from text_to_lora.tasks.texts import distinct_texts
 
 
 def _map_labels(

@@ -27,7 +27,8 @@ from text_to_lora.tasks.families.source import (
     task_phrases,
 )
 from text_to_lora.tasks.families.wordings import FRAMES, wordings
-from text_to_lora.tasks.task import Metric, distinct_texts
+from text_to_lora.tasks.task import Metric
+from text_to_lora.tasks.texts import distinct_texts
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 NUMBERS = ("one", "two", "three", "four", "five", "six")

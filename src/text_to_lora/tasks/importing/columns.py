@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from text_to_lora.errors import ConfigError, shorten
 from text_to_lora.tasks.importing.tables import Cells, check_column
-from text_to_lora.tasks.task import distinct_texts
+from text_to_lora.tasks.texts import distinct_texts
 
 _MISSING: Final = object()
 _NAN: Final = ("NaN", "nan")  # what programs write into a CSV where a number is missing

@@ -17,7 +17,7 @@ from text_to_lora.errors import TaskDataError, needs_extra
 from text_to_lora.files import JsonError, read_bytes
 from text_to_lora.tasks.importing.columns import LeftOut
 from text_to_lora.tasks.importing.tables import Cells
-from text_to_lora.tasks.task import distinct_texts
+from text_to_lora.tasks.texts import distinct_texts
 
 if TYPE_CHECKING:
     import jinja2
