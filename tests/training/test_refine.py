@@ -301,17 +301,12 @@ def test_settings_that_cannot_be_are_refused() -> None:
         RefineSettings.make(lr=3)
 
 
-def marks(*losses: float, scores: Sequence[float] = ()) -> list[Mark]:
-    shares = scores or [0.0] * len(losses)
-    return [
-        Mark(i, loss, score) for i, (loss, score) in enumerate(zip(losses, shares, strict=True))
-    ]
+def marks(*losses: float) -> list[Mark]:
+    return [Mark(step, loss, 0.0) for step, loss in enumerate(losses)]
 
 
-def test_the_step_is_chosen_by_loss_or_by_exact_answers() -> None:
-    curve = marks(3.0, 1.0, 2.0, 2.5, scores=[0.0, 0.2, 0.5, 0.5])
-    assert best_mark(curve).step == 1
-    assert best_mark(curve, by_score=True).step == 2
+def test_the_first_step_with_the_lowest_loss_is_chosen() -> None:
+    assert best_mark(marks(3.0, 1.0, 2.0, 1.0)).step == 1
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,11 @@ class Mark:
     score: float
 
 
-def best_mark(marks: Sequence[Mark], *, by_score: bool = False) -> Mark:
-    """The mark whose step is chosen; of equal ones the first, and the last where losses are NaN."""
+def best_mark(marks: Sequence[Mark]) -> Mark:
+    """The mark with the lowest loss; of equal ones the first, and the last where losses are NaN."""
     if marks[-1].loss != marks[-1].loss:
         return marks[-1]
-    return min(marks, key=lambda mark: (-mark.score if by_score else 0.0, mark.loss))
+    return min(marks, key=lambda mark: mark.loss)
 
 
 @final
@@ -41,7 +41,6 @@ class JointLearner(Learner):
     jobs: places in the trainer of the jobs of each task; one, or as many as are judged together
     is_due: whether a job is judged after a step, by the job's place and the step
     patience: marks without a better one after which a task stops; None never stops early
-    by_score: the best mark is the one with the most right answers, not the one of the least loss
     start_counts: the state before the first step may be the best
     """
 
@@ -52,7 +51,6 @@ class JointLearner(Learner):
         *,
         is_due: Callable[[int, int], bool],
         patience: int | None,
-        by_score: bool = False,
         start_counts: bool = False,
     ) -> None:
         self.unit = "tokens"
@@ -63,7 +61,6 @@ class JointLearner(Learner):
         self.marks: list[list[Mark]] = [[] for _ in jobs]
         self._is_due = is_due
         self._patience = patience
-        self._by_score = by_score
         self._start_counts = start_counts
 
     def begin(self) -> None:
@@ -120,7 +117,7 @@ class JointLearner(Learner):
 
     def best(self, task: int) -> Mark:
         """The best mark of a task."""
-        return best_mark(self.marks[task], by_score=self._by_score)
+        return best_mark(self.marks[task])
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See Learner.state."""

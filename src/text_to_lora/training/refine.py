@@ -115,7 +115,6 @@ class _Search:
             self._folds,
             is_due=lambda place, step: is_due(step),
             patience=PATIENCE,
-            by_score=settings.select_by == "score",
             start_counts=True,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import Field, ValidationError
 
@@ -33,9 +33,6 @@ class RefineSettings(Section):
     """learning rate, the same in all steps"""
     pull: NotNegative = 10.0
     """decay towards the generated adapter, per step and unit of learning rate"""
-    select_by: Literal["loss", "score"] = "loss"
-    """what chooses the step: the lowest kept-out loss, or the highest share of exact kept-out
-    answers, of equal ones the lowest loss"""
     batch_size: Count = 8
     """rows of a task in one of its steps, at most"""
     max_prompt_tokens: Annotated[int, Field(ge=8)] = 512
