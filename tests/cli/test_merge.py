@@ -41,6 +41,17 @@ def test_the_merged_model_gives_the_logits_of_peft(
     assert config["rope_theta"] == base.config.rope_parameters["rope_theta"]
 
 
+def test_an_adapter_of_mlx_lm_merges_like_the_one_that_it_was_exported_from(
+    t2l: Any, adapter: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    t2l("export", adapter, "--to", "mlx", "-o", tmp_path / "mlx")
+    for source, target in ((adapter, "one"), (tmp_path / "mlx", "two")):
+        done = t2l("merge", source, "-o", tmp_path / target, "--base", base_folder)
+        assert (done.code, done.err) == (0, "")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(two, one)
+
+
 def test_the_dtype_is_that_of_the_base_unless_chosen(
     t2l: Any, adapter: Path, tmp_path: Path
 ) -> None:

@@ -37,6 +37,18 @@ def test_base_and_adapted_answers_stand_beside_each_other(
     assert f"effect   {facts['effect_nats']:.3f} nats per answer token" in text
 
 
+def test_an_adapter_of_a_folder_answers_as_its_description_does(
+    t2l: Any, hypernet_folder: Path, tmp_path: Path
+) -> None:
+    t2l("generate", "Answer in capitals", "-o", tmp_path / "a", "-m", hypernet_folder)
+    options = ("-i", "the sun", "--max-new-tokens", 5, "--strength", 0.7, "--json")
+    described = json.loads(t2l("run", "Answer in capitals", *options, "-m", hypernet_folder).out)
+    stored = json.loads(t2l("run", "--adapter", tmp_path / "a", *options).out)
+    assert stored["adapter"] == str(tmp_path / "a")
+    assert stored["answers"] == described["answers"]
+    assert stored["effect_nats"] == pytest.approx(described["effect_nats"], rel=1e-4)
+
+
 @pytest.mark.filterwarnings("default")  # the command shows its warnings itself
 def test_the_left_of_a_long_input_is_dropped_with_a_warning_and_a_number(
     t2l: Any, hypernet_folder: Path

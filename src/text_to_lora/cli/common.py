@@ -14,9 +14,10 @@ from typer import Argument, Option, echo
 from text_to_lora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from text_to_lora.generate import TextToLora
+    from text_to_lora.lora.weights import LoraWeights
 
 
 def check_strength(strength: float) -> float:
@@ -201,20 +202,55 @@ def load_model_and_base(
     return t2l, *t2l.base
 
 
-def name_base(adapter: str, config: Mapping[str, Any], base: str | None) -> tuple[str, str | None]:
-    """Name and revision of the base of an adapter: the one chosen, or what its configuration says.
+def read_adapter(
+    adapter: str, base: str | None
+) -> tuple[LoraWeights, PreTrainedConfig, str, str | None]:
+    """The adapter of a folder; the configuration, name and revision of the base that it is for.
 
-    Raises ConfigError when there is neither.
+    base: the base that the user names; None takes the one that the adapter names
+
+    Raises ConfigError when the folder holds no adapter or several, or no base is named.
     """
-    from text_to_lora.models.find import base_to_load
+    from text_to_lora.export.mlx import is_mlx_folder, load_mlx_adapter, read_mlx_config
+    from text_to_lora.lora.peft_config import CONFIG_FILE, read_adapter_config
+    from text_to_lora.lora.peft_format import load_adapter
+    from text_to_lora.models.base import load_base_config
+    from text_to_lora.models.find import base_to_load, find_adapter
 
-    if base is not None:
-        return base, None
-    revision = config.get("revision")
-    name = base_to_load(str(config.get("base_model_name_or_path") or ""), revision)
+    folder = find_adapter(adapter)
+    if not (folder / CONFIG_FILE).is_file() and (
+        nested := [str(file.parent) for file in sorted(folder.glob(f"*/{CONFIG_FILE}"))]
+    ):
+        raise ConfigError(f"{adapter!r} holds {len(nested)} adapters; name one, as {nested[0]!r}")
+    is_mlx = is_mlx_folder(folder)
+    config = (
+        {"base_model_name_or_path": read_mlx_config(folder).get("model")}
+        if is_mlx
+        else read_adapter_config(folder)
+    )
+    revision = None if base else config.get("revision")
+    name = base or base_to_load(str(config.get("base_model_name_or_path") or ""), revision)
     if not name:
         raise ConfigError(f"{adapter!r} does not say what its base is; name it with --base")
-    return name, revision
+    base_config = load_base_config(name, revision=revision)
+    if is_mlx:
+        return load_mlx_adapter(folder, base_config), base_config, name, revision
+    return load_adapter(folder, base_config=base_config), base_config, name, revision
+
+
+def load_adapter(
+    adapter: str, base: str | None, device: str
+) -> tuple[LoraWeights, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an adapter, in float32, with the base model that it is for.
+
+    Raises ConfigError when either cannot be had.
+    """
+    import torch
+
+    weights, _, name, revision = read_adapter(adapter, base)
+    options: dict[str, Any] = {"revision": revision, "device": check_device(device)}
+    model, tokenizer = load_base_quietly(name, spec=weights.spec, **options)
+    return weights.to(device=device, dtype=torch.float32), model, tokenizer
 
 
 def echo_json(payload: Mapping[str, Any] | Sequence[Any]) -> None:

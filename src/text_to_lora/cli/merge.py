@@ -35,16 +35,9 @@ def merge(
         import torch
 
         from text_to_lora.lora.apply import merge as merge_weights
-        from text_to_lora.lora.peft_config import read_adapter_config
-        from text_to_lora.lora.peft_format import load_adapter
-        from text_to_lora.models.base import load_base_config
-        from text_to_lora.models.find import find_adapter
         from text_to_lora.models.rotary import repeat_rotary_base
 
-        folder = find_adapter(adapter)
-        name, revision = common.name_base(adapter, read_adapter_config(folder), base)
-        config = load_base_config(name, revision=revision)
-        weights = load_adapter(folder, base_config=config)
+        weights, config, name, revision = common.read_adapter(adapter, base)
         show("loading the base model")
         chosen = getattr(torch, dtype) if dtype else config.dtype or torch.float32
         model, tokenizer = common.load_base_quietly(

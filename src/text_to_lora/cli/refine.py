@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option, echo
@@ -170,3 +171,4 @@ def _show(adapters: Adapters, folders: Sequence[Path]) -> None:
                 f"exact answers {figure['score']:.0%}"
             )
         echo(f"  {record['outlook']}")
+        echo(f"  to answer with it: t2l run --adapter {quote(str(folder))} --input TEXT")

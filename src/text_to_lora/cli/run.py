@@ -1,4 +1,4 @@
-"""t2l run: a description and inputs in, base and adapted answers out."""
+"""t2l run: a description or an adapter, and inputs; base and adapted answers out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from text_to_lora.errors import ConfigError, T2LWarning
 
 
 def run(
-    description: Annotated[str, Argument(help="What the task is.")],
+    description: Annotated[str | None, Argument(help="What the task is.")] = None,
     inputs: Annotated[
         list[str] | None, Option("--input", "-i", help="An input; may be repeated.")
     ] = None,
     input_file: Annotated[Path | None, Option(help="UTF-8 file, one input a line.")] = None,
+    adapter: Annotated[
+        str | None, Option(help="Folder of an adapter, instead of DESCRIPTION and --model.")
+    ] = None,
     model: common.Model = "embedded",
     base: common.Base = None,
     strength: common.Strength = 1.0,
@@ -26,9 +29,10 @@ def run(
     device: common.Device = "cpu",
     as_json: common.AsJson = False,
 ) -> None:
-    """Answer inputs with the base model, and with the adapter of a description.
+    """Answer inputs with the base model, and with an adapter.
 
-    The description makes the adapter and is not in the prompt. The effect is the mean divergence
+    The adapter is generated from the description, which is not in the prompt, or read from a
+    folder that `t2l generate`, `t2l refine` or PEFT wrote. The effect is the mean divergence
     KL(adapted, base) over the tokens of the adapted answers, in nats. A warning says when the
     adapter hardly changes what the base says, and when the base does not read the left of a long
     input.
@@ -37,32 +41,47 @@ def run(
     Examples:
       t2l run "Answer in capitals" --input "the sun is warm" --input "hello"
       t2l run "Give the last word" --input-file lines.txt --json
+      t2l run --adapter refund --input "The kettle leaks, I want my money back."
     """
     texts = common.gather(inputs, input_file, "input", "--input-file")
-    common.gather([description], None, "description", "")
-    with common.progress("loading the hypernetwork and the base model") as show:
+    if (description is None) == (adapter is None):
+        given = "neither is" if adapter is None else "both are"
+        raise ConfigError(f"{given} given of DESCRIPTION and --adapter FOLDER; give one of them")
+    if adapter is not None and model != "embedded":
+        raise ConfigError(
+            f"--model {model} makes adapters of descriptions; leave out --adapter or it"
+        )
+    if description is not None:
+        common.gather([description], None, "description", "")
+    with common.progress("loading the adapter and the base model") as show:
         from text_to_lora.inference.answers import answer, count_dropped, effect
 
-        t2l, language_model, tokenizer = common.load_model_and_base(model, base, device)
-        show("loading the text encoder and generating the adapter")
-        adapters = t2l.generate([description], strength=strength)
+        if description is not None:
+            t2l, language_model, tokenizer = common.load_model_and_base(model, base, device)
+            show("loading the text encoder and generating the adapter")
+            generated = t2l.generate([description], strength=strength)
+            weights = generated.weights
+            names = ("tokens", "tokens_read", "tokens_unknown")
+            facts = {"description": description}
+            facts |= {name: generated.provenance[0][name] for name in names}
+        else:
+            assert adapter is not None
+            weights, language_model, tokenizer = common.load_adapter(adapter, base, device)
+            weights, facts = weights.scale(strength), {"adapter": adapter}
         loaded = (language_model, tokenizer, texts)
         dropped = count_dropped(*loaded, max_new_tokens=max_new_tokens)
         show("the base answers")
         before = answer(*loaded, max_new_tokens=max_new_tokens)
         show("the adapted base answers")
-        weights = adapters.weights
         after = answer(*loaded, weights=weights, max_new_tokens=max_new_tokens)
         show("comparing")
         change = float(effect(*loaded, after, weights).mean())
     _check_effect(change, strength)
     if as_json:
-        names = ("input", "tokens_dropped", "base", "adapted")
+        columns = ("input", "tokens_dropped", "base", "adapted")
         rows = zip(texts, dropped, before, after, strict=True)
-        entry = adapters.provenance[0]
-        facts = {name: entry[name] for name in ("tokens", "tokens_read", "tokens_unknown")}
-        facts = {"description": description, **facts, "effect_nats": change}
-        common.echo_json({**facts, "answers": [dict(zip(names, row, strict=True)) for row in rows]})
+        answers = [dict(zip(columns, row, strict=True)) for row in rows]
+        common.echo_json({**facts, "effect_nats": change, "answers": answers})
         return
     for text, plain, adapted in zip(texts, before, after, strict=True):
         echo(f"input    {text}\nbase     {plain}\nadapted  {adapted}\n")
@@ -81,7 +100,7 @@ def _check_effect(change: float, strength: float) -> None:
     if change < SMALL_EFFECT:
         warnings.warn(
             f"the adapter hardly changes the base ({change:.4f} nats per answer token, "
-            f"under {SMALL_EFFECT}); say the task in other words, or raise --strength",
+            f"under {SMALL_EFFECT}); describe the task in other words, or raise --strength",
             T2LWarning,
             stacklevel=1,
         )
