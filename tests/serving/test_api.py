@@ -19,6 +19,8 @@ import pytest
 
 from text_to_lora.generate import TextToLora
 from text_to_lora.lora.peft_format import load_adapter
+from text_to_lora.refinement import refine_with
+from text_to_lora.training.joint import JointTrainer
 
 Serve = Callable[..., Any]
 SENTENCE = "Answer in capitals"
@@ -303,6 +305,35 @@ def test_an_adapter_with_examples_is_trained_while_answering_goes_on(
     assert facts["refinement"]["steps_tried"] and facts["aliases"] == ["refined"]
     assert http.get(f"/v1/adapters/{name}").json()["status"] == "ready"
     assert ask(server.client(), "refined").choices[0].message.content is not None
+
+
+def test_a_refinement_goes_on_where_a_server_stopped(
+    serve: Serve, hypernet_folder: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_copy() -> TextToLora:
+        copy = TextToLora.from_pretrained(hypernet_folder)
+        copy.attach_base(*copy.load_base(str(base_folder)))
+        return copy
+
+    server = serve(load_copy=load_copy)
+    http, store = server.http(), server.service.store
+    rows = [(f"word {n}", "yes" if n % 2 else "no") for n in range(8)]
+    examples = [{"input": text, "output": answer} for text, answer in rows]
+    body = {"description": "Say yes or no", "examples": examples, "steps": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr(server.service._refining, "start", lambda job: job)  # as if it stopped here
+        name = http.post("/v1/adapters", json=body).json()["id"]
+    state = store.unfinished(name)
+    refine_with(load_copy(), [body["description"]], [rows], steps=2, state_dir=state)
+    assert state.is_dir()
+    calls = []
+    step = JointTrainer.step
+    monkeypatch.setattr(JointTrainer, "step", lambda *given: calls.append(1) or step(*given))
+    http.post("/v1/adapters", json=body)
+    while (facts := http.get(f"/v1/adapters/{name}").json())["status"] in ("queued", "running"):
+        time.sleep(0.05)
+    assert facts["refinement"]["steps_tried"] == 3 and len(calls) == 1
+    assert not state.exists()
 
 
 def test_a_key_is_asked_for(serve: Serve) -> None:

@@ -23,13 +23,14 @@ _MAX_REMEMBERED: Final = 100  # jobs that have ended
 class Job:
     """One adapter that is trained.
 
+    options: of `refine_with`; finish: stores what was trained
     status: "queued", "running", "ready" or "failed"; progress: the newest line of the training
     """
 
     id: str
     description: str
     examples: Sequence[tuple[str, str]]
-    limits: dict[str, Any]
+    options: dict[str, Any]
     finish: Callable[[Adapters], None]
     status: str = "queued"
     progress: str = ""
@@ -93,7 +94,7 @@ class RefineJobs:
                 job.status, job.progress = "running", "loading the base model"
                 t2l = t2l or self._load()
                 rows, report = [job.examples], partial(setattr, job, "progress")
-                job.finish(refine_with(t2l, [job.description], rows, report=report, **job.limits))
+                job.finish(refine_with(t2l, [job.description], rows, report=report, **job.options))
                 job.status = "ready"
                 del self.jobs[job.id]
             except T2LError as error:

@@ -175,7 +175,8 @@ class Service:
                 if alias is not None:
                     self.store.set_alias(alias, adapter_id)
 
-            job = Job(adapter_id, str(start.description), rows, limits, finish)
+            options = {**limits, "state_dir": self.store.unfinished(adapter_id)}
+            job = Job(adapter_id, str(start.description), rows, options, finish)
             return self._refining.start(job).describe()
         if alias is not None:
             self.store.set_alias(alias, adapter_id)

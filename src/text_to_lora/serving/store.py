@@ -24,7 +24,7 @@ VERSION: Final = 1
 _INDEX: Final = "store.json"
 _ID: Final = re.compile(r"t2l-[0-9a-f]{32}")
 _ALIAS: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_LEFTOVER: Final = 600.0  # seconds after which a folder that was never finished is removed
+_LEFTOVER: Final = 86_400.0  # seconds after which a folder that was never finished is removed
 
 
 class StoreError(T2LError, RuntimeError):
@@ -124,6 +124,11 @@ class AdapterStore:
             "base": facts["base"],
         }
 
+    def unfinished(self, adapter_id: str) -> Path:
+        """The folder for the state of the training that makes an adapter; `add` removes it."""
+        assert is_id(adapter_id)
+        return self._adapters / f".{adapter_id}.unfinished"
+
     def add(self, adapter_id: str, adapter: Adapters) -> None:
         """Write one adapter; one that is there already is left as it is.
 
@@ -139,6 +144,7 @@ class AdapterStore:
         except ConfigError as error:
             if adapter_id not in self:  # or another process wrote it first
                 raise StoreError(str(error)) from error
+        shutil.rmtree(self.unfinished(adapter_id), ignore_errors=True)
 
     def delete(self, adapter_id: str) -> None:
         """Remove an adapter that is there, and its aliases."""
