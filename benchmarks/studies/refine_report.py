@@ -96,29 +96,26 @@ def _summarise_arms(
         arm: {run: curve for run, curve in of_arm.items() if run[0] in names}
         for arm, of_arm in curves.items()
     }
-    scores = {
-        arm: {run: _chosen(curve)[4] for run, curve in of_arm.items()}
-        for arm, of_arm in curves.items()
-    }
     alone = {run: curve[0][4] for run, curve in curves["sentence"].items()}
-    changes = _by_task(_subtract(scores["sentence"], alone))
+    changes = _by_task(_subtract(_scores(curves["sentence"]), alone))
     arms = {}
     for arm, of_arm in curves.items():
         seconds = [c["seconds_per_task"] for c in cells[arm] if c.get("seconds_per_task")]
-        steps = [int(mark[0]) for mark in next(iter(of_arm.values()))]
-        difference = _subtract(scores["sentence"], scores[arm])
-        arms[arm] = {
+
+        def compare(step: int | None, of_arm: Mapping[Run, Curve] = of_arm) -> dict[str, Any]:
+            scores = _scores(of_arm, step)
+            difference = _subtract(_scores(curves["sentence"], step), scores)
+            return {
+                "score": bootstrap.mean(_by_task(scores)).to_dict(),
+                "sentence_minus_it": bootstrap.mean(_by_task(difference)).to_dict(),
+            }
+
+        tested = [{int(mark[0]) for mark in curve} for curve in of_arm.values()]
+        arms[arm] = compare(None) | {
             "draws": len({draw for _, draw in of_arm}),
-            "score": bootstrap.mean(_by_task(scores[arm])).to_dict(),
-            "sentence_minus_it": bootstrap.mean(_by_task(difference)).to_dict(),
             "steps": fmean(_chosen(curve)[0] for curve in of_arm.values()),
             "seconds": fmean(seconds) if seconds else None,
-            "by_step": {
-                step: bootstrap.mean(
-                    _by_task({run: curve[place][4] for run, curve in of_arm.items()})
-                ).to_dict()
-                for place, step in enumerate(steps)
-            },
+            "by_step": {step: compare(step) for step in sorted(set.intersection(*tested))},
         }
     return {
         "tasks": len(names),
@@ -126,6 +123,16 @@ def _summarise_arms(
         "minus_alone": bootstrap.mean(changes).to_dict(),
         "much_worse": sum(change < -MUCH_WORSE for change in changes.values()),
         "arms": arms,
+    }
+
+
+def _scores(curves: Mapping[Run, Curve], step: int | None = None) -> dict[Run, float]:
+    """Test scores after a step, or after the chosen one where none is given."""
+    return {
+        run: mark[4]
+        for run, curve in curves.items()
+        for mark in ([_chosen(curve)] if step is None else curve)
+        if step is None or mark[0] == step
     }
 
 
@@ -156,7 +163,7 @@ def plot(summary: Mapping[str, Any], path: Path, k: int = 16) -> None:
         if len(marks) == 1:
             by_step.axhline(values["score"]["mean"], linestyle=":", **style)
         else:
-            _draw(by_step, [(step + 0.12 * place, score) for step, score in marks], style)
+            _draw(by_step, [(step + 0.12 * place, at["score"]) for step, at in marks], style)
     by_step.set_xlabel(f"steps on {k} rows")
     by_step.set_ylabel("answers right word for word")
     figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)

@@ -86,7 +86,7 @@ def test_the_report_averages_draws_and_counts_tasks_below_their_sentence(
     for draw, score in enumerate((0.0, 0.6)):  # after training; the sentence alone is at 0.5
         file = next(cells.glob(f"sentence-*-draw{draw}-*.json"))
         cell = json.loads(file.read_text())
-        curve = [[0, 2.0, 0, 2.0, 0.5], [2, 1.0, 0, 1.0, score]]
+        curve = [[0, 2.0, 0, 2.0, 0.5], [1, 1.5, 0, 1.5, 0.1], [2, 1.0, 0, 1.0, score]]
         cell["tasks"] = {name: curve for name in cell["tasks"]}
         cell["seconds_per_task"] = 4 + 4 * draw
         file.write_text(json.dumps(cell))
@@ -94,8 +94,8 @@ def test_the_report_averages_draws_and_counts_tasks_below_their_sentence(
     assert summary is not None
     row = summary["rows"][8]
     assert row["arms"]["sentence"]["score"]["mean"] == pytest.approx(0.3)
-    by_step = {step: at["mean"] for step, at in row["arms"]["sentence"]["by_step"].items()}
-    assert by_step == pytest.approx({0: 0.5, 2: 0.3})
+    by_step = {step: at["score"]["mean"] for step, at in row["arms"]["sentence"]["by_step"].items()}
+    assert by_step == pytest.approx({0: 0.5, 1: 0.1, 2: 0.3})
     assert row["arms"]["sentence"]["steps"] == 2
     assert row["arms"]["sentence"]["seconds"] == 6
     usual = row["arms"]["usual"]
