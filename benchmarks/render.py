@@ -40,7 +40,10 @@ def read_results(folder: Path) -> dict[str, Any]:
         "validation_facts": "validation/facts",
         "words": "validation_words",
     }
-    files |= {name: name for name in ("alignment", "harm", "cost", "hostile", "crash", "endurance")}
+    files |= {
+        name: name
+        for name in ("alignment", "harm", "mismatch", "cost", "hostile", "crash", "endurance")
+    }
     speed = {path.stem: path.stem for path in sorted((ROOT / "benchmarks/speed").glob("*.py"))}
 
     def read(names: dict[str, str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from text_to_lora.generate import Adapters, TextToLora
 from text_to_lora.tasks.user_rows import check_rows
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.refine import Refined, refine_adapters
+from text_to_lora.training.refine_match import UNRELATED
 from text_to_lora.training.refine_settings import Limits, RefineSettings, RefineTask
 
 Examples = Sequence[Sequence[tuple[str, str]]]
@@ -77,14 +78,16 @@ def refine_with(
         check_rows(task_rows, description, task=label)
         for task_rows, description, label in zip(examples, descriptions, labels, strict=True)
     ]
-    start = t2l.generate(descriptions)
+    start, unrelated = t2l.generate(descriptions), t2l.generate(UNRELATED).weights
     tasks = [
         RefineTask(label, description, task_rows, origin=t2l.fingerprint)
         for label, description, task_rows in zip(labels, start.descriptions, rows, strict=True)
     ]
 
     def train(state: RunFolder | None) -> Refined:
-        job = partial(refine_adapters, state=state, resume=resume, report=report)
+        job = partial(
+            refine_adapters, unrelated=unrelated, state=state, resume=resume, report=report
+        )
         return job(start.weights, tasks, *t2l.base, chosen, limits)
 
     if state_dir is None:

@@ -97,7 +97,7 @@ def test_an_adapter_is_judged_against_its_controls(
 
 
 # what refinement says where, as here, a random hypernetwork does not help
-@pytest.mark.filterwarnings("ignore:the kept-out rows of the task")
+@pytest.mark.filterwarnings("ignore:the adapter of")
 def test_a_few_rows_refine_an_adapter(run: Run, hypernet_folder: Path) -> None:
     printed = run("refine", "--model", hypernet_folder, "--seconds", 1)
     assert "chosen: " in printed

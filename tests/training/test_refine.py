@@ -22,6 +22,7 @@ from text_to_lora.training.encoding import RowEncoder
 from text_to_lora.training.joint_learner import Mark, best_mark
 from text_to_lora.training.refine import Refined, refine_adapters
 from text_to_lora.training.refine_folds import is_due, make_folds, outlook
+from text_to_lora.training.refine_match import UNRELATED
 from text_to_lora.training.refine_settings import Limits, RefineSettings, RefineTask
 from text_to_lora.training.step_adapters import StackedAdapters, read_weights
 
@@ -56,7 +57,7 @@ def start(model: Any, count: int = 1) -> LoraWeights:
 @pytest.fixture
 def refine(loaded: Loaded) -> Refine:
     def call(*tasks: RefineTask, limits: Limits | None = None, **options: Any) -> Refined:
-        names = ("state", "resume", "report", "clock", "start")
+        names = ("state", "resume", "report", "clock", "start", "unrelated")
         given = {name: options.pop(name) for name in names if name in options}
         first = given.pop("start", None) or start(loaded[0], len(tasks))
         settings = RefineSettings.make(**{**SETTINGS, **options})
@@ -256,11 +257,22 @@ def test_seconds_end_the_training_before_the_step_that_would_exceed_them(refine:
     assert longer["steps_tried"] > record["steps_tried"]
 
 
-def test_rows_that_the_start_makes_less_likely_are_warned_of(refine: Refine) -> None:
-    wrong = refine(task("blue"), limits=Limits(seconds=None, steps=12)).weights
-    message = r"kept-out rows of colours have a loss of .* rows and description may be of different"
+def test_rows_that_suit_an_unrelated_sentence_better_are_warned_of(
+    refine: Refine, loaded: Loaded
+) -> None:
+    few = Limits(seconds=None, steps=1)
+    blue = refine(task("blue"), limits=Limits(seconds=None, steps=12)).weights
+    others = start(loaded[0], len(UNRELATED))
+    refine(
+        task("blue"), start=blue, unrelated=others, limits=few
+    )  # which are no better: no warning
+    others = LoraWeights.stack([*others.unbind()[:2], blue, *others.unbind()[3:]])
+    message = (
+        rf"{UNRELATED[2]}' suits the rows of colours better \(\d.* nats a token\) than that of the "
+        r"description \(\d.*\): rows and description may be of different tasks"
+    )
     with pytest.warns(T2LWarning, match=message):
-        refine(task("zqzqzq"), start=wrong, limits=Limits(seconds=None, steps=1))
+        refine(task("blue"), unrelated=others, limits=few)
 
 
 def test_a_rate_that_breaks_the_numbers_is_named(refine: Refine) -> None:

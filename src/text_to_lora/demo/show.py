@@ -98,7 +98,9 @@ def show_refinement(
     task, shown = refine_task()
     before = t2l.generate([task.description])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the description of .* does not name")  # meant
+        warnings.filterwarnings(
+            "ignore", message="the description of .* leaves out labels"
+        )  # meant
         after = t2l.refine([task.description], [task.rows], seconds=seconds, steps=steps)
     inputs = [text for text, _ in shown]
     answers = [_answer(t2l, inputs, adapters, [0] * len(inputs)) for adapters in (before, after)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 
-from text_to_lora.errors import T2LWarning
 from text_to_lora.lora.weights import LoraWeights
 from text_to_lora.training.checkpoints import RunFolder
 from text_to_lora.training.encoding import RowEncoder
@@ -19,6 +17,7 @@ from text_to_lora.training.joint_learner import JointLearner
 from text_to_lora.training.loop import Loop
 from text_to_lora.training.module import SftModule
 from text_to_lora.training.refine_folds import PATIENCE, is_due, make_folds, make_job, outlook
+from text_to_lora.training.refine_match import warn_of_mismatch
 from text_to_lora.training.refine_settings import (
     Limits,
     RefineConfig,
@@ -52,6 +51,7 @@ def refine_adapters(
     settings: RefineSettings,
     limits: Limits,
     *,
+    unrelated: LoraWeights | None = None,
     state: RunFolder | None = None,
     resume: bool = True,
     report: Callable[[str], None] = lambda line: None,
@@ -60,6 +60,7 @@ def refine_adapters(
     """Train one adapter a task on its rows, all together, each from its own start.
 
     start: one adapter a task, in the order of the tasks; base: frozen here
+    unrelated: adapters of the sentences of `refine_match`, which the start is compared with
     state: folder to which unfinished work is written now and then, and from which it goes on
     resume: False deletes the work that is there
     clock: seconds from any point; report: gets lines of progress
@@ -75,6 +76,9 @@ def refine_adapters(
     search = _Search(start, tasks, base, encoder, settings, limits.steps or MAX_STEPS)
     if state is not None:
         state.open(RefineConfig.make(settings, start.spec, tasks), resume=resume)
+    if unrelated is not None:
+        unrelated = unrelated.to(device=base.device, dtype=torch.float32)
+        warn_of_mismatch(tasks, start, unrelated, base, encoder)
     seconds = float("inf") if limits.seconds is None else limits.seconds
     limit = seconds * search.share_of_time()
     loop = Loop(search.learner, state, seconds=limit, report=report, clock=clock)
@@ -149,18 +153,9 @@ class _Search:
         return LoraWeights.stack(adapters)
 
     def record(self, task: int, seconds: float) -> dict[str, Any]:
-        """What provenance says of a task's refinement; warns where its figures look wrong."""
+        """What provenance says of a task's refinement."""
         rows, marks = self._tasks[task].rows, self.learner.marks[task]
         best, base = self.learner.best(task), self.learner.base_marks[task]
-        if marks[0].loss > base.loss:
-            warnings.warn(
-                f"the kept-out rows of {self._tasks[task].name} have a loss of {marks[0].loss:.2f} "
-                "nats under the adapter of the description and of "
-                f"{base.loss:.2f} under the base alone: rows and description may be of different "
-                "tasks; check both",
-                T2LWarning,
-                stacklevel=4,
-            )
         folds = len(self._folds[task])
         in_turn = folds > 1
         selection = self._jobs[self._folds[task][0]].selection
