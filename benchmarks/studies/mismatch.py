@@ -1,6 +1,6 @@
 """How often refining warns that rows and description may be of different tasks, rightly and wrongly.
 
-Each unseen task lends four of its rows to its own definition, and to those of five other tasks of other
+Each unseen task lends four of its rows to its own definition, and to those of three other tasks of other
 groups. The script counts how often the warning of `text_to_lora.training.refine_match` comes with either.
 
     python -m benchmarks.studies.mismatch --data DIR
@@ -21,9 +21,9 @@ from text_to_lora.evaluation.stats import GroupBootstrap
 from text_to_lora.generate import TextToLora
 from text_to_lora.tasks.folder import load_data_dir
 from text_to_lora.training.encoding import RowEncoder
-from text_to_lora.training.refine_match import MARGIN, UNRELATED, mean_loss
+from text_to_lora.training.refine_match import UNRELATED, mean_loss
 
-OTHERS = 5
+OTHERS = 3
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
         foreign = [n for n, other in enumerate(tasks) if group_of(other) != group_of(task)]
 
         judge = partial(mean_loss, tuple(rows), base=base, encoder=encoder)
-        limit = min(judge(adapter) for adapter in unrelated.unbind()) + MARGIN
+        limit = min(judge(adapter) for adapter in unrelated.unbind())
         strangers = adapters.select(rng.sample(foreign, OTHERS)).unbind()
         false_alarms[task.name] = float(judge(adapters.narrow(place, 1)) > limit)
         hits[task.name] = fmean(judge(adapter) > limit for adapter in strangers)

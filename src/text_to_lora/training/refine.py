@@ -78,6 +78,7 @@ def refine_adapters(
         state.open(RefineConfig.make(settings, start.spec, tasks), resume=resume)
     if unrelated is not None:
         unrelated = unrelated.to(device=base.device, dtype=torch.float32)
+        report("comparing the descriptions with unrelated sentences")
         warn_of_mismatch(tasks, start, unrelated, base, encoder)
     seconds = float("inf") if limits.seconds is None else limits.seconds
     limit = seconds * search.share_of_time()
