@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +84,9 @@ def refine_with(
     ]
 
     def train(state: RunFolder | None) -> Refined:
-        job = partial(
-            refine_adapters, unrelated=unrelated, state=state, resume=resume, report=report
-        )
-        return job(start.weights, tasks, *t2l.base, chosen, limits)
+        options: dict[str, Any] = {"state": state, "resume": resume, "report": report}
+        inputs = (start.weights, tasks, *t2l.base, chosen, limits)
+        return refine_adapters(*inputs, unrelated=unrelated, **options)
 
     if state_dir is None:
         refined = train(None)

@@ -44,7 +44,7 @@ def test_every_verb_shows_an_example_on_one_line(verb: str, t2l: Any) -> None:
     ("arguments", "said"),
     [
         (["generate", "x"], "Missing option '--output' / '-o'; see `t2l generate --help`"),
-        (["run"], "Missing argument 'DESCRIPTION'; see `t2l run --help`"),
+        (["run"], "neither is given of DESCRIPTION and --adapter FOLDER; give one of them"),
         (["generate", "x", "-o", "y", "--strngth", "1"], "No such option: --strngth"),
         (["generate", "x", "-o", "y", "--strength", "strong"], "Invalid value for '--strength'"),
         (["run", "x", "-i", "a", "--max-new-tokens", "0"], "Invalid value for '--max-new-tokens'"),

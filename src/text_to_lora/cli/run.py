@@ -43,7 +43,6 @@ def run(
       t2l run "Give the last word" --input-file lines.txt --json
       t2l run --adapter refund --input "The kettle leaks, I want my money back."
     """
-    texts = common.gather(inputs, input_file, "input", "--input-file")
     if (description is None) == (adapter is None):
         given = "neither is" if adapter is None else "both are"
         raise ConfigError(f"{given} given of DESCRIPTION and --adapter FOLDER; give one of them")
@@ -53,6 +52,7 @@ def run(
         )
     if description is not None:
         common.gather([description], None, "description", "")
+    texts = common.gather(inputs, input_file, "input", "--input-file")
     with common.progress("loading the adapter and the base model") as show:
         from text_to_lora.inference.answers import answer, count_dropped, effect
 
