@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Damage | None, str, str]] = {
     "blank description of run": (None, "run ' ' -i a -m net", "description 1 of 1 is empty"),
     "run of nothing": (None, "run -i a", "neither is given of DESCRIPTION and --adapter FOLDER"),
     "run of two": (None, "run x -i a --adapter adapter", "both are given of DESCRIPTION and"),
-    "model of an adapter": (None, "run -i a --adapter adapter -m net", "leave out --adapter or it"),
+    "model of an adapter": (None, "run -i a --adapter adapter -m net", "names one that is there"),
     "unknown adapter to run": (None, "run -i a --adapter none", "unknown adapter 'none'"),
     "net as adapter": (None, "run -i a --adapter net", "adapter_config.json"),
     "no input": (None, "run x -m net", "no input; write one, or give a file"),

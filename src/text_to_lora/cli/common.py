@@ -238,7 +238,7 @@ def read_adapter(
     return load_adapter(folder, base_config=base_config), base_config, name, revision
 
 
-def load_adapter(
+def load_adapter_and_base(
     adapter: str, base: str | None, device: str
 ) -> tuple[LoraWeights, PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an adapter, in float32, with the base model that it is for.

@@ -48,7 +48,8 @@ def run(
         raise ConfigError(f"{given} given of DESCRIPTION and --adapter FOLDER; give one of them")
     if adapter is not None and model != "embedded":
         raise ConfigError(
-            f"--model {model} makes adapters of descriptions; leave out --adapter or it"
+            f"--model {model} generates adapters, and --adapter {adapter} names one that is there; "
+            "give one of them"
         )
     if description is not None:
         common.gather([description], None, "description", "")
@@ -66,7 +67,7 @@ def run(
             facts |= {name: generated.provenance[0][name] for name in names}
         else:
             assert adapter is not None
-            weights, language_model, tokenizer = common.load_adapter(adapter, base, device)
+            weights, language_model, tokenizer = common.load_adapter_and_base(adapter, base, device)
             weights, facts = weights.scale(strength), {"adapter": adapter}
         loaded = (language_model, tokenizer, texts)
         dropped = count_dropped(*loaded, max_new_tokens=max_new_tokens)
