@@ -94,7 +94,7 @@ def test_an_unknown_name_is_quoted(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
-    with pytest.raises(ConfigError, match="is a file; give the folder of a hypernetwork"):
+    with pytest.raises(ConfigError, match="is a file; give the folder of the hypernetwork"):
         find_hypernet(tmp_path / "x")
 
 

@@ -142,7 +142,7 @@ def _find(name_or_path: str | Path, revision: str | None, what: str) -> Path:
         return path
     name = str(name_or_path)
     if path.exists():
-        raise ConfigError(f"{name!r} is a file; give the folder of a {what}")
+        raise ConfigError(f"{name!r} is a file; give the folder of the {what}")
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or " " in name:
         raise ConfigError(
             f"unknown {what} {name!r}; give {EMBEDDED!r}, a folder that exists, or OWNER/NAME "
