@@ -279,14 +279,21 @@ def test_adapters_are_made_listed_downloaded_and_deleted(serve: Serve, tmp_path:
     assert len(http.get("/v1/adapters").json()["data"]) == 2
 
 
-def test_an_adapter_with_examples_is_trained_while_answering_goes_on(
-    serve: Serve, hypernet_folder: Path, base_folder: Path
-) -> None:
-    def load_copy() -> TextToLora:
+@pytest.fixture
+def load_copy(hypernet_folder: Path, base_folder: Path) -> Callable[[], TextToLora]:
+    """Load a hypernetwork with a base that nothing else uses, as refining jobs do."""
+
+    def load() -> TextToLora:
         copy = TextToLora.from_pretrained(hypernet_folder)
         copy.attach_base(*copy.load_base(str(base_folder)))
         return copy
 
+    return load
+
+
+def test_an_adapter_with_examples_is_trained_while_answering_goes_on(
+    serve: Serve, load_copy: Callable[[], TextToLora]
+) -> None:
     server = serve(load_copy=load_copy)
     http = server.http()
     rows = [{"input": f"word {n}", "output": "yes" if n % 2 else "no"} for n in range(8)]
@@ -308,13 +315,8 @@ def test_an_adapter_with_examples_is_trained_while_answering_goes_on(
 
 
 def test_a_refinement_goes_on_where_a_server_stopped(
-    serve: Serve, hypernet_folder: Path, base_folder: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, load_copy: Callable[[], TextToLora], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load_copy() -> TextToLora:
-        copy = TextToLora.from_pretrained(hypernet_folder)
-        copy.attach_base(*copy.load_base(str(base_folder)))
-        return copy
-
     server = serve(load_copy=load_copy)
     http, store = server.http(), server.service.store
     rows = [(f"word {n}", "yes" if n % 2 else "no") for n in range(8)]
